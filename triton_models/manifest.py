@@ -100,6 +100,7 @@ class Manifest:
 
         Raises:
             ManifestError: damaged, or of another format.
+
         """
         try:
             data = json.loads(text)

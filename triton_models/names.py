@@ -18,6 +18,7 @@ def validate_model_name(model_name: str) -> None:
 
     Raises:
         InvalidModelName: for anything that could leave a directory or become an option of a command.
+
     """
     if not _MODEL_NAME.fullmatch(model_name) or ".." in model_name:
         raise InvalidModelName(
@@ -33,6 +34,7 @@ def served_name(model_name: str) -> str:
 
     Raises:
         InvalidModelName: as `validate_model_name`.
+
     """
     validate_model_name(model_name)
     return model_name.replace("/", "_")

@@ -1,0 +1,73 @@
+"""The HTTP server: joins the parts.
+
+`python app.py` listens on HOST and PORT; `uvicorn app:app --host 127.0.0.1 --port 8686` works too.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from gateway import errors
+from gateway.edge import Edge
+from gateway.routes import router
+from gateway.services import running
+from gateway.settings import Settings, read_settings
+
+# One text is tokenised in microseconds: handing it to a pool of threads costs more than it gives,
+# and that pool would take the cores from the model.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; what it starts lives as long as its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(title="Embedding server", version="0.1.0", lifespan=lifespan)
+    app.include_router(router)
+    errors.install(app)
+    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, api_keys=settings.api_keys)
+    return app
+
+
+def set_up_logging(level: str) -> None:
+    """Log to standard error, one line an event."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # Its lines say what the access log says.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app` is made when it is asked for: importing this module reads no settings."""
+    if name != "app":
+        raise AttributeError(name)
+    settings = read_settings()
+    set_up_logging(settings.log_level)
+    globals()["app"] = create_app(settings)
+    made: FastAPI = globals()["app"]
+    return made
+
+
+def main() -> None:
+    """Serve on HOST and PORT; uvicorn's own variables, such as WEB_CONCURRENCY, hold as well."""
+    settings = read_settings()
+    uvicorn.run(
+        "app:app",
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        # /metrics counts the requests; a line for each would cost more than answering from the cache.
+        access_log=settings.log_level == "debug",
+    )
+
+
+if __name__ == "__main__":
+    main()

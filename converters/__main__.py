@@ -1,0 +1,105 @@
+"""`python -m converters sentence-transformer NAME --output DIR`: convert one model and install it.
+
+The protocol with a program is `--progress json`: one JSON object a line on stdout, the last of them
+`{"result": ...}` or `{"error": KIND, "message": ...}`; everything for people goes to stderr.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from converters.errors import ConversionError, NoSpace
+from converters.pipeline import Request, run
+from converters.progress import BarProgress, JsonProgress, Progress
+from triton_models.names import InvalidModelName
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is 0 after a conversion and 1 after an error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Libraries print; what they print must not come between the lines of the protocol.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    progress: Progress = JsonProgress(stream) if options.progress == "json" else BarProgress(stream)
+    request = Request(
+        model_name=options.name,
+        output=options.output,
+        revision=options.revision,
+        sources=[Path(directory) for directory in options.sources.split(os.pathsep) if directory],
+        trust_remote_code=options.trust_remote_code,
+        threads=options.threads,
+        locked=options.locked,
+    )
+    return _run(request, progress)
+
+
+def _run(request: Request, progress: Progress) -> int:
+    """The one place where errors become what the caller reads."""
+    try:
+        served, manifest = run(request, progress)
+    except InvalidModelName as error:
+        progress.result({"error": "not_found", "message": str(error)})
+    except ConversionError as error:
+        traceback.print_exc()
+        progress.result({"error": error.kind, "message": " ".join(str(error).split())})
+    except Exception as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
+        traceback.print_exc()
+        if _is_disk_full(error):
+            progress.result({"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"})
+        else:
+            progress.result({"error": "internal", "message": "the conversion failed; the server's log says why"})
+    else:
+        outcome = {
+            "served_name": served,
+            "version": manifest.version,
+            "min_cosine": manifest.check["min_cosine"],
+        }
+        progress.result({"result": outcome})
+        return 0
+    return 1
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error that a library may have wrapped."""
+    return any(
+        isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
+    commands = parser.add_subparsers(dest="family", required=True)
+    command = commands.add_parser("sentence-transformer", help="a text model")
+    command.add_argument("name", help="the model's name, 'name' or 'owner/name'")
+    command.add_argument("--output", type=Path, required=True, help="the model repository's directory")
+    command.add_argument("--revision", help="branch, tag or commit on the Hub")
+    command.add_argument(
+        "--sources",
+        default=os.environ.get("MODEL_SOURCES", ""),
+        help="directories that hold models by name, ':'-separated; $MODEL_SOURCES by default",
+    )
+    command.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model brings along; never for a request"
+    )
+    command.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of the engine in the check; as in serving"
+    )
+    command.add_argument("--progress", choices=("json", "bar"), default="bar")
+    command.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

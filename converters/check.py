@@ -1,0 +1,195 @@
+"""The comparison of a converted model with its reference, and what is kept of it for later loads.
+
+Run with the engine and the threads that will serve, in many large mixed batches: a race in a kernel
+or a row that leaks into its neighbour shows in a few batches out of many, and never in small ones.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import CheckFailed, InvalidModel
+from converters.reference import Reference
+from converters.texts import check_texts, overlong_text
+from converters.tokenizer import TextTokenizer, shorten
+
+LEAST_COSINE = 0.9999
+"""To the reference, for every text in every batch (the HTTP contract)."""
+LEAST_ALONE = 0.99999
+"""Between the same text alone and among others (the HTTP contract)."""
+NORM_TOLERANCE = 0.01
+"""Relative. A cosine does not see a wrong scale."""
+BATCHES = 72
+LARGEST_BATCH = 48
+_OTHER_PROMPT_TEXTS = 12
+_KEPT_SAMPLES = 24
+_KEPT_TOKENS = 512
+
+Run = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.float32]]
+"""input_ids int64 [total], lengths int32 [batch] to float32 [batch, D]."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Texts with their ids and reference vectors.
+
+    texts: with their prompt. ids: int64 [L], L >= 1, flags included. vectors: float32 [n, D].
+    empty: float32 [D], the vector of a text without tokens; None where every text has some.
+    """
+
+    texts: list[str]
+    ids: list[NDArray[np.int64]]
+    vectors: NDArray[np.float32]
+    empty: NDArray[np.float32] | None
+
+    def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The flat ids and the lengths of some rows."""
+        chosen = [self.ids[row] for row in rows]
+        return np.concatenate(chosen), np.array([len(ids) for ids in chosen], dtype=np.int32)
+
+    def spread(self, count: int, longest: int) -> list[int]:
+        """At most `count` rows of evenly spread lengths up to `longest` tokens, the longest included."""
+        order = sorted(range(len(self.ids)), key=lambda row: len(self.ids[row]))
+        order = [row for row in order if len(self.ids[row]) <= longest] or order[:1]
+        places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
+        return [order[place] for place in places]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """min_cosine: to the reference; min_alone: alone against in a batch; worst_text: of min_cosine."""
+
+    texts: int
+    batches: int
+    min_cosine: float
+    min_alone: float
+    worst_text: str
+
+
+def prepare(
+    reference: Reference, tokenizer: TextTokenizer, report: Callable[[float, str], None]
+) -> Samples:
+    """Tokenize and embed the check texts with the reference.
+
+    Raises:
+        InvalidModel: the saved tokenizer differs from the reference's, or the reference gives no numbers.
+    """
+    texts = check_texts()
+    default = reference.prompts.get(reference.default_prompt_name or "", "")
+    jobs = [(default, texts)]
+    others = sorted({prompt for prompt in reference.prompts.values() if prompt} - {default})
+    jobs += [(prompt, texts[:_OTHER_PROMPT_TEXTS]) for prompt in others]
+    shown: list[str] = []
+    ids: list[NDArray[np.int64]] = []
+    parts: list[NDArray[np.float32]] = []
+    done, total = 0, sum(len(job_texts) for _, job_texts in jobs)
+    for prompt, job_texts in jobs:
+        tokenizer.check_same(reference, [*job_texts, overlong_text()], prompt)
+        for start in range(0, len(job_texts), 32):
+            some = job_texts[start : start + 32]
+            parts.append(reference.encode(some, prompt))
+            done += len(some)
+            report(done / total, "Embedding the check texts with the reference")
+        shown += [prompt + text for text in job_texts]
+        ids += [tokenizer.ids(text, prompt) for text in job_texts]
+    vectors = np.concatenate(parts)
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise InvalidModel(f"sentence-transformers gives no finite vector for {shorten(shown[bad.argmax()])}")
+    rows = [row for row, row_ids in enumerate(ids) if row_ids.size]
+    empty = next((vectors[row] for row, row_ids in enumerate(ids) if not row_ids.size), None)
+    return Samples([shown[row] for row in rows], [ids[row] for row in rows], vectors[rows], empty)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Row by row, [n]. Two zero vectors are equal (1), one alone is not (0); no number is -1."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    norms_a, norms_b = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
+    product = norms_a * norms_b
+    cosine = np.divide((a64 * b64).sum(1), product, out=np.zeros_like(product), where=product > 0)
+    cosine[(norms_a == 0) & (norms_b == 0)] = 1.0
+    cosine[~np.isfinite(a64).all(1) | ~np.isfinite(b64).all(1)] = -1.0
+    return cosine
+
+
+def verify(run: Run, samples: Samples, report: Callable[[float, str], None]) -> CheckResult:
+    """Compare every text, alone and in `BATCHES` mixed batches, with the reference.
+
+    Raises:
+        CheckFailed: naming the worst text.
+    """
+    alone = np.empty_like(samples.vectors)
+    for row in range(len(samples.ids)):
+        alone[row] = run(*samples.batch([row]))[0]
+        report(0.5 * (row + 1) / len(samples.ids), "Comparing every text alone")
+    worst = _Worst()
+    worst.see(cosines(alone, samples.vectors), range(len(samples.ids)))
+    _check_norms(alone, samples)
+    worst_alone = _Worst()
+    batches = mixed_batches(len(samples.ids))
+    for number, rows in enumerate(batches, start=1):
+        together = run(*samples.batch(rows))
+        worst.see(cosines(together, samples.vectors[rows]), rows)
+        worst_alone.see(cosines(together, alone[rows]), rows)
+        report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")
+    text = shorten(samples.texts[worst.row])
+    if worst.cosine < LEAST_COSINE:
+        raise CheckFailed(
+            f"the converted model differs from the reference: cosine {worst.cosine:.6f}, "
+            f"at least {LEAST_COSINE} is needed, for the text {text}"
+        )
+    if worst_alone.cosine < LEAST_ALONE:
+        other = shorten(samples.texts[worst_alone.row])
+        raise CheckFailed(
+            f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
+            f"at least {LEAST_ALONE} is needed, for the text {other}"
+        )
+    return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
+
+
+def mixed_batches(count: int) -> list[list[int]]:
+    """Rows of each batch: all rows in ever new orders and batch sizes, the same at every call."""
+    choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
+    batches: list[list[int]] = []
+    left: list[int] = []
+    while len(batches) < BATCHES:
+        if not left:
+            left = choice.sample(range(count), count)
+        size = choice.choice((4, 8, 16, 32, LARGEST_BATCH))
+        batches.append(left[:size])
+        left = left[size:]
+    return batches
+
+
+def save(samples: Samples, path: Path) -> None:
+    """Write `check.npz`, the part of the check that is repeated after each load."""
+    rows = samples.spread(_KEPT_SAMPLES, _KEPT_TOKENS)
+    input_ids, lengths = samples.batch(rows)
+    arrays = {"input_ids": input_ids, "lengths": lengths, "embeddings": samples.vectors[rows]}
+    if samples.empty is not None:
+        arrays["empty_embedding"] = samples.empty
+    np.savez(path, **arrays)  # type: ignore[arg-type] - the stub takes the arrays for allow_pickle
+
+
+def _check_norms(vectors: NDArray[np.float32], samples: Samples) -> None:
+    norms, expected = np.linalg.norm(vectors, axis=1), np.linalg.norm(samples.vectors, axis=1)
+    off = np.abs(norms - expected) > NORM_TOLERANCE * expected
+    if off.any():
+        text = shorten(samples.texts[int(off.argmax())])
+        raise CheckFailed(f"the converted model's vectors have another length than the reference's, for the text {text}")
+
+
+class _Worst:
+    """The least cosine seen, and of which row."""
+
+    def __init__(self) -> None:
+        self.cosine, self.row = 1.0, 0
+
+    def see(self, values: NDArray[np.float64], rows: Sequence[int]) -> None:
+        place = int(values.argmin())
+        if values[place] < self.cosine:
+            self.cosine, self.row = float(values[place]), rows[place]

@@ -1,0 +1,50 @@
+"""Why a conversion ends without a model.
+
+    ConversionError
+    ├── SourceNotFound    not_found      no source holds a model of that name
+    ├── InvalidModel      invalid_model  there is something, but it is not a model that can be served
+    ├── CheckFailed       check_failed   the converted model does not give the reference's vectors
+    ├── NoSpace           no_space       the disk is full
+    └── NameCollision     collision      the served name belongs to another model
+
+Every message is one line, safe to show to a client: no absolute path, no traceback. What is
+anything else is a fault of this program and is reported as `internal`.
+"""
+
+from typing import ClassVar
+
+
+class ConversionError(Exception):
+    """The base; `kind` is the word that the caller of the process gets."""
+
+    kind: ClassVar[str] = "internal"
+
+
+class SourceNotFound(ConversionError):
+    """No source holds a model of that name, or the Hub that might cannot be reached."""
+
+    kind = "not_found"
+
+
+class InvalidModel(ConversionError):
+    """The source is broken, or is a model of a kind that cannot be converted."""
+
+    kind = "invalid_model"
+
+
+class CheckFailed(ConversionError):
+    """The converted model's vectors differ from the reference's."""
+
+    kind = "check_failed"
+
+
+class NoSpace(ConversionError):
+    """The disk of the repository, or of the Hub's cache, is full."""
+
+    kind = "no_space"
+
+
+class NameCollision(ConversionError):
+    """Another model is served under the same name."""
+
+    kind = "collision"

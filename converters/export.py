@@ -1,0 +1,79 @@
+"""A module with the model contract's signature to `model.onnx`."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+OPSET = 18
+"""Understood by ONNX Runtime 1.14 and later, so by every Triton container of the last years."""
+
+_LARGEST_INLINE = 1_500_000_000
+"""Bytes of weights; above, they go to a file beside the graph. A protobuf file ends at 2 GB."""
+
+
+def trace(graph: nn.Module, vocab_size: int) -> torch.onnx.ONNXProgram:
+    """`graph` (int64 [total], int32 [batch, 1] -> float32 [batch, D]) as an ONNX program.
+
+    vocab_size: example ids are drawn below it.
+
+    Raises:
+        torch.onnx.errors.OnnxExporterError, RuntimeError, and whatever the graph raises while it is traced.
+    """
+    # Unlike lengths, none of them 1: the exporter would take a dimension of 1 for a constant.
+    lengths = torch.tensor([[5], [9], [3], [4]], dtype=torch.int32)
+    ids = torch.arange(int(lengths.sum()), dtype=torch.int64) % vocab_size
+    dynamic = torch.export.Dim.DYNAMIC
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch's own use of what it deprecates.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            traced = torch.export.export(
+                graph, (ids, lengths), dynamic_shapes=({0: dynamic}, {0: dynamic}), strict=False
+            )
+            program = torch.onnx.export(
+                traced,
+                input_names=["input_ids", "item_shape"],
+                output_names=["sentence_embedding"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        chatter.setLevel(level)
+        # Exporting leaves a module in training mode, its children included.
+        graph.eval()
+    assert program is not None
+    return program
+
+
+def write(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Write a program to `path`, weights beyond the size of one file to `<path>.data` beside it.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    _strip(program)
+    weights = [value.const_value for value in program.model.graph.initializers.values()]
+    weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
+    program.save(str(path), external_data=weight_bytes > _LARGEST_INLINE)
+
+
+def _strip(program: torch.onnx.ONNXProgram) -> None:
+    """Remove what exporting notes in the graph: paths and source lines of this machine."""
+    model = program.model
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()

@@ -1,0 +1,112 @@
+"""The Hugging Face cache and Hub: whole snapshots of the files that a conversion reads.
+
+Heeds the environment that huggingface_hub heeds (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT).
+"""
+
+import fnmatch
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx as hub_httpx
+from huggingface_hub.utils import tqdm as hub_tqdm
+
+from converters.errors import SourceNotFound
+from converters.progress import Progress
+
+_PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
+_UNREAD = ("onnx/*", "openvino/*", "*.onnx", "tf_*", "flax_*", "rust_*", "*.ot", "*.h5", "*.msgpack", "*.gguf")
+_ANSWER_SECONDS = 10.0
+
+
+def repository_ids(model_name: str) -> tuple[str, ...]:
+    """The Hub repositories a name can mean: a bare name is also tried in sentence-transformers' own."""
+    return (model_name,) if "/" in model_name else (f"sentence-transformers/{model_name}", model_name)
+
+
+def cached(repo: str, revision: str | None) -> Path | None:
+    """The snapshot in the cache, or None where there is none with a model's files."""
+    try:
+        directory = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
+    has_weights = any(
+        path.suffix in (".safetensors", ".bin") for path in directory.rglob("*") if path.is_file()
+    )
+    return directory if has_config and has_weights else None
+
+
+def download(repo: str, revision: str | None, progress: Progress) -> Path:
+    """Fetch the snapshot.
+
+    Raises:
+        SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
+    """
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
+        files = [entry.rfilename for entry in info.siblings or []]
+        return Path(
+            snapshot_download(
+                repo,
+                revision=info.sha,
+                allow_patterns=needed(files),
+                etag_timeout=_ANSWER_SECONDS,
+                tqdm_class=_bar(repo, progress),
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise SourceNotFound(f"{repo} has no revision {revision!r} on the Hugging Face Hub") from error
+    except RepositoryNotFoundError as error:
+        raise SourceNotFound(
+            f"{repo} is in no local source and the Hugging Face Hub has no such model, or it is private or gated"
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, hub_httpx.TransportError, httpx.TransportError) as error:
+        raise SourceNotFound(
+            f"{repo} is in no local source and the Hugging Face Hub could not be reached"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise SourceNotFound(
+            f"{repo} is in no local source and the Hugging Face Hub answered with status {status}"
+        ) from error
+
+
+def needed(files: list[str]) -> list[str]:
+    """Those of a repository's files that a conversion reads: one form of the weights, no code."""
+    kept = [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in _UNREAD)]
+    chosen = [name for name in kept if any(fnmatch.fnmatch(name, pattern) for pattern in _PLAIN)]
+    weights = [name for name in kept if name.endswith((".safetensors", ".bin"))]
+    for name in weights:
+        folder = name.rpartition("/")[0]
+        has_safetensors = any(
+            other.endswith(".safetensors") and other.rpartition("/")[0] == folder for other in weights
+        )
+        if name.endswith(".safetensors") or not has_safetensors:
+            chosen.append(name)
+    return chosen
+
+
+def _bar(repo: str, progress: Progress) -> type[hub_tqdm]:
+    """A tqdm class, as huggingface_hub takes one, that reports the bytes fetched and draws nothing."""
+
+    class Bar(hub_tqdm):  # type: ignore[misc] - huggingface_hub's class is untyped here
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own signature
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn: bool | None = super().update(n)
+            if self.unit == "B" and self.total:
+                progress.step("download", self.n / self.total, f"Downloading {repo}")
+            return drawn
+
+    return Bar

@@ -1,0 +1,141 @@
+"""Which conversions run side by side: as many as memory allows, the rest wait.
+
+Every conversion has an entry in `conversions/`: a file that says how much memory it will take,
+locked (flock) for as long as its process lives. An entry without a lock is of a dead process.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+_POLL_SECONDS = 0.5
+_BASE_BYTES = 900 * 2**20
+"""Measured: torch, transformers and the exporter with a tiny model."""
+_WEIGHTS_FACTOR = 5
+"""Measured: the reference, the exported graph, its serialised form and the engine's copy."""
+
+
+def estimate(weight_bytes: int) -> int:
+    """Bytes that the conversion of a model with float32 weights of this size takes at its peak."""
+    return _BASE_BYTES + _WEIGHTS_FACTOR * weight_bytes
+
+
+@contextmanager
+def reserve(
+    directory: Path,
+    needed: int,
+    waiting: Callable[[], None],
+    available: Callable[[], int | None] | None = None,
+) -> Iterator[None]:
+    """Wait until `needed` bytes are free beside the other conversions, then hold them.
+
+    A conversion that is alone always goes ahead: waiting would not give it more.
+
+    directory: of the entries, made if it is not there. waiting: called at each turn of waiting.
+    available: bytes free now, None where the system does not say; the real ones by default.
+    """
+    measure = available or available_bytes
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / "ledger.lock")
+    while True:
+        with lock:
+            others = _living(directory)
+            if _fits(needed, others, measure()):
+                entry = _enter(directory, needed)
+                break
+        waiting()
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        with lock:
+            Path(entry.name).unlink(missing_ok=True)
+            entry.close()
+
+
+def available_bytes() -> int | None:
+    """Memory that a new process could take: the machine's or the container's, whichever is less."""
+    free = _meminfo()
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit is not None and used is not None:
+        room = limit - used + _file_cache()
+        free = room if free is None else min(free, room)
+    return free
+
+
+def _fits(needed: int, others: list[tuple[int, int]], available: int | None) -> bool:
+    """others: (pid, bytes reserved) of every other living conversion."""
+    if not others:
+        return True
+    if available is None:
+        return False
+    # What the others have reserved and not taken yet is not theirs in `available`, but will be.
+    promised = sum(max(0, reserved - _resident(pid)) for pid, reserved in others)
+    return needed <= available - promised
+
+
+def _enter(directory: Path, needed: int) -> IO[str]:
+    """Write and lock an entry of this process."""
+    name = f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    entry = (directory / name).open("w", encoding="utf-8")
+    fcntl.flock(entry, fcntl.LOCK_EX)
+    json.dump({"pid": os.getpid(), "bytes": needed}, entry)
+    entry.flush()
+    return entry
+
+
+def _living(directory: Path) -> list[tuple[int, int]]:
+    """(pid, bytes) of the entries whose process lives; the others are removed."""
+    living = []
+    for path in directory.glob("*.json"):
+        with path.open(encoding="utf-8") as entry:
+            try:
+                fcntl.flock(entry, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                data = json.load(entry)
+                living.append((int(data["pid"]), int(data["bytes"])))
+            else:
+                path.unlink(missing_ok=True)
+    return living
+
+
+def _resident(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of the control group; None where it is absent or says `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _file_cache() -> int:
+    """Bytes of the control group's memory that the kernel gives back when asked."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "active_file"))

@@ -1,0 +1,116 @@
+"""From a name to an installed model: find, wait for memory, convert, move into place.
+
+Imports torch only once there is a source and memory for it.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from converters import memory, sources
+from converters.errors import NameCollision, NoSpace
+from converters.inspect_source import Anatomy, inspect
+from converters.progress import Progress
+from triton_models.config import model_config, to_text
+from triton_models.manifest import Manifest, ManifestError
+from triton_models.names import served_name
+from triton_models.repository import ModelNotInRepository, Repository
+
+_DISK_FACTOR = 1.2
+_LOCK_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    output: the repository's directory. sources: directories that are searched for the model.
+    threads: of the engine in the check; the number that will serve.
+    locked: the caller already holds `Repository.lock` of this model.
+    """
+
+    model_name: str
+    output: Path
+    revision: str | None
+    sources: Sequence[Path]
+    trust_remote_code: bool
+    threads: int
+    locked: bool
+
+
+def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
+    """Convert and install; returns the served name and the manifest.
+
+    Raises:
+        ConversionError: see `converters.errors`.
+        InvalidModelName: the name cannot be one.
+        OSError: the disk is full or the repository cannot be written.
+    """
+    served = served_name(request.model_name)
+    repository = Repository(request.output)
+    if request.locked:
+        return served, _convert(request, served, repository, progress)
+    lock = repository.lock(served)
+    while True:
+        try:
+            with lock.acquire(timeout=_LOCK_POLL_SECONDS):
+                return served, _convert(request, served, repository, progress)
+        except Timeout:
+            progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
+
+
+def _convert(request: Request, served: str, repository: Repository, progress: Progress) -> Manifest:
+    _refuse_collision(repository, served, request.model_name)
+    with repository.staging(served) as staged:
+        scratch = staged / "scratch"
+        scratch.mkdir()
+        found = sources.find(request.model_name, request.revision, request.sources, scratch, progress)
+        anatomy = inspect(found.directory, trust_remote_code=request.trust_remote_code)
+        _refuse_full_disk(staged, anatomy)
+        needed = memory.estimate(anatomy.weight_bytes)
+
+        def waiting() -> None:
+            progress.step("convert", 0.0, "Waiting for memory that other conversions are using")
+
+        with memory.reserve(repository.state_dir / "conversions", needed, waiting):
+            manifest = _build(request, found, anatomy, staged, progress)
+        shutil.rmtree(scratch)
+        config = model_config(served, manifest)
+        (staged / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
+        repository.install(staged, served)
+        return manifest
+
+
+def _build(
+    request: Request, found: sources.Found, anatomy: Anatomy, staged: Path, progress: Progress
+) -> Manifest:
+    progress.step("convert", 0.0, "Loading torch and sentence-transformers")
+    from converters.sentence_transformer import Origin, build
+
+    building = staged / "building"
+    building.mkdir()
+    origin = Origin(request.model_name, request.revision, found.source, request.trust_remote_code)
+    manifest = build(found.directory, anatomy, origin, building, request.threads, progress)
+    os.rename(building, staged / str(manifest.version))
+    return manifest
+
+
+def _refuse_collision(repository: Repository, served: str, model_name: str) -> None:
+    try:
+        other = repository.manifest(served).model_name
+    except (ModelNotInRepository, ManifestError):
+        # Nothing there, or something damaged that the new model replaces.
+        return
+    if other != model_name:
+        raise NameCollision(f"{model_name} would be served as {served}, which is the name of {other} already")
+
+
+def _refuse_full_disk(directory: Path, anatomy: Anatomy) -> None:
+    """Say at once what would otherwise fail after minutes."""
+    needed, free = int(anatomy.weight_bytes * _DISK_FACTOR), shutil.disk_usage(directory).free
+    if free < needed:
+        raise NoSpace(f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free")

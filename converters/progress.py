@@ -1,0 +1,82 @@
+"""How a conversion tells its caller where it is.
+
+Knows nothing about what is being done; `message` must be safe to show to a client.
+"""
+
+import json
+import sys
+import time
+from typing import IO, Literal, Protocol
+
+from tqdm import tqdm
+
+Step = Literal["download", "convert", "verify"]
+
+_LEAST_INTERVAL = 0.2
+"""Seconds between two lines of one message, so that a fast loop does not flood the reader."""
+
+
+class Progress(Protocol):
+    """Where steps and the outcome go."""
+
+    def step(self, step: Step, progress: float, message: str) -> None:
+        """Report a step; progress: the part of this step that is done, 0 to 1."""
+
+    def result(self, outcome: dict[str, object]) -> None:
+        """Report the end, once: a `result` or an `error`."""
+
+
+class JsonProgress:
+    """One JSON object a line, for a program."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._last: tuple[str, str] | None = None
+        self._time = 0.0
+
+    def step(self, step: Step, progress: float, message: str) -> None:
+        """See `Progress`."""
+        now = time.monotonic()
+        if (step, message) == self._last and progress < 1 and now - self._time < _LEAST_INTERVAL:
+            return
+        self._last, self._time = (step, message), now
+        self._write({"step": step, "progress": round(min(max(progress, 0.0), 1.0), 4), "message": message})
+
+    def result(self, outcome: dict[str, object]) -> None:
+        """See `Progress`."""
+        self._write(outcome)
+
+    def _write(self, data: dict[str, object]) -> None:
+        self._stream.write(json.dumps(data, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+class BarProgress:
+    """A bar for each step on the terminal, and the outcome as one JSON line on stdout."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._bar: tqdm | None = None  # type: ignore[type-arg] - tqdm is generic in its stubs only
+        self._step: Step | None = None
+
+    def step(self, step: Step, progress: float, message: str) -> None:
+        """See `Progress`."""
+        if self._bar is None or step != self._step:
+            self._close()
+            self._bar = tqdm(
+                total=1.0, file=sys.stderr, bar_format="{desc:<12}{percentage:3.0f}% |{bar:24}| {elapsed} {postfix}"
+            )
+            self._bar.set_description_str(step, refresh=False)
+            self._step = step
+        self._bar.n = min(max(progress, 0.0), 1.0)
+        self._bar.set_postfix_str(message)
+
+    def result(self, outcome: dict[str, object]) -> None:
+        """See `Progress`."""
+        self._close()
+        self._stream.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,150 @@
+"""The model as sentence-transformers runs it: what every converted vector is compared with.
+
+Always float32 on the CPU, always from a local directory that `inspect_source` has accepted.
+"""
+
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
+from transformers import PreTrainedModel
+
+from converters.errors import InvalidModel
+from converters.inspect_source import Anatomy
+
+# What the libraries raise for files that are damaged or do not fit together.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    EOFError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)
+# Weights that no embedding depends on: a head of the pre-training that pooling never reads.
+_UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
+_LONGEST_MESSAGE = 300
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A loaded SentenceTransformer and what it publishes about itself.
+
+    model: in evaluation mode, float32. prompts: texts by name. include_prompt: False where pooling
+    leaves the prompt's tokens out. truncate: dimensions kept of the output, None for all.
+    """
+
+    model: SentenceTransformer
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    include_prompt: bool
+    truncate: int | None
+
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """The transformers model, None for static embeddings."""
+        first = self.model[0]
+        return first.model if isinstance(first, Transformer) else None
+
+    def encode(self, texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+        """float32 [n, D], each text alone in its batch, with the default prompt or the given one.
+
+        Raises:
+            InvalidModel: the reference itself fails on a text.
+        """
+        try:
+            vectors = self.model.encode(list(texts), prompt=prompt, batch_size=1, show_progress_bar=False)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Reference:
+    """Load the SentenceTransformer of a directory.
+
+    Raises:
+        InvalidModel: it cannot be loaded, lacks weights, or does what the converted graph could not.
+    """
+    try:
+        model = SentenceTransformer(
+            str(directory),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "attn_implementation": "sdpa", "use_safetensors": None},
+        )
+    except _LOADING_ERRORS as error:
+        raise InvalidModel(f"sentence-transformers cannot load the model: {describe(error, directory)}") from error
+    model.eval().float()
+    first = model[0]
+    if isinstance(first, Transformer):
+        _check_interface(first)
+        _check_complete(first, anatomy.transformer_dir, trust_remote_code=trust_remote_code)
+    elif not isinstance(first, StaticEmbedding):
+        raise InvalidModel(f"the first module is {type(first).__name__}, which is not supported")
+    pooling = [module for module in model if hasattr(module, "include_prompt")]
+    return Reference(
+        model=model,
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+        include_prompt=all(module.include_prompt for module in pooling),
+        truncate=model.truncate_dim,
+    )
+
+
+def describe(error: BaseException, directory: Path | None = None) -> str:
+    """An error of a library in one line, without paths of this machine."""
+    text = str(error).strip()
+    if directory is not None:
+        text = text.replace(str(directory), "the model")
+    text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", " ".join(text.split()))
+    text = text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _check_interface(first: Transformer) -> None:
+    """Refuse inputs and outputs that the contract has no words for."""
+    if "message" in first.modality_config:
+        raise InvalidModel("the model takes chat messages, not plain texts; that is not supported")
+    how: dict[str, Any] | None = first.modality_config.get("text")
+    if how is None:
+        raise InvalidModel("the model takes no text")
+    if how["method"] != "forward" or how["method_output_name"] not in ("last_hidden_state", ("last_hidden_state",)):
+        raise InvalidModel(f"the transformer's output {how['method_output_name']!r} is not supported")
+    if first.module_output_name != "token_embeddings":
+        raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
+    if first.tokenizer is None:
+        raise InvalidModel("the model has no tokenizer")
+
+
+def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a checkpoint that lacks weights: transformers fills them with random numbers and goes on."""
+    _, report = type(first.model).from_pretrained(
+        home,
+        config=first.model.config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    lost = sorted(key for key in report["missing_keys"] if not _UNUSED_WEIGHTS.match(key))
+    lost += sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise InvalidModel(f"the checkpoint lacks weights of the model: {lost[0]}{more}")

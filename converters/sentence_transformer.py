@@ -1,0 +1,259 @@
+"""One SentenceTransformer, from a local directory to the files of one served version.
+
+Knows nothing about where the directory came from or where the files go. The only way into the
+modules that import torch.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+)
+from torch import nn
+from torch.onnx.errors import OnnxExporterError
+
+from converters import check, export, reference
+from converters.check import CheckResult, Samples
+from converters.errors import CheckFailed, InvalidModel
+from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
+from converters.inspect_source import Anatomy
+from converters.packing import CannotPack
+from converters.pooling import GatherPooling
+from converters.progress import Progress
+from converters.reference import Reference
+from converters.tokenizer import TextTokenizer
+from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.manifest import Manifest, Source
+
+_TRIAL_TEXTS = 10
+_TRIAL_TOKENS = 400
+# What a graph raises that cannot be traced or written as ONNX.
+_EXPORT_ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the caller knows about a model and the conversion records."""
+
+    model_name: str
+    revision: str | None
+    source: Source
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the graph computes attention, and why; recorded in the manifest."""
+
+    attention: Attention
+    reason: str
+    graph: SentenceGraph
+
+
+def build(
+    directory: Path, anatomy: Anatomy, origin: Origin, into: Path, threads: int, progress: Progress
+) -> Manifest:
+    """Convert the model of `directory` and write its files to the existing directory `into`.
+
+    threads: of the engine in the check; the number that will serve.
+
+    Raises:
+        InvalidModel: it cannot be loaded, is of a kind that cannot be converted, or fails to export.
+        CheckFailed: the converted model does not give the reference's vectors.
+        OSError: the disk is full.
+    """
+    progress.step("convert", 0.05, "Loading the reference")
+    loaded = reference.load(directory, anatomy, trust_remote_code=origin.trust_remote_code)
+    tokenizer = TextTokenizer(loaded)
+    samples = check.prepare(loaded, tokenizer, _part(progress, "convert", 0.15, 0.45))
+    plan, result = _convert(loaded, samples, into / "model.onnx", threads, progress)
+    tokenizer.tokenizer.save(str(into / "tokenizer.json"))
+    check.save(samples, into / "check.npz")
+    manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, _digest(into))
+    (into / "model.json").write_text(manifest.to_json(), encoding="utf-8")
+    progress.step("verify", 1.0, f"Verified: cosine to the reference at least {result.min_cosine:.6f}")
+    return manifest
+
+
+def _convert(
+    loaded: Reference, samples: Samples, path: Path, threads: int, progress: Progress
+) -> tuple[_Plan, CheckResult]:
+    """Export and verify; padded where the packed graph cannot be exported or fails its check."""
+    plan = _plan(loaded, samples)
+    try:
+        return plan, _export_and_verify(loaded, plan, samples, path, threads, progress)
+    except (InvalidModel, CheckFailed) as error:
+        if plan.attention != "packed":
+            raise
+        progress.step("convert", 0.5, f"Packed attention does not work for this model: {error}")
+        plan = _padded(loaded, f"packed attention was tried and failed: {error}")
+    return plan, _export_and_verify(loaded, plan, samples, path, threads, progress)
+
+
+def _plan(loaded: Reference, samples: Samples) -> _Plan:
+    """Packed where a trial batch in torch gives the reference's vectors, else padded."""
+    first = loaded.model[0]
+    if isinstance(first, StaticEmbedding):
+        graph = _graph(loaded, StaticMean(first.embedding.weight.detach()))
+        return _Plan("none", "static embeddings have no attention", graph)
+    backbone = loaded.backbone
+    assert backbone is not None
+    graph = _graph(loaded, Backbone(backbone, _inputs(loaded), "packed"))
+    rows = samples.spread(_TRIAL_TEXTS, _TRIAL_TOKENS)
+    ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
+    try:
+        use_attention(backbone, "packed")
+        with torch.inference_mode():
+            vectors = graph(ids, lengths.unsqueeze(1)).numpy()
+    except (CannotPack, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return _padded(loaded, f"cannot be packed: {reference.describe(error)}")
+    least = float(check.cosines(vectors, samples.vectors[rows]).min())
+    if least < check.LEAST_COSINE:
+        return _padded(loaded, f"packed, it gives other vectors than the reference (cosine {least:.4f})")
+    return _Plan("packed", "its attention goes through transformers' attention interface", graph)
+
+
+def _padded(loaded: Reference, reason: str) -> _Plan:
+    backbone = loaded.backbone
+    assert backbone is not None
+    use_attention(backbone, "padded")
+    return _Plan("padded", reason, _graph(loaded, Backbone(backbone, _inputs(loaded), "padded")))
+
+
+def _export_and_verify(
+    loaded: Reference, plan: _Plan, samples: Samples, path: Path, threads: int, progress: Progress
+) -> CheckResult:
+    progress.step("convert", 0.5, f"Exporting to ONNX, attention {plan.attention}: {plan.reason}")
+    try:
+        program = export.trace(plan.graph, _vocab_size(loaded))
+    except CannotPack as error:
+        raise InvalidModel(f"the packed graph cannot be traced: {error}") from error
+    except _EXPORT_ERRORS as error:
+        raise InvalidModel(f"the model cannot be exported to ONNX: {reference.describe(error)}") from error
+    progress.step("convert", 0.9, "Writing the ONNX file")
+    export.write(program, path)
+    del program
+    progress.step("verify", 0.0, "Loading the converted model")
+    engine = Engine(path, threads)
+    return check.verify(engine.run, samples, _part(progress, "verify", 0.0, 1.0))
+
+
+def _graph(loaded: Reference, first: Backbone | StaticMean) -> SentenceGraph:
+    """The graph of all modules.
+
+    Raises:
+        InvalidModel: naming a module that is not supported.
+    """
+    modules: list[nn.Module] = []
+    for module in list(loaded.model)[1:]:
+        if type(module) is Pooling:
+            if isinstance(first, StaticMean):
+                raise InvalidModel("the module Pooling after static embeddings is not supported")
+            modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
+            modules.append(GatherPooling(tuple(modes)))
+        elif type(module) in (Dense, LayerNorm, Normalize):
+            modules.append(module)
+        elif type(module) is not Dropout:
+            raise InvalidModel(f"the module {type(module).__name__} is not supported")
+    pools = any(isinstance(module, GatherPooling) for module in modules)
+    if not pools and not isinstance(first, StaticMean):
+        raise InvalidModel("the model has no Pooling module: it gives token vectors, not one for a text")
+    return SentenceGraph(first, modules, loaded.truncate, not loaded.include_prompt).eval()
+
+
+def _inputs(loaded: Reference) -> Inputs:
+    """What this architecture takes, read off its modules and off what the reference passes."""
+    first, backbone = loaded.model[0], loaded.backbone
+    assert backbone is not None
+    modules = dict(backbone.named_modules())
+    features = first.preprocess(["text"])
+    table = next(
+        (module for name, module in modules.items() if name.endswith("position_embeddings")), None
+    )
+    has_types = any(name.endswith("token_type_embeddings") for name in modules)
+    pad_id = getattr(backbone.config, "pad_token_id", None)
+    if pad_id is None:
+        pad_id = getattr(first.tokenizer, "pad_token_id", None)
+    return Inputs(
+        token_types="token_type_ids" in features or has_types,
+        positions="position_ids" in first._declared_forward_params,
+        padding_id=getattr(table, "padding_idx", None),
+        pad_id=pad_id or 0,
+    )
+
+
+def _vocab_size(loaded: Reference) -> int:
+    first, backbone = loaded.model[0], loaded.backbone
+    if backbone is None:
+        return int(first.num_embeddings)
+    return int(backbone.get_input_embeddings().num_embeddings)
+
+
+def _manifest(
+    loaded: Reference,
+    tokenizer: TextTokenizer,
+    plan: _Plan,
+    samples: Samples,
+    result: CheckResult,
+    origin: Origin,
+    digest: str,
+) -> Manifest:
+    """What is recorded; the digest also covers what changes a text's ids beside the tokenizer."""
+    text_settings = {
+        "prompts": loaded.prompts,
+        "default_prompt_name": loaded.default_prompt_name,
+        "include_prompt": loaded.include_prompt,
+        "special_ids": tokenizer.special_ids,
+    }
+    digest = hashlib.sha256((digest + json.dumps(text_settings, sort_keys=True)).encode()).hexdigest()
+    last = list(loaded.model)[-1]
+    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
+    return Manifest(
+        model_name=origin.model_name,
+        revision=origin.revision,
+        source=origin.source,
+        dimensions=int(samples.vectors.shape[1]),
+        vocab_size=_vocab_size(loaded),
+        max_seq_length=tokenizer.max_seq_length,
+        add_special_tokens=tokenizer.add_special_tokens,
+        attention=plan.attention,
+        attention_reason=plan.reason,
+        normalized=isinstance(last, Normalize) and loaded.truncate is None,
+        sha256=digest,
+        check=asdict(result),
+        versions={name: importlib.metadata.version(name) for name in packages},
+        **text_settings,
+    )
+
+
+def _digest(directory: Path) -> str:
+    """sha256 of the graph, its weights and the tokenizer: all that makes a vector of a text."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith("model.onnx") or path.name == "tokenizer.json":
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _part(progress: Progress, step: str, start: float, end: float) -> Callable[[float, str], None]:
+    """A function that reports 0 to 1 as `start` to `end` of a step."""
+
+    def report(done: float, message: str) -> None:
+        progress.step(step, start + (end - start) * done, message)  # type: ignore[arg-type] - one of Step
+
+    return report

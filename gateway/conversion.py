@@ -1,0 +1,120 @@
+"""Runs the converter, the only process with torch, and reads its progress.
+
+The protocol is `converters/progress.py`: one JSON object a line on standard output.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gateway.errors import (
+    GatewayError,
+    InsufficientStorage,
+    InvalidModel,
+    ModelConflict,
+    ModelNotFound,
+)
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+FAILURES: dict[str, type[GatewayError]] = {
+    "not_found": ModelNotFound,
+    "collision": ModelConflict,
+    "invalid_model": InvalidModel,
+    "check_failed": InvalidModel,
+    "no_space": InsufficientStorage,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step on the way to a served model; `progress` counts from 0 to 1 within the step."""
+
+    step: Literal["download", "convert", "verify", "load", "ready"]
+    progress: float
+    message: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+async def convert(settings: Settings, model_name: str, revision: str | None, on_progress: OnProgress) -> None:
+    """Convert one model into the repository; the caller holds the model's lock.
+
+    Raises:
+        ModelNotFound, ModelConflict, InvalidModel, InsufficientStorage: as the converter found.
+    """
+    last: dict[str, Any] = {}
+    async with _process(_command(settings, model_name, revision), settings.conversion_timeout) as lines:
+        async for line in lines:
+            last = _parse(line)
+            if "step" in last:
+                on_progress(Progress(last["step"], float(last["progress"]), str(last["message"])))
+    if "result" in last:
+        return
+    if "error" in last and last["error"] in FAILURES:
+        raise FAILURES[last["error"]](str(last["message"]))
+    raise InvalidModel(
+        f"the conversion of {model_name} ended before it was done; the server's log has the reason"
+    )
+
+
+def _command(settings: Settings, model_name: str, revision: str | None) -> list[str]:
+    command = [sys.executable, "-m", "converters", "sentence-transformer", model_name]
+    command += ["--output", str(settings.model_repository), "--progress", "json", "--locked"]
+    if revision is not None:
+        command += ["--revision", revision]
+    if settings.model_sources:
+        command += ["--sources", os.pathsep.join(str(path.resolve()) for path in settings.model_sources)]
+    if settings.trust_remote_code:
+        command.append("--trust-remote-code")
+    # Requests that are being served come first; and no converter outlives the server.
+    nice, setpriv = shutil.which("nice"), shutil.which("setpriv")
+    return [
+        *([nice, "-n", "10"] if nice else []),
+        *([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []),
+        *command,
+    ]
+
+
+@asynccontextmanager
+async def _process(command: list[str], timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The lines of a process's standard output; it has ended when the context ends."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(timeout):
+            yield aiter(process.stdout)
+            await process.wait()
+    except TimeoutError as error:
+        raise InvalidModel(f"the conversion took longer than CONVERSION_TIMEOUT ({timeout:g} s)") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(line)
+    except ValueError:
+        log.warning("the converter printed: %s", line.decode(errors="replace").rstrip())
+        return {}
+    return parsed

@@ -1,0 +1,142 @@
+"""Texts to vectors: tokenise, send to Triton, put the answers in order.
+
+A small request goes out one text at a time, so that each text can hit Triton's response cache; a
+large one is grouped into rows of equal length, which needs no padding. Triton merges them all
+again in its dynamic batcher. Equal bytes always mean equal shape: the client marks the rows.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.catalog import Catalog, TextModel, not_loaded
+from gateway.errors import DeadlineExceeded, InvalidInput, ModelConflict, TooLarge, Unavailable
+from gateway.metrics import TEXTS, TOKENS
+from gateway.tokenizer import TokenIds
+from triton_models.errors import ModelNotReady, TritonTimeout
+from triton_models.repository import Repository
+from triton_models.supervisor import Triton
+
+Embeddings = NDArray[np.float32]
+
+ONE_BY_ONE = 16
+"""Texts up to which each is a request of its own."""
+
+GROUP_ROWS = 16
+"""Rows of equal length in one request: enough to make the call's cost small, few enough to spread."""
+
+INLINE_CHARACTERS = 8192
+"""Texts up to this are tokenised on the event loop, in under a millisecond; longer ones in a thread."""
+
+
+class TextEmbedder:
+    """Embeds texts with any loaded model."""
+
+    def __init__(
+        self, catalog: Catalog, triton: Triton, repository: Repository, *, max_inputs: int, timeout: float
+    ) -> None:
+        self._catalog = catalog
+        self._triton = triton
+        self._repository = repository
+        self._max_inputs = max_inputs
+        self._timeout = timeout
+
+    async def embed(self, model_name: str, texts: Sequence[str], *, normalize: bool) -> Embeddings:
+        """Vectors float32 [len(texts), D], in order.
+
+        Raises:
+            TooLarge: more texts than the limit.
+            InvalidInput: a text cannot be embedded; its index is in the message.
+            ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as their names say.
+        """
+        if len(texts) > self._max_inputs:
+            raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
+        deadline = time.monotonic() + self._timeout
+        model = await self._catalog.get(model_name)
+        try:
+            vectors = await self._embed(model, texts, deadline)
+        except ModelNotReady:
+            vectors = await self._embed_again(model, texts, deadline)
+        TEXTS.labels(model.served).inc(len(texts))
+        return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
+
+    async def _embed_again(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
+        """Try the version that the repository holds now; say why where there is no other."""
+        name = model.manifest.model_name
+        current = await self._catalog.refresh(name)
+        if current.version != model.version:
+            try:
+                return await self._embed(current, texts, deadline)
+            except ModelNotReady:
+                pass
+        state = await asyncio.to_thread(self._repository.state, model.served)
+        if state.activity in ("unloading", "deleting"):
+            raise ModelConflict(f"model {name} is being unloaded; load it again to use it")
+        if state.wanted:
+            raise Unavailable(f"model {name} is being loaded; retry in a moment")
+        raise not_loaded(name)
+
+    async def _embed(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
+        rows = await self._tokenize(model, texts)
+        TOKENS.labels(model.served).inc(sum(row.size for row in rows))
+        if len(rows) == 1 and rows[0].size:
+            return await self._infer(model, rows[0].reshape(1, -1), deadline)
+        vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
+        jobs: list[tuple[list[int], TokenIds]] = []
+        for indices in group(rows, 1 if len(rows) <= ONE_BY_ONE else min(GROUP_ROWS, model.max_rows)):
+            if rows[indices[0]].size:
+                jobs.append((indices, np.stack([rows[index] for index in indices])))
+            elif model.empty_embedding is None:
+                raise InvalidInput(f"text.{indices[0]}: the model's tokenizer makes no token of it")
+            else:
+                vectors[indices] = model.empty_embedding
+        answers = await gather(self._infer(model, rows, deadline) for _, rows in jobs)
+        for (indices, _), answer in zip(jobs, answers, strict=True):
+            vectors[indices] = answer
+        return vectors
+
+    async def _tokenize(self, model: TextModel, texts: Sequence[str]) -> list[TokenIds]:
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return model.tokenizer.encode(texts)
+        return await asyncio.to_thread(model.tokenizer.encode, texts)
+
+    async def _infer(self, model: TextModel, rows: TokenIds, deadline: float) -> Embeddings:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded("the request outlived its time limit; send less, or retry")
+        try:
+            return await self._triton.client.infer(model.served, model.version, rows, timeout=remaining)
+        except TritonTimeout as error:
+            raise DeadlineExceeded("the request outlived its time limit; send less, or retry") from error
+
+
+def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
+    """Indices of rows of equal length, at most `most` in a group."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_length[row.size].append(index)
+    return [
+        indices[start : start + most]
+        for indices in by_length.values()
+        for start in range(0, len(indices), most)
+    ]
+
+
+def unit_length(vectors: Embeddings) -> Embeddings:
+    """Rows scaled to unit length; a row of zeros stays as it is. Float32 [n, D] in and out."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+async def gather(coroutines: Iterable[Coroutine[None, None, Embeddings]]) -> list[Embeddings]:
+    """Run all at once; the first failure cancels the others and is raised as it was."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in running]

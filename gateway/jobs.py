@@ -1,0 +1,77 @@
+"""Loads in progress: one task a model, watched by any number of callers.
+
+A caller that goes away does not end the load; a second caller joins the first one's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from gateway.conversion import Progress
+from gateway.lifecycle import Lifecycle, log_progress
+
+
+class LoadJob:
+    """One load: its last progress, and its end."""
+
+    def __init__(self, lifecycle: Lifecycle, model_name: str, revision: str | None) -> None:
+        self.model_name = model_name
+        self.progress = Progress("download", 0.0, f"looking for {model_name}")
+        self._changed = asyncio.Event()
+        self._log = log_progress(model_name)
+        self.task = asyncio.create_task(lifecycle.load(model_name, revision, self._on_progress))
+        self.task.add_done_callback(lambda _: self._changed.set())
+
+    async def result(self) -> str:
+        """The sentence for the caller, or the load's error."""
+        return await asyncio.shield(self.task)
+
+    async def steps(self) -> AsyncIterator[Progress]:
+        """Progress as it comes, from the present one to the last."""
+        shown: Progress | None = None
+        while True:
+            if self.progress is not shown:
+                shown = self.progress
+                yield shown
+            if self.task.done():
+                return
+            await self._changed.wait()
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress = progress
+        self._log(progress)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class LoadJobs:
+    """The loads that this process carries out."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._jobs: dict[tuple[str, str | None], LoadJob] = {}
+
+    def start(self, model_name: str, revision: str | None = None) -> LoadJob:
+        """The load of this model: the one in progress, or a new one."""
+        key = (model_name, revision)
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = LoadJob(self._lifecycle, model_name, revision)
+            job.task.add_done_callback(lambda task: self._done(key, task))
+        return job
+
+    def running(self) -> list[LoadJob]:
+        """The loads in progress."""
+        return list(self._jobs.values())
+
+    async def close(self) -> None:
+        """End all loads; converters are killed, the repository stays whole."""
+        tasks = [job.task for job in self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, key: tuple[str, str | None], task: asyncio.Task[str]) -> None:
+        del self._jobs[key]
+        # The callers raise it; this keeps asyncio from reporting it once more when none is left.
+        if not task.cancelled():
+            task.exception()

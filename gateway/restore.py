@@ -1,0 +1,96 @@
+"""Brings into Triton what should be there: at start, and whenever Triton comes back without it."""
+
+import asyncio
+import logging
+import time
+
+from gateway.errors import GatewayError
+from gateway.jobs import LoadJobs
+from gateway.lifecycle import Lifecycle
+from triton_models.errors import TritonError
+from triton_models.repository import Repository, RepositoryError
+from triton_models.supervisor import Triton
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.5
+"""Seconds between two looks at Triton."""
+
+BACKOFF = (1.0, 60.0)
+"""First and longest wait in seconds after a model could not be restored."""
+
+
+class Restorer:
+    """One task a process; the model's lock keeps several processes from doing the same work."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        triton: Triton,
+        lifecycle: Lifecycle,
+        jobs: LoadJobs,
+        load_models: tuple[str, ...],
+    ) -> None:
+        self._repository = repository
+        self._triton = triton
+        self._lifecycle = lifecycle
+        self._jobs = jobs
+        self._waiting = list(load_models)
+        self._retry: dict[str, tuple[float, float]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._restoring: set[str] = set()
+
+    @property
+    def waiting(self) -> list[str]:
+        """Models named by LOAD_MODELS whose load has not begun."""
+        return self._waiting
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except TritonError as error:
+                    log.debug("Triton is not ready: %s", error)
+                await asyncio.sleep(INTERVAL)
+        finally:
+            for task in self._running:
+                task.cancel()
+
+    async def _look(self) -> None:
+        index = {model.name: model for model in await self._triton.client.index()}
+        while self._waiting:
+            self._spawn(self._load(self._waiting.pop(0)))
+        states = await asyncio.to_thread(self._repository.states)
+        for served, state in states.items():
+            ready = served in index and index[served].state in ("READY", "LOADING")
+            due = self._retry.get(served, (0.0, 0.0))[0] <= time.monotonic()
+            # A model that something is being done with is the business of whoever does it, unless
+            # that one died: its lock is free then, and the activity is what it left behind.
+            if state.wanted and not ready and due and served not in self._restoring:
+                self._restoring.add(served)
+                self._spawn(self._restore(served))
+
+    async def _load(self, model_name: str) -> None:
+        try:
+            log.info(await self._jobs.start(model_name).result())
+        except (GatewayError, TritonError) as error:
+            log.error("%s could not be loaded: %s", model_name, error)
+
+    async def _restore(self, served: str) -> None:
+        try:
+            await self._lifecycle.restore(served)
+            self._retry.pop(served, None)
+        except (GatewayError, TritonError, RepositoryError) as error:
+            first, longest = BACKOFF
+            wait = min(longest, 2 * self._retry.get(served, (0.0, first / 2))[1])
+            self._retry[served] = (time.monotonic() + wait, wait)
+            log.error("%s could not be restored, next try in %g s: %s", served, wait, error)
+        finally:
+            self._restoring.discard(served)
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)

@@ -1,0 +1,173 @@
+"""The bodies of requests and answers: types, limits that need no server, examples."""
+
+import json
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gateway.errors import InvalidInput, ModelNotFound, describe_validation
+from triton_models.names import validate_model_name
+
+MODEL_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def _model_name(value: str) -> str:
+    validate_model_name(value)
+    return value
+
+
+def _not_empty(value: str | list[str] | None) -> str | list[str] | None:
+    if value == []:
+        raise ValueError("an empty list; send at least one input")
+    return value
+
+
+ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=[MODEL_EXAMPLE])]
+Pretrained = Annotated[str, AfterValidator(_model_name), Field(examples=["laion2b_s34b_b79k"])]
+Inputs = Annotated[
+    str | list[str] | None,
+    AfterValidator(_not_empty),
+    Field(examples=[["a diver", "a dog"]]),
+]
+
+
+class _Body(BaseModel):
+    # `model_name` is the contract's word; pydantic reserves the prefix for itself by default.
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class LoadSentenceTransformer(_Body):
+    """Body of `POST /load_sentence_transformer_model`."""
+
+    model_name: ModelName
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}$")] | None = Field(
+        None, description="Branch, tag or commit on the Hub; unset: what is there, else the default branch."
+    )
+
+
+class ModelReference(_Body):
+    """Body of `POST /unload_model` and `POST /delete_model`."""
+
+    model_name: ModelName
+    pretrained: Pretrained | None = None
+
+    def text_model(self) -> str:
+        """The name of the text model that is meant.
+
+        Raises:
+            ModelNotFound: `pretrained` is given, which no text model has.
+        """
+        if self.pretrained is not None:
+            raise ModelNotFound(f"model {self.model_name} with pretrained {self.pretrained} is not loaded")
+        return self.model_name
+
+
+class InferRequest(ModelReference):
+    """Body of `POST /infer`: texts, images or both."""
+
+    text: Inputs = None
+    image: Inputs = None
+    normalize: bool = Field(
+        False, description="Scale every vector to unit length; false: as the model gives it."
+    )
+
+    @model_validator(mode="after")
+    def _some_input(self) -> Self:
+        if self.text is None and self.image is None:
+            raise ValueError("give text, image or both")
+        return self
+
+
+class InferTextRequest(ModelReference):
+    """Body of `POST /infer_text`."""
+
+    text: Annotated[str | list[str], AfterValidator(_not_empty), Field(examples=[["a diver", "a dog"]])]
+    normalize: bool = Field(
+        False, description="Scale every vector to unit length; false: as the model gives it."
+    )
+
+
+class Message(BaseModel):
+    """Answer of the routes that change what is loaded."""
+
+    message: str
+
+
+class LoadedModels(BaseModel):
+    """Answer of `GET /loaded_models`: names in Triton."""
+
+    models: list[str]
+
+
+class RepositoryModel(BaseModel):
+    """One model of `GET /repository_models`."""
+
+    name: str
+    state: str
+    model_name: str | None = None
+    reason: str | None = None
+
+
+class RepositoryModels(BaseModel):
+    """Answer of `GET /repository_models`."""
+
+    models: list[RepositoryModel]
+
+
+class InferResponse(BaseModel):
+    """Answer of `POST /infer`."""
+
+    text_embeddings: list[list[float]] | None
+    image_embeddings: list[list[float]] | None
+    processingTimeMs: float  # noqa: N815 - the contract's spelling
+
+
+class EmbeddingResponse(BaseModel):
+    """Answer of `POST /infer_text`."""
+
+    embedding: list[list[float]]
+    processingTimeMs: float  # noqa: N815 - the contract's spelling
+
+
+class ErrorDetail(BaseModel):
+    """Every error's body."""
+
+    detail: str
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def parse(schema: type[Body], body: bytes) -> Body:
+    """Read a JSON body without building it twice.
+
+    Raises:
+        InvalidInput: the body does not fit; the text says where.
+    """
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(_surrogate(body) or describe_validation(error)) from error
+
+
+def _surrogate(body: bytes) -> str | None:
+    """Where the lone surrogate is that made the JSON unreadable, or None if that was not the fault."""
+    try:
+        fields: Any = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict):
+        return None
+    for name, value in fields.items():
+        for index, text in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(text, str) and not _is_unicode(text):
+                return f"{name}.{index}: a lone surrogate is not Unicode text"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""The operator's settings: environment variables, read once at start, typed and frozen.
+
+`README.md` lists every one of them with its default; a test holds that.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from triton_models.cache import parse_response_cache
+from triton_models.names import InvalidModelName, validate_model_name
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class SettingsError(SystemExit):
+    """An environment variable cannot be used; the text is one line that names it."""
+
+
+def _split(separator: str) -> BeforeValidator:
+    def split(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(separator) if part.strip())
+
+    return BeforeValidator(split)
+
+
+class Settings(BaseSettings):
+    """One field an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=False)
+
+    host: str = Field("127.0.0.1", description="Address the API listens on (scripts/serve, run by hand).")
+    port: int = Field(8686, ge=1, le=65535, description="Port of the API.")
+    model_repository: Path = Field(
+        Path("model_repository"), description="Directory of the converted models, in Triton's layout."
+    )
+    model_sources: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = Field(
+        (), description="Directories searched first for a model's files, separated by ':'."
+    )
+    load_models: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (DEFAULT_MODEL,), description="Models loaded at start, comma-separated; empty for none."
+    )
+    triton_grpc_url: str | None = Field(
+        None, description="host:port of a running Triton; unset: the embedded one is started."
+    )
+    triton_metrics_url: str | None = Field(
+        None, description="Address of that Triton's metrics; unset: port 8002 of the same host."
+    )
+    response_cache: str = Field(
+        "local:134217728",
+        description="local:SIZE_IN_BYTES, redis://host:port or off; for the embedded Triton.",
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (), description="Comma-separated keys, one of which each request must carry; unset: open."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    max_inputs: int = Field(4096, ge=1, description="Texts or images one request may carry.")
+    max_body_bytes: int = Field(64 << 20, ge=1024, description="Size of a request's body, in bytes.")
+    request_timeout: float = Field(120, gt=0, description="Seconds an embedding request may take.")
+    load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
+    conversion_timeout: float = Field(3600, gt=0, description="Seconds one conversion may take.")
+    trust_remote_code: bool = Field(
+        False, description="Let a model's own Python code run while it is converted."
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("model_sources")
+    @classmethod
+    def _directories(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for path in value:
+            if not path.is_dir():
+                raise ValueError(f"{path} is not a directory")
+        return value
+
+    @field_validator("model_repository")
+    @classmethod
+    def _usable_directory(cls, value: Path) -> Path:
+        try:
+            value.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{value} cannot be made a directory: {error.strerror}") from error
+        if not os.access(value, os.W_OK | os.X_OK):
+            raise ValueError(f"{value} is not writable")
+        return value.resolve()
+
+    @field_validator("load_models")
+    @classmethod
+    def _model_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                validate_model_name(name)
+            except InvalidModelName as error:
+                raise ValueError(f"{name!r}: {error}") from error
+        return value
+
+    @field_validator("response_cache")
+    @classmethod
+    def _response_cache(cls, value: str) -> str:
+        parse_response_cache(value)
+        return value
+
+    @field_validator("triton_grpc_url")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        host, _, port = value.rpartition(":")
+        if not host or "/" in value or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError("must be host:port, without a scheme")
+        return value
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: with one line that names the variable and says what is wrong.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {message} (got {os.environ.get(name)!r})") from error

@@ -1,0 +1,119 @@
+"""What is there and whether it could serve: the model lists, health, statistics."""
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+from filelock import FileLock, Timeout
+
+from gateway.errors import Unavailable
+from gateway.jobs import LoadJobs
+from gateway.metrics import exposition
+from gateway.restore import Restorer
+from gateway.schemas import RepositoryModel
+from triton_models.errors import TritonError
+from triton_models.manifest import ManifestError
+from triton_models.repository import Repository, RepositoryError
+from triton_models.supervisor import Triton
+
+log = logging.getLogger(__name__)
+
+METRICS_TIMEOUT = 2.0
+"""Seconds to wait for Triton's own metrics."""
+
+
+class Status:
+    """Answers the operators' questions; changes nothing."""
+
+    def __init__(self, repository: Repository, triton: Triton, jobs: LoadJobs, restorer: Restorer) -> None:
+        self._repository = repository
+        self._triton = triton
+        self._jobs = jobs
+        self._restorer = restorer
+        self._http = httpx.AsyncClient(timeout=METRICS_TIMEOUT, trust_env=False)
+
+    async def close(self) -> None:
+        """Close the connections to Triton's metrics."""
+        await self._http.aclose()
+
+    async def loaded_models(self) -> list[str]:
+        """Served names of the models that are ready in Triton, sorted."""
+        return sorted({model.name for model in await self._triton.client.index() if model.state == "READY"})
+
+    async def repository_models(self) -> list[RepositoryModel]:
+        """Every model of the repository, and those being converted or failed."""
+        states = {model.name: model for model in await self._triton.client.index()}
+        return await asyncio.to_thread(self._repository_models, states)
+
+    def _repository_models(self, index: dict[str, Any]) -> list[RepositoryModel]:
+        known = self._repository.states()
+        found = []
+        for served in sorted({*self._repository.served_names(), *known, *index}):
+            state = self._repository.state(served)
+            shown = index[served].state if served in index else "UNAVAILABLE"
+            reason = index[served].reason if served in index else ""
+            if state.activity == "converting" and self._is_held(served):
+                shown = "CONVERTING"
+            elif state.error is not None and shown != "READY":
+                shown, reason = "FAILED", state.error
+            found.append(
+                RepositoryModel(
+                    name=served, state=shown, model_name=self._model_name(served), reason=reason or None
+                )
+            )
+        return found
+
+    def _model_name(self, served: str) -> str | None:
+        try:
+            return self._repository.manifest(served).model_name
+        except (RepositoryError, ManifestError):
+            return None
+
+    def _is_held(self, served: str) -> bool:
+        """Whether some process works on the model; a dead one's mark does not count."""
+        lock = FileLock(self._repository.lock_path(served), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    async def check_health(self) -> None:
+        """Return when an inference could be served now.
+
+        Raises:
+            Unavailable: with the reason.
+        """
+        try:
+            ready = set(await self.loaded_models())
+        except TritonError as error:
+            log.debug("Triton: %s", error)
+            raise Unavailable("Triton is not ready") from error
+        states = await asyncio.to_thread(self._repository.states)
+        wanted = {served for served, state in states.items() if state.wanted}
+        if ready & wanted:
+            return
+        for job in self._jobs.running():
+            step = job.progress
+            raise Unavailable(f"loading {job.model_name}: {step.step} {step.progress:.0%}, {step.message}")
+        if missing := sorted(wanted) or self._restorer.waiting:
+            raise Unavailable(f"not loaded yet: {', '.join(missing)}")
+        if failed := {served: state.error for served, state in states.items() if state.error}:
+            raise Unavailable("; ".join(f"{served} failed: {reason}" for served, reason in failed.items()))
+
+    async def statistics(self) -> list[dict[str, Any]]:
+        """Triton's statistics of each model."""
+        return await self._triton.client.statistics()
+
+    async def prometheus(self) -> bytes:
+        """The front end's metrics and Triton's own, in Prometheus' text format."""
+        own = await asyncio.to_thread(exposition)
+        try:
+            answer = await self._http.get(f"http://{self._triton.metrics_address}/metrics")
+            answer.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            log.warning("Triton's metrics could not be fetched: %s", error)
+            return own + b"# Triton's own metrics could not be fetched.\n"
+        return own + answer.content

@@ -1,0 +1,67 @@
+"""The check that ends every load: what Triton answers must be what was recorded at conversion.
+
+It catches what no shape and no status shows: a wrong library in the backend's process, a stale
+cache entry, a mixed-up version, a racy kernel.
+"""
+
+import asyncio
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.errors import InvalidModel
+from triton_models.client import TritonClient
+from triton_models.manifest import Manifest
+from triton_models.repository import Check
+from triton_models.tokens import ROW_START
+
+MIN_COSINE = 0.9999
+"""To the reference, as at conversion."""
+
+MIN_COSINE_ALONE = 0.99999
+"""Between the vector of an input alone and among others."""
+
+
+async def verify(client: TritonClient, served: str, manifest: Manifest, check: Check, timeout: float) -> None:
+    """Send the recorded rows as callers do, then alone and all at once past the cache; compare.
+
+    Raises:
+        InvalidModel: a vector differs.
+        TritonError: Triton does not answer.
+    """
+    ends = np.cumsum(check.lengths)
+    rows = [check.input_ids[end - length : end] for end, length in zip(ends, check.lengths, strict=True)]
+
+    async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
+        vectors = await client.infer(served, manifest.version, row.reshape(1, -1), timeout=timeout)
+        return np.asarray(vectors[0])
+
+    cached = np.array(await asyncio.gather(*map(infer, rows)))
+    alone = np.array([await infer(past_cache(row)) for row in rows])
+    mixed = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in rows)))
+    for vectors, reference, least in (
+        (cached, check.embeddings, MIN_COSINE),
+        (alone, check.embeddings, MIN_COSINE),
+        (mixed, check.embeddings, MIN_COSINE),
+        (mixed, alone, MIN_COSINE_ALONE),
+    ):
+        lowest = float(cosines(vectors, reference).min())
+        if not lowest >= least:
+            raise InvalidModel(
+                f"{manifest.model_name} as served by Triton differs from the reference: cosine {lowest:.6f}, "
+                f"at least {least} is needed; it was not loaded"
+            )
+
+
+def past_cache(row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same ids in bytes new to the response cache: ROW_START, ignored by the graph, at random."""
+    return row | (np.random.default_rng().integers(0, 2, row.size) * ROW_START)
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine of each row of `left` with that of `right`, [n, D] each; two rows of zeros are equal."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    equal = (np.abs(a).max(axis=1) < 1e-12) & (np.abs(b).max(axis=1) < 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(equal, 1.0, (a * b).sum(axis=1) / norms))

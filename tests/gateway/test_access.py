@@ -1,0 +1,48 @@
+"""Keys."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root: Path = tmp_path_factory.mktemp("guarded")
+    server = Server(root / "repository", {"API_KEYS": "first,second"}, root / "server.log")
+    server.start()
+    try:
+        server.wait_healthy()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (None, 401),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer wrong", 401),
+        ("Bearer first,second", 401),
+        ("Basic first", 401),
+        ("Bearer first", 200),
+        ("bearer second", 200),
+    ],
+)
+def test_a_key_is_asked_for(guarded: Server, header: str | None, status: int) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    for path in ("/loaded_models", "/metrics", "/openapi.json"):
+        answer = httpx.get(guarded.url + path, headers=headers, trust_env=False)
+        assert answer.status_code == status
+        if status == 401:
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert "Bearer KEY" in answer.json()["detail"]
+
+
+def test_health_needs_no_key(guarded: Server) -> None:
+    assert httpx.get(f"{guarded.url}/health", trust_env=False).status_code == 200

@@ -1,0 +1,38 @@
+"""Unusable settings stop the start with one line that names the variable."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("MODEL_REPOSITORY", "/proc/none"),
+        ("MODEL_SOURCES", "/no/such/directory"),
+        ("LOAD_MODELS", "../../etc/passwd"),
+        ("TRITON_GRPC_URL", "http://localhost:8001"),
+        ("TRITON_GRPC_URL", "localhost"),
+        ("RESPONSE_CACHE", "local"),
+        ("RESPONSE_CACHE", "memcached://x"),
+        ("LOG_LEVEL", "loud"),
+        ("MAX_INPUTS", "0"),
+        ("REQUEST_TIMEOUT", "-1"),
+        ("TRUST_REMOTE_CODE", "maybe"),
+    ],
+)
+def test_an_unusable_value_stops_the_start(name: str, value: str, tmp_path: Path) -> None:
+    environment = {"MODEL_REPOSITORY": str(tmp_path), "PATH": "/usr/bin:/bin", name: value}
+    ended = subprocess.run(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith(f"{name}: ")
+    assert value in ended.stderr

@@ -1,0 +1,57 @@
+"""Health, lists and metrics."""
+
+import httpx
+
+from tests.conftest import MINILM
+
+
+def test_health_and_liveness(client: httpx.Client) -> None:
+    assert client.get("/health").status_code == 200
+    assert client.get("/health/live").status_code == 200
+
+
+def test_loaded_models_are_named_as_in_triton(client: httpx.Client) -> None:
+    assert MINILM.replace("/", "_") in client.get("/loaded_models").json()["models"]
+
+
+def test_metrics_are_tritons_statistics(client: httpx.Client) -> None:
+    text = {"model_name": MINILM, "text": "counted twice, computed once"}
+    for _ in range(2):
+        assert client.post("/infer_text", json=text).status_code == 200
+    stats = client.get("/metrics").json()["model_stats"]
+    model = next(model for model in stats if model["name"] == MINILM.replace("/", "_"))
+    figures = {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
+    assert figures | {"cache_hit", "cache_miss"} <= set(model["inference_stats"])
+    assert model["inference_stats"]["cache_hit"]["count"] >= 1
+
+
+def test_metrics_are_prometheus_text_where_that_is_asked_for(client: httpx.Client) -> None:
+    client.post("/infer_text", json={"model_name": MINILM, "text": "a"})
+    client.post("/infer_text", json={"model_name": "no/such", "text": "a"})
+    for accept in ("text/plain", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"):
+        answer = client.get("/metrics", headers={"Accept": accept})
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert 'embedding_http_requests_total{route="/infer_text",status="200"}' in answer.text
+        assert 'embedding_http_requests_total{route="/infer_text",status="404"}' in answer.text
+        assert 'embedding_http_request_duration_seconds_bucket{le="0.001",route="/infer_text"}' in answer.text
+        assert "embedding_http_requests_in_flight 1.0" in answer.text
+        assert f'embedding_texts_total{{model="{MINILM.replace("/", "_")}"}}' in answer.text
+        assert "nv_inference_request_success" in answer.text
+
+
+def test_unknown_paths_do_not_make_labels(client: httpx.Client) -> None:
+    client.get("/a-path-that-is-nowhere")
+    text = client.get("/metrics", headers={"Accept": "text/plain"}).text
+    assert "a-path-that-is-nowhere" not in text
+    assert 'route="unmatched"' in text
+
+
+def test_no_answer_holds_a_path_or_an_address(client: httpx.Client) -> None:
+    for answer in (
+        client.get("/repository_models"),
+        client.get("/health"),
+        client.post("/load_sentence_transformer_model", json={"model_name": "no/such"}),
+    ):
+        assert "site-packages" not in answer.text
+        assert "/tmp" not in answer.text
+        assert "127.0.0.1" not in answer.text

@@ -1,0 +1,103 @@
+"""The shape of the project: which way imports go, sizes, and what the documents must name."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("gateway", "converters", "triton_models", "inference_store")
+MAY_IMPORT = {
+    "app": {"gateway", "triton_models"},
+    "gateway": {"gateway", "triton_models"},
+    "converters": {"converters", "triton_models"},
+    "triton_models": {"triton_models"},
+    "inference_store": {"inference_store"},
+}
+ONLY_IN_CONVERTERS = {"torch", "transformers", "sentence_transformers", "open_clip"}
+SOURCES = sorted(
+    path
+    for path in (*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")))
+)
+TESTED = sorted(path for path in ROOT.rglob("*.py") if not {".venv", "model_repository"} & set(path.parts))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names of all modules imported anywhere in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_imports_go_one_way(path: Path) -> None:
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    allowed = MAY_IMPORT.get(part, set())
+    imported = imports_of(path)
+    assert imported & set(PACKAGES) <= allowed
+    if part != "converters":
+        assert not imported & ONLY_IN_CONVERTERS
+
+
+def test_the_front_end_process_holds_no_torch() -> None:
+    program = "import app, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not ONLY_IN_CONVERTERS & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize("path", TESTED, ids=relative)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            assert node.end_lineno - node.lineno < 50, node.name
+
+
+@pytest.mark.parametrize("path", TESTED, ids=relative)
+def test_no_mock_library(path: Path) -> None:
+    assert not {"mock", "pytest_mock"} & imports_of(path)
+    assert "unittest" + ".mock" not in path.read_text()
+
+
+def test_readme_lists_every_setting_and_default() -> None:
+    from gateway.settings import Settings
+
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        assert name.upper() in rows, f"README.md: no row for {name.upper()}"
+        default = field.default
+        if default not in (None, ()) and not isinstance(default, bool):
+            shown = ",".join(default) if isinstance(default, tuple) else f"{default}"
+            assert shown in rows[name.upper()], f"README.md: {name.upper()} should show {shown}"
+
+
+def test_readme_lists_every_route() -> None:
+    from app import create_app
+    from gateway.settings import Settings
+
+    readme = (ROOT / "README.md").read_text()
+    for path in create_app(Settings(load_models=())).openapi()["paths"]:
+        assert f"`{path}`" in readme or f" {path}`" in readme, f"README.md does not mention {path}"
+
+
+def test_readme_layout_names_every_file() -> None:
+    readme = (ROOT / "README.md").read_text()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split():
+        path = Path(name)
+        if path.suffix == ".py" and path.name != "__init__.py" and path.parts[0] != "tests":
+            assert re.search(rf"\b{re.escape(path.name)}\b", readme), f"README.md's layout lacks {name}"

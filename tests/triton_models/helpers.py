@@ -1,0 +1,92 @@
+"""What several tests of this directory need."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.triton_models.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
+from triton_models.client import TritonClient
+from triton_models.config import model_config, to_text
+from triton_models.manifest import Manifest, Source
+from triton_models.repository import CONFIG, MANIFEST, MODEL, Repository
+
+LOAD_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class RunningTriton:
+    repository: Repository
+    url: str
+
+
+def manifest(served: str, model: bytes, **changes: Any) -> Manifest:  # noqa: ANN401 - fields of Manifest
+    fields: dict[str, Any] = {
+        "model_name": served,
+        "revision": None,
+        "source": Source("directory", "nowhere", None, {}),
+        "dimensions": DIMENSIONS,
+        "vocab_size": VOCAB_SIZE,
+        "max_seq_length": None,
+        "add_special_tokens": False,
+        "attention": "none",
+        "attention_reason": "a mean of vectors has no attention",
+        "normalized": False,
+        "sha256": hashlib.sha256(model).hexdigest(),
+    }
+    return Manifest(**{**fields, **changes})
+
+
+def build(directory: Path, served: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401
+    """Write a whole tiny model into an empty directory."""
+    write_model(directory / MODEL, seed, work=work)
+    recorded = manifest(served, (directory / MODEL).read_bytes(), **changes)
+    version = directory / str(recorded.version)
+    version.mkdir()
+    (directory / MODEL).rename(version / MODEL)
+    (version / MANIFEST).write_text(recorded.to_json())
+    (directory / CONFIG).write_text(to_text(model_config(served, recorded)))
+    return recorded
+
+
+def install(repository: Repository, served: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401
+    """Build a tiny model and put it into the repository."""
+    with repository.staging(served) as staged:
+        recorded = build(staged, served, seed, work=work, **changes)
+        repository.install(staged, served)
+    return recorded
+
+
+async def statistics(client: TritonClient, served: str, *, inferences: int) -> dict[str, Any]:
+    """The statistics of one model, once they count this many rows computed."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = next(model for model in await client.statistics() if model["name"] == served)
+        if found["inference_count"] >= inferences or time.monotonic() > deadline:
+            return dict(found)
+        # Triton answers a request before it counts it.
+        await asyncio.sleep(0.02)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def shared_memory(mark: str) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if name.startswith(mark)]

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.triton_models.tiny_onnx import expected, write_model
+from triton_models.backends.onnxruntime.engine import PADDED_TOKENS, Engine, sub_batches
+from triton_models.tokens import ROW_START
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    path = tmp_path_factory.mktemp("engine") / "model.onnx"
+    write_model(path, seed=1)
+    return Engine(path, threads=2)
+
+
+def _rows(lengths: list[int]) -> list[NDArray[np.int64]]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 100, length) for length in lengths]
+
+
+def _run(engine: Engine, rows: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+    return engine.run(np.concatenate(rows), np.array([row.size for row in rows], np.int32))
+
+
+def test_rows_of_all_lengths_come_back_in_order(engine: Engine) -> None:
+    rows = _rows([3, 1, 30, 7, 1, 512])
+    got = _run(engine, rows)
+    assert got.dtype == np.float32
+    for vector, row in zip(got, rows, strict=True):
+        np.testing.assert_allclose(vector, expected(1, row[None])[0], atol=1e-5)
+
+
+def test_a_batch_over_the_budget_gives_the_same_vectors(engine: Engine) -> None:
+    rows = _rows([5000, 3, 4000, 17, 5000, 1, 5000, 20000, 2])
+    assert len(rows) * 20000 > PADDED_TOKENS
+    for vector, row in zip(_run(engine, rows), rows, strict=True):
+        np.testing.assert_allclose(vector, expected(1, row[None])[0], atol=1e-4)
+
+
+def test_flags_change_nothing(engine: Engine) -> None:
+    ids, lengths = np.arange(5), np.array([2, 3], np.int32)
+    assert np.array_equal(engine.run(ids, lengths), engine.run(ids | ROW_START, lengths))
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 5], [-1, 6], [4], [6]])
+def test_lengths_that_do_not_fit_are_refused(engine: Engine, lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="lengths"):
+        engine.run(np.arange(5), np.array(lengths, np.int32))
+
+
+def test_sub_batches_hold_every_row_once_within_the_budget() -> None:
+    lengths = np.random.default_rng(3).integers(1, 300, 200).astype(np.int32)
+    lengths[7] = 2000
+    groups = sub_batches(lengths, padded_tokens=1000)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(200))
+    for group in groups:
+        assert group.size == 1 or group.size * lengths[group].max() <= 1000
+    assert [7] in [group.tolist() for group in groups]

@@ -1,0 +1,61 @@
+import ast
+from pathlib import Path
+
+import numpy as np
+
+from triton_models import backends
+from triton_models.tokens import (
+    NOT_POOLED,
+    ROW_START,
+    TOKEN_ID_BITS,
+    mark_not_pooled,
+    mark_past_cache,
+    mark_rows,
+    token_ids,
+)
+
+IDS = np.array([12, 13, 14, 15, 16, 17], np.int64)
+
+
+def test_equal_bytes_mean_equal_shape() -> None:
+    shapes = [(1, 6), (2, 3), (3, 2), (6, 1)]
+    assert len({mark_rows(IDS.reshape(shape)).tobytes() for shape in shapes}) == len(shapes)
+
+
+def test_marking_again_changes_nothing() -> None:
+    once = mark_rows(IDS.reshape(3, 2))
+    assert np.array_equal(mark_rows(once), once)
+
+
+def test_marking_leaves_the_callers_rows_alone() -> None:
+    rows = IDS.reshape(3, 2).copy()
+    mark_rows(rows)
+    mark_past_cache(rows)
+    mark_not_pooled(rows[0], 1)
+    assert np.array_equal(rows, IDS.reshape(3, 2))
+
+
+def test_passing_by_the_cache_makes_bytes_that_no_ordinary_request_has() -> None:
+    ordinary = {mark_rows(IDS.reshape(shape)).tobytes() for shape in [(1, 6), (2, 3), (3, 2), (6, 1)]}
+    assert mark_past_cache(mark_rows(IDS.reshape(2, 3))).tobytes() not in ordinary
+
+
+def test_ids_come_back_from_under_all_flags() -> None:
+    flagged = mark_past_cache(mark_not_pooled(IDS, 4).reshape(2, 3))
+    assert np.array_equal(token_ids(flagged).reshape(-1), IDS)
+    assert (flagged.reshape(-1) & NOT_POOLED != 0).tolist() == [True] * 4 + [False] * 2
+
+
+def test_everything_fits_into_31_bits() -> None:
+    assert ((1 << TOKEN_ID_BITS) - 1) | NOT_POOLED | ROW_START < 2**31
+
+
+def test_the_backend_takes_the_same_bits_for_the_id() -> None:
+    # It runs in Triton's stub and cannot import this project.
+    source = Path(next(iter(backends.__path__))) / "onnxruntime" / "model.py"
+    values = [
+        node.value
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TOKEN_ID_MASK"
+    ]
+    assert [ast.unparse(value) for value in values] == [f"(1 << {TOKEN_ID_BITS}) - 1"]

@@ -1,0 +1,109 @@
+"""Triton's backend `onnxruntime` where the C++ one is missing: a Python-based backend.
+
+Runs in Triton's stub process. Serves the same `config.pbtxt` and `model.onnx` by the same contract.
+Imports nothing of the project but the engine beside it.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from triton_models.backends.onnxruntime.engine import Engine
+else:
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from engine import Engine
+
+TOKEN_ID_MASK = (1 << 29) - 1
+"""As triton_models.tokens has it; a test holds the two equal."""
+
+
+class TritonPythonModel:
+    """One loaded model; Triton calls its methods."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the model named by `args`.
+
+        Raises:
+            TritonModelException: numpy 2, or a model that does not fit the contract.
+
+        """
+        if int(np.__version__.split(".")[0]) >= 2:
+            # With numpy 2 this stub answers wrong numbers without an error.
+            raise pb_utils.TritonModelException(f"the backend needs numpy<2, found {np.__version__}")
+        config = json.loads(args["model_config"])
+        directory = Path(args["model_repository"]) / args["model_version"]
+        self._input = config["input"][0]["name"]
+        self._output = config["output"][0]["name"]
+        self._vocab_size = _vocab_size(directory)
+        self._engine = Engine(
+            directory / "model.onnx", _threads(config), gpu=args["model_instance_kind"] == "GPU"
+        )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch of requests, each int64 [b, L] with its own b and L, by one run.
+
+        A request that cannot be computed gets an error of its own; the others are answered.
+        """
+        responses: list[Any] = [None] * len(requests)
+        accepted: list[tuple[int, NDArray[np.int64]]] = []
+        for index, request in enumerate(requests):
+            rows = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
+            problem = self._problem(rows)
+            if problem is None:
+                accepted.append((index, rows))
+            else:
+                responses[index] = pb_utils.InferenceResponse(error=_error(problem))
+        if accepted:
+            self._answer(accepted, responses)
+        return responses
+
+    def _answer(self, accepted: list[tuple[int, NDArray[np.int64]]], responses: list[Any]) -> None:
+        input_ids = np.concatenate([rows.reshape(-1) for _, rows in accepted])
+        lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for _, rows in accepted])
+        try:
+            embeddings = self._engine.run(input_ids, lengths)
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises is the answer, not the stub's end
+            pb_utils.Logger.log_error(f"the run failed: {error}")
+            for index, _ in accepted:
+                responses[index] = pb_utils.InferenceResponse(error=_error("the model could not be computed"))
+            return
+        start = 0
+        for index, rows in accepted:
+            part = np.ascontiguousarray(embeddings[start : start + rows.shape[0]])
+            start += rows.shape[0]
+            responses[index] = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, part)])
+
+    def _problem(self, rows: NDArray[Any]) -> str | None:
+        """Why these rows cannot be computed; None where they can."""
+        if rows.dtype != np.int64 or rows.ndim != 2 or rows.size == 0:
+            return f"{self._input} must be INT64 of shape [rows, tokens], at least one of each"
+        ids = rows & TOKEN_ID_MASK
+        if rows.min() < 0 or (self._vocab_size is not None and ids.max() >= self._vocab_size):
+            return f"{self._input} holds a token id outside the vocabulary"
+        return None
+
+
+def _error(message: str) -> Any:  # noqa: ANN401 - the class exists only inside the stub
+    return pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+
+
+def _vocab_size(directory: Path) -> int | None:
+    """From `model.json` beside the model; None where there is none, then ids are not checked."""
+    try:
+        return int(json.loads((directory / "model.json").read_text(encoding="utf-8"))["vocab_size"])
+    except FileNotFoundError:
+        return None
+
+
+def _threads(config: dict[str, Any]) -> int:
+    parameter = config.get("parameters", {}).get("intra_op_thread_count")
+    if parameter is not None:
+        return max(1, int(parameter["string_value"]))
+    return len(os.sched_getaffinity(0))

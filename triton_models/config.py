@@ -1,0 +1,103 @@
+"""Triton's `config.pbtxt` for a text model, built as the protobuf message that it is.
+
+Knows the model contract (input and output names, ragged batching); knows nothing about files.
+"""
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from triton_models.manifest import Manifest
+
+BACKEND = "onnxruntime"
+"""Triton's backend by this name: the C++ one in NVIDIA's container, else `backends/onnxruntime`."""
+
+INPUT = "input_ids"
+"""Requests: int64 [b, L] on the wire; the graph gets all rows of a batch flat, [total_tokens]."""
+
+ITEM_SHAPE = "item_shape"
+"""Made by Triton from INPUT's shapes: int32 [batch, 1], the length of each row."""
+
+OUTPUT = "sentence_embedding"
+"""float32 [b, D]."""
+
+THREADS_PARAMETER = "intra_op_thread_count"
+"""Understood by the C++ backend and by ours. Absent: all cores."""
+
+DEFAULT_MAX_BATCH_SIZE = 64
+"""Rows that Triton merges into one execution at most."""
+
+
+class ConfigError(ValueError):
+    """`config.pbtxt` is not what this project writes."""
+
+
+def model_config(
+    served: str,
+    manifest: Manifest,
+    *,
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    instances: int = 1,
+    threads: int | None = None,
+) -> ModelConfig:
+    """The configuration of one text model.
+
+    served: name in Triton. instances: executions at a time, on each GPU or on the CPU; one merges most and
+    costs the memory of one copy (without a word about it Triton starts two on a CPU).
+    threads: of one execution on the CPU; None leaves it to the backend.
+
+    Raises:
+        ValueError: max_batch_size below 1; ragged batching needs a batch dimension.
+
+    """
+    if max_batch_size < 1:
+        raise ValueError("max_batch_size must be at least 1")
+    config = ModelConfig(name=served, backend=BACKEND, max_batch_size=max_batch_size)
+    config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
+    config.batch_input.add(
+        kind=model_config_pb2.BatchInput.BATCH_ITEM_SHAPE,
+        target_name=[ITEM_SHAPE],
+        data_type=model_config_pb2.TYPE_INT32,
+        source_input=[INPUT],
+    )
+    config.output.add(name=OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[manifest.dimensions])
+    # KIND_AUTO, the default, is the GPU where Triton has one, else the CPU.
+    config.instance_group.add(count=instances)
+    config.dynamic_batching.SetInParent()
+    config.response_cache.enable = True
+    config.version_policy.specific.versions.append(manifest.version)
+    if threads is not None:
+        config.parameters[THREADS_PARAMETER].string_value = str(threads)
+    return config
+
+
+def to_text(config: ModelConfig) -> str:
+    """The text of `config.pbtxt`."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def from_text(text: str) -> ModelConfig:
+    """Read `config.pbtxt`.
+
+    Raises:
+        ConfigError: not the text form of a ModelConfig.
+
+    """
+    try:
+        return text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigError(f"config.pbtxt cannot be read: {error}") from error
+
+
+def served_version(config: ModelConfig) -> int:
+    """The one version that the configuration names.
+
+    Raises:
+        ConfigError: it names none or several.
+
+    """
+    versions = config.version_policy.specific.versions
+    if len(versions) != 1:
+        raise ConfigError(f"config.pbtxt names {len(versions)} versions instead of one")
+    return int(versions[0])

@@ -1,0 +1,48 @@
+"""What can go wrong in talking to Triton, and with the embedded one.
+
+    TritonError
+    ├── TritonUnavailable      nobody answers, or the server is stopping
+    ├── TritonTimeout          the deadline of a call passed
+    ├── ModelNotReady          unknown, not loaded, or another version is
+    ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
+    ├── InferenceRejected      this request cannot be computed; sending it again will not help
+    └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
+
+Texts of the first five hold nothing that a client may not see; `reason` and EmbeddedTritonError
+may hold paths.
+"""
+
+
+class TritonError(Exception):
+    """The base of what is raised by the client and the embedded Triton."""
+
+
+class TritonUnavailable(TritonError):
+    """Nobody answers at Triton's address, or it is stopping."""
+
+
+class TritonTimeout(TritonError):
+    """The deadline of a call passed."""
+
+
+class ModelNotReady(TritonError):
+    """Triton does not serve this model in this version now."""
+
+
+class ModelLoadFailed(TritonError):
+    """Triton could not load or unload a model.
+
+    reason: Triton's own text. It may hold paths: for the log, not for a client.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Triton could not load {name}")
+        self.reason = reason
+
+
+class InferenceRejected(TritonError):
+    """Triton refused this request, or its answer is not what the contract says."""
+
+
+class EmbeddedTritonError(TritonError):
+    """The embedded Triton cannot be started. Names what to do; may hold paths, for the operator only."""

@@ -1,0 +1,265 @@
+"""The model repository on disk: what exists, whole models only, shared by any number of processes.
+
+    <root>/<served>/config.pbtxt        names one version
+    <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz
+    <root>/.state/                      locks, staging, what is wanted; Triton never looks inside
+
+Knows nothing about Triton's process or the network. Messages of its errors hold no paths.
+
+    RepositoryError
+    ├── ModelNotInRepository
+    └── DamagedModel (also a ManifestError)
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from triton_models.config import ConfigError, from_text, served_version
+from triton_models.files import move_into_place, remove_whole, sync_tree, write_atomic
+from triton_models.manifest import Manifest, ManifestError
+
+CONFIG = "config.pbtxt"
+MODEL = "model.onnx"
+MANIFEST = "model.json"
+TOKENIZER = "tokenizer.json"
+CHECK = "check.npz"
+
+Activity = Literal["converting", "loading", "unloading", "deleting"]
+
+logger = logging.getLogger(__name__)
+
+
+class RepositoryError(Exception):
+    """The base of what is raised here."""
+
+
+class ModelNotInRepository(RepositoryError):
+    """No complete model of that name."""
+
+
+class DamagedModel(RepositoryError, ManifestError):
+    """A model's files are there but cannot be read."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What is known about a model beside its files.
+
+    wanted: to be loaded whenever Triton serves. activity: what is being done with it now.
+    error: why the last attempt failed, safe to show to a client; None after a success.
+    """
+
+    wanted: bool = False
+    activity: Activity | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Texts as ids and their reference vectors, recorded at conversion.
+
+    input_ids: int64 [sum of lengths], rows one after another. lengths: int32 [n].
+    embeddings: float32 [n, D]. empty_embedding: float32 [D], the vector of a text without tokens,
+    None where every text has some.
+    """
+
+    input_ids: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    empty_embedding: NDArray[np.float32] | None
+
+
+class Repository:
+    """The directory `root`, made if it is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.state_dir = self.root / ".state"
+        self._staging = self.state_dir / "staging"
+        self._trash = self.state_dir / "trash"
+        for directory in (self._staging, self._trash, self.state_dir / "locks", self.state_dir / "models"):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def served_names(self) -> list[str]:
+        """The names of all complete models, sorted."""
+        names = []
+        for entry in sorted(self.root.iterdir()):
+            with suppress(ModelNotInRepository, DamagedModel):
+                self.version_dir(entry.name)
+                names.append(entry.name)
+        return names
+
+    def version_dir(self, served: str) -> Path:
+        """The directory of the version that is served.
+
+        Raises:
+            ModelNotInRepository: no such model, or its version is not complete.
+            DamagedModel: `config.pbtxt` cannot be read.
+
+        """
+        model_dir = self._model_dir(served)
+        try:
+            text = (model_dir / CONFIG).read_text(encoding="utf-8")
+            version = served_version(from_text(text))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _absent(served) from error
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise DamagedModel(
+                f"{served}: config.pbtxt is damaged; delete and load the model again"
+            ) from error
+        directory = model_dir / str(version)
+        if not all((directory / name).is_file() for name in (MODEL, MANIFEST)):
+            raise _absent(served)
+        return directory
+
+    def manifest(self, served: str) -> Manifest:
+        """What is recorded about a model.
+
+        Raises:
+            ModelNotInRepository: no complete model of that name.
+            DamagedModel: `config.pbtxt` or `model.json` cannot be read, or do not belong together.
+
+        """
+        directory = self.version_dir(served)
+        try:
+            manifest = Manifest.from_json((directory / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise _absent(served) from error
+        except (ManifestError, UnicodeDecodeError) as error:
+            raise DamagedModel(f"{served}: {error}; delete and load the model again") from error
+        if str(manifest.version) != directory.name:
+            raise DamagedModel(
+                f"{served}: model.json belongs to another version; delete and load the model again"
+            )
+        return manifest
+
+    def load_check(self, served: str) -> Check:
+        """The texts and vectors recorded at conversion.
+
+        Raises:
+            ModelNotInRepository: no complete model of that name.
+            DamagedModel: `check.npz` is missing, cannot be read or does not fit itself.
+
+        """
+        try:
+            with np.load(self.version_dir(served) / CHECK, allow_pickle=False) as arrays:
+                check = Check(
+                    arrays["input_ids"].astype(np.int64, casting="safe"),
+                    arrays["lengths"].astype(np.int32, casting="same_kind"),
+                    arrays["embeddings"].astype(np.float32, casting="same_kind"),
+                    arrays.get("empty_embedding"),
+                )
+        except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
+            raise DamagedModel(f"{served}: check.npz is damaged; delete and load the model again") from error
+        if check.lengths.sum() != check.input_ids.size or len(check.lengths) != len(check.embeddings):
+            raise DamagedModel(f"{served}: check.npz does not fit itself; delete and load the model again")
+        return check
+
+    @contextmanager
+    def staging(self, served: str) -> Iterator[Path]:
+        """An empty directory to build a model in, of the same file system, removed on exit."""
+        directory = self._staging / f"{served}.{os.getpid()}"
+        # The lock says that the directory is in use; it ends with the process, whatever its id and host.
+        with FileLock(f"{directory}.lock") as lock:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            try:
+                yield directory
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+    def install(self, staged: Path, served: str) -> None:
+        """Move a built model (`config.pbtxt` and `<version>/` in `staged`) into its place.
+
+        Readers and a kill at any moment find the model as it was or as it is now. The caller holds
+        `lock(served)`.
+
+        Raises:
+            ModelNotInRepository: `staged` is not complete.
+
+        """
+        version = served_version(from_text((staged / CONFIG).read_text(encoding="utf-8")))
+        if not all((staged / str(version) / name).is_file() for name in (MODEL, MANIFEST)):
+            raise ModelNotInRepository(f"{served} was built incomplete")
+        sync_tree(staged)
+        move_into_place(staged, self._model_dir(served), self._trash)
+
+    def delete(self, served: str) -> None:
+        """Remove a model, all versions, and what is known about it. The caller holds `lock(served)`.
+
+        Raises:
+            ModelNotInRepository: nothing of that name.
+
+        """
+        directory = self._model_dir(served)
+        if not (directory / CONFIG).is_file():
+            raise _absent(served)
+        remove_whole(directory, self._trash)
+        self._state_path(served).unlink(missing_ok=True)
+
+    def lock_path(self, served: str) -> Path:
+        """The file whose lock is held while a model is converted, loaded, unloaded or deleted."""
+        return self.state_dir / "locks" / f"{served}.lock"
+
+    def lock(self, served: str) -> FileLock:
+        """A new lock on `lock_path`, not yet held."""
+        return FileLock(self.lock_path(served))
+
+    def state(self, served: str) -> ModelState:
+        """What is known about a model; the default for one that nothing was ever done with."""
+        try:
+            return ModelState(**json.loads(self._state_path(served).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return ModelState()
+        except (ValueError, TypeError):
+            logger.warning("the state of %s is damaged and taken as unknown", served)
+            return ModelState()
+
+    def set_state(self, served: str, state: ModelState) -> None:
+        """Record what is known about a model, at once for all processes; the default leaves no file."""
+        if state == ModelState():
+            self._state_path(served).unlink(missing_ok=True)
+        else:
+            write_atomic(self._state_path(served), json.dumps(asdict(state)))
+
+    def states(self) -> dict[str, ModelState]:
+        """The state of every model that has one, by served name."""
+        paths = (self.state_dir / "models").glob("[!.]*.json")
+        return {path.stem: self.state(path.stem) for path in sorted(paths)}
+
+    def clean(self) -> None:
+        """Remove what killed processes left behind; what a living one uses stays."""
+        for path in self._staging.iterdir():
+            if path.suffix == ".lock":
+                continue
+            lock = FileLock(f"{path}.lock", timeout=0)
+            with suppress(Timeout), lock:
+                shutil.rmtree(path, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+        for path in self._trash.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _model_dir(self, served: str) -> Path:
+        if served.startswith(".") or "/" in served or "\0" in served or not served:
+            raise _absent(served)
+        return self.root / served
+
+    def _state_path(self, served: str) -> Path:
+        return self.state_dir / "models" / f"{self._model_dir(served).name}.json"
+
+
+def _absent(served: str) -> ModelNotInRepository:
+    return ModelNotInRepository(f"{served} is not in the model repository")

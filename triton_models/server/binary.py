@@ -1,0 +1,150 @@
+"""Finds the Triton that the PyPI package nvidia-pytriton carries, and checks that it can run here.
+
+Knows the package's layout and nothing about processes that last. The package is found, not imported.
+"""
+
+import filecmp
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from triton_models.errors import EmbeddedTritonError
+
+ELSEWHERE = "set TRITON_GRPC_URL to a Triton that runs elsewhere"
+_BACKEND_SOURCE = Path(__file__).parent.parent / "backends" / "onnxruntime"
+_STUB = "triton_python_backend_stub"
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_STUB_CHECK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class TritonBinary:
+    """The parts of one Triton.
+
+    server: the executable. caches: directory of response cache libraries.
+    backends: directory made by `prepare_backends`. environment: variables of the process.
+    """
+
+    server: Path
+    caches: Path
+    backends: Path
+    environment: dict[str, str]
+
+
+def find_triton(backends: Path) -> TritonBinary:
+    """The embedded Triton, with its backends directory made at `backends`.
+
+    Raises:
+        EmbeddedTritonError: not installed, or it cannot run on this machine; says which and what to do.
+
+    """
+    package = _find_package()
+    carried = package / "tritonserver"
+    stub = carried / "python_backend_stubs" / _PYTHON / _STUB
+    if not stub.is_file():
+        raise EmbeddedTritonError(
+            f"nvidia-pytriton has no stub for Python {_PYTHON}: use 3.11 or {ELSEWHERE}"
+        )
+    environment = _environment(package)
+    _check_numpy()
+    _check_runs([str(stub)], "Expected", environment)
+    _check_runs([str(carried / "bin" / "tritonserver"), "--help"], "Usage", environment)
+    prepare_backends(carried, stub, backends)
+    return TritonBinary(carried / "bin" / "tritonserver", carried / "caches", backends, environment)
+
+
+def prepare_backends(carried: Path, stub: Path, backends: Path) -> None:
+    """Make the directory of backends.
+
+    The stub finds its libraries relative to itself, so it is linked and never copied. Triton refuses a
+    backend's library that is a link out of the backends directory, so that one is copied.
+    """
+    python, carried_python = backends / "python", carried / "backends" / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    _link(python / _STUB, stub)
+    _link(python / "triton_python_backend_utils.py", carried_python / "triton_python_backend_utils.py")
+    _link(backends / "onnxruntime", _BACKEND_SOURCE)
+    library = python / "libtriton_python.so"
+    if not library.is_file() or not filecmp.cmp(library, carried_python / library.name, shallow=False):
+        temporary = library.with_name(f".{library.name}.{os.getpid()}")
+        shutil.copyfile(carried_python / library.name, temporary)
+        temporary.replace(library)
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and link.readlink() == target:
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _find_package() -> Path:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise EmbeddedTritonError(f"the embedded Triton runs on Linux x86_64 only: {ELSEWHERE}")
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise EmbeddedTritonError(
+            f"nvidia-pytriton is not installed: install requirements.txt or {ELSEWHERE}"
+        )
+    return Path(spec.origin).parent
+
+
+def _environment(package: Path) -> dict[str, str]:
+    """Variables under which server and stub find their libraries and this environment's Python."""
+    environment = dict(os.environ)
+    libraries = [str(package.parent / "nvidia_pytriton.libs")]
+    own = Path(sysconfig.get_config_var("LIBDIR") or "") / str(sysconfig.get_config_var("INSTSONAME"))
+    if own.is_file():
+        # The interpreter's own libpython, where it has one, before the system's of another patch level.
+        libraries.append(str(own.parent))
+    if environment.get("LD_LIBRARY_PATH"):
+        libraries.append(environment["LD_LIBRARY_PATH"])
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    # The stub takes its environment from the first python3 in PATH.
+    environment["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+    )
+    environment.pop("PYTHONHOME", None)
+    return environment
+
+
+def _check_numpy() -> None:
+    """Refuse numpy 2, with which the stub would answer wrong numbers without an error."""
+    spec = importlib.util.find_spec("numpy")
+    if spec is None:
+        raise EmbeddedTritonError("numpy is not installed: install requirements.txt")
+    # Imported by every user of this package already; asked by name to stay true to what the stub gets.
+    import numpy as np
+
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise EmbeddedTritonError(
+            f"the embedded Triton needs numpy<2, {np.__version__} is installed: install requirements.txt"
+        )
+
+
+def _check_runs(command: list[str], sign: str, environment: dict[str, str]) -> None:
+    """Run something that ends at once and says `sign`: its libraries are all there.
+
+    Without this check a stub that cannot start makes Triton's first load call hang for ever.
+    """
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_STUB_CHECK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedTritonError(f"{Path(command[0]).name} cannot run here: {error}; {ELSEWHERE}") from error
+    output = done.stdout + done.stderr
+    if sign in output:
+        return
+    reason = output.strip().splitlines()[-1] if output.strip() else f"exit status {done.returncode}"
+    if "libpython" in reason:
+        reason += f" (Debian and Ubuntu: apt-get install libpython{_PYTHON})"
+    raise EmbeddedTritonError(f"{Path(command[0]).name} cannot run here: {reason}; or {ELSEWHERE}")

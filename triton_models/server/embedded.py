@@ -1,0 +1,213 @@
+"""One run of the embedded Triton as a child process: start, watch, stop.
+
+Knows nothing about who shares it or starts it again; that is `owner.py`.
+"""
+
+import asyncio
+import hashlib
+import os
+import platform
+import signal
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from triton_models.cache import cache_arguments, parse_response_cache
+from triton_models.client import TritonClient
+from triton_models.errors import EmbeddedTritonError
+from triton_models.server.binary import TritonBinary, find_triton
+from triton_models.server.processes import kill_marked, remove_shared_memory, zombie_children
+
+START_SECONDS = 60.0
+EXIT_SECONDS = 5
+"""How long Triton may take to stop before it is killed; with a dead stub it would take all of it."""
+
+_READY_POLL_SECONDS = 0.05
+_EXEC_CHILD = Path(__file__).parent / "exec_child.py"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a Triton answers, as "host:port"; metrics: None where it is not known."""
+
+    grpc: str
+    metrics: str | None
+
+
+def state_directory(repository_root: Path) -> Path:
+    """Where this host keeps its Triton's files: hosts may share a repository, never a Triton."""
+    return repository_root / ".state" / "triton" / platform.node()
+
+
+class EmbeddedTriton:
+    """A Triton that serves `repository_root`; at most one at a time is started on it (see `owner.py`).
+
+    response_cache: as RESPONSE_CACHE. grpc_port, metrics_port: 0 for a free one. host: to listen on.
+    """
+
+    def __init__(
+        self,
+        repository_root: Path,
+        response_cache: str,
+        *,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self._root = repository_root.absolute()
+        self._cache = parse_response_cache(response_cache)
+        self._ports = (grpc_port, metrics_port)
+        self._host = host
+        self._directory = state_directory(self._root)
+        self._process: asyncio.subprocess.Process | None = None
+        self._zombies: set[int] = set()
+
+    @property
+    def mark(self) -> str:
+        """Begins the names of the shared memory; every process of this Triton has it in its arguments."""
+        identity = f"{platform.node()} {os.getuid()} {self._root}"
+        return f"embedding-{hashlib.sha256(identity.encode()).hexdigest()[:12]}-"
+
+    @property
+    def pid(self) -> int:
+        """Process id; only after `start`."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """What Triton and the stubs say; the run before is beside it as `triton.log.1`."""
+        return self._directory / "triton.log"
+
+    async def start(self) -> Addresses:
+        """Start, and wait until it answers.
+
+        Raises:
+            EmbeddedTritonError: it cannot run here or does not come up; holds the last lines of its log.
+
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        binary = await asyncio.to_thread(find_triton, self._directory / "backends")
+        await asyncio.to_thread(self._remove_leftovers)
+        grpc_port, metrics_port = _free_ports(self._ports)
+        arguments = [
+            *self._arguments(binary, grpc_port, metrics_port),
+            *cache_arguments(self._cache, binary.caches),
+        ]
+        self._rotate_log()
+        with self.log_path.open("ab") as log:
+            # Its own session: Ctrl-C in a terminal reaches the front end, which then stops Triton.
+            self._process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), str(binary.server)],
+                *arguments,
+                env=binary.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            await self._wait_ready(f"127.0.0.1:{grpc_port}")
+        except BaseException:
+            await self.kill()
+            raise
+        return Addresses(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{metrics_port}")
+
+    async def wait(self) -> int:
+        """Wait until it ends; its exit status, negative for a signal."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: politely, then by force."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), EXIT_SECONDS + 1)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End it and its stubs at once, and remove their shared memory."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        await asyncio.to_thread(remove_shared_memory, self.mark)
+
+    def stub_died(self) -> bool:
+        """Whether a model's process has ended since the call before this one, or earlier.
+
+        Triton does not notice: it calls the model ready, fails its requests and cannot unload it.
+        It waits for the stubs that it ends itself at once, so one seen dead twice has died.
+        """
+        before, self._zombies = self._zombies, zombie_children(self.pid)
+        return bool(before & self._zombies)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the log."""
+        try:
+            text = self.log_path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _arguments(self, binary: TritonBinary, grpc_port: int, metrics_port: int) -> list[str]:
+        return [
+            f"--model-repository={self._root}",
+            "--model-control-mode=explicit",
+            # The repository's configurations are complete; completing them starts every stub twice.
+            "--disable-auto-complete-config",
+            # One model that fails to load must not make the server look dead.
+            "--strict-readiness=false",
+            "--allow-http=false",
+            f"--grpc-address={self._host}",
+            f"--grpc-port={grpc_port}",
+            f"--metrics-address={self._host}",
+            f"--metrics-port={metrics_port}",
+            f"--backend-directory={binary.backends}",
+            f"--backend-config=python,shm-region-prefix-name={self.mark}",
+            f"--exit-timeout-secs={EXIT_SECONDS}",
+        ]
+
+    def _remove_leftovers(self) -> None:
+        kill_marked(self.mark)
+        remove_shared_memory(self.mark)
+
+    def _rotate_log(self) -> None:
+        with suppress(FileNotFoundError):
+            self.log_path.replace(self.log_path.with_name("triton.log.1"))
+
+    async def _wait_ready(self, address: str) -> None:
+        assert self._process is not None
+        async with TritonClient(address) as client:
+            deadline = asyncio.get_running_loop().time() + START_SECONDS
+            while not await client.server_ready(1.0):
+                if self._process.returncode is not None:
+                    raise EmbeddedTritonError(
+                        f"Triton ended while starting; its log says:\n{self.log_tail()}"
+                    )
+                if asyncio.get_running_loop().time() > deadline:
+                    raise EmbeddedTritonError(
+                        f"Triton did not answer within {START_SECONDS:g} s; its log says:\n{self.log_tail()}"
+                    )
+                await asyncio.sleep(_READY_POLL_SECONDS)
+
+
+def _free_ports(wanted: tuple[int, int]) -> list[int]:
+    """Ports of the loopback interface: those wanted, and for each 0 one that is free at the moment."""
+    sockets, ports = [], []
+    try:
+        for port in wanted:
+            if port == 0:
+                sockets.append(socket.socket())
+                sockets[-1].bind(("127.0.0.1", 0))
+            ports.append(port or sockets[-1].getsockname()[1])
+    finally:
+        for each in sockets:
+            each.close()
+    return ports

@@ -1,0 +1,25 @@
+"""Becomes another program that is killed when the process that started it ends, however that ends.
+
+Run as a script, with the parent's process id and a command; Linux only. Imports nothing of the project.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Ask the kernel for the signal, then replace this process by the command."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        sys.exit("the kernel does not end children with their parent (prctl failed)")
+    # The parent may have ended before the kernel was asked.
+    if os.getppid() != parent:
+        sys.exit("the process that started this one has ended")
+    os.execv(command[0], command)  # noqa: S606 - a command built by the caller, no shell
+
+
+main()

@@ -1,0 +1,50 @@
+"""Triton's statistics as plain dictionaries, in the shape that `/metrics` answers.
+
+    {name, version, last_inference, inference_count, execution_count,
+     inference_stats: {success, fail, queue, compute_input, compute_infer, compute_output,
+                       cache_hit, cache_miss},
+     batch_stats: [{batch_size, compute_input, compute_infer, compute_output}]}
+
+Each figure is {count, ns}: how often, and nanoseconds in total. inference_count: rows computed;
+execution_count: runs that computed them; last_inference: ms since 1970.
+"""
+
+from typing import Any
+
+_STEPS = (
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)
+_BATCH_STEPS = ("compute_input", "compute_infer", "compute_output")
+
+
+def statistics_as_dicts(response: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - generated protobuf, untyped
+    """All models of a ModelStatisticsResponse."""
+    return [
+        {
+            "name": model.name,
+            "version": model.version,
+            "last_inference": int(model.last_inference),
+            "inference_count": int(model.inference_count),
+            "execution_count": int(model.execution_count),
+            "inference_stats": _durations(model.inference_stats, _STEPS),
+            "batch_stats": [
+                {"batch_size": int(batch.batch_size), **_durations(batch, _BATCH_STEPS)}
+                for batch in model.batch_stats
+            ],
+        }
+        for model in response.model_stats
+    ]
+
+
+def _durations(message: Any, steps: tuple[str, ...]) -> dict[str, dict[str, int]]:  # noqa: ANN401 - as above
+    return {
+        step: {"count": int(getattr(message, step).count), "ns": int(getattr(message, step).ns)}
+        for step in steps
+    }
