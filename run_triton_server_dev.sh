@@ -45,9 +45,6 @@ if command -v docker >/dev/null && timeout 10 docker info >/dev/null 2>&1; then
         --disable-auto-complete-config --strict-readiness=false --allow-http=false "${cache_options[@]}"
 fi
 
-python=.venv/bin/python
-if [[ ! -x "$python" ]]; then
-    python=python3
-fi
-exec "$python" -m triton_models.server --repository "$repository" \
+scripts/install
+exec .venv/bin/python -m triton_models.server --repository "$repository" \
     --grpc-port "$grpc_port" --metrics-port "$metrics_port" --response-cache "$cache"

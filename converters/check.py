@@ -23,8 +23,10 @@ LEAST_ALONE = 0.99999
 """Between the same text alone and among others (the HTTP contract)."""
 NORM_TOLERANCE = 0.01
 """Relative. A cosine does not see a wrong scale."""
-BATCHES = 72
+BATCHES = 64
+"""At least; the last round is finished."""
 LARGEST_BATCH = 48
+_LONG = 96
 _OTHER_PROMPT_TEXTS = 12
 _KEPT_SAMPLES = 24
 _KEPT_TOKENS = 512
@@ -130,7 +132,7 @@ def verify(run: Run, samples: Samples, report: Callable[[float, str], None]) -> 
     worst.see(cosines(alone, samples.vectors), range(len(samples.ids)))
     _check_norms(alone, samples)
     worst_alone = _Worst()
-    batches = mixed_batches(len(samples.ids))
+    batches = mixed_batches([len(ids) for ids in samples.ids])
     for number, rows in enumerate(batches, start=1):
         together = run(*samples.batch(rows))
         worst.see(cosines(together, samples.vectors[rows]), rows)
@@ -151,17 +153,28 @@ def verify(run: Run, samples: Samples, report: Callable[[float, str], None]) -> 
     return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
 
 
-def mixed_batches(count: int) -> list[list[int]]:
-    """Rows of each batch: all rows in ever new orders and batch sizes, the same at every call."""
+def mixed_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """The rows of each batch, the same at every call.
+
+    All rows again and again in ever new orders and batch sizes. Long texts come together, as many
+    short ones with them: in padded models each would otherwise make a whole batch as long as itself.
+    """
     choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    cut = next((place for place, row in enumerate(order) if lengths[row] > _LONG), len(order))
+    short, long = order[:cut] or order, order[cut:]
     batches: list[list[int]] = []
-    left: list[int] = []
     while len(batches) < BATCHES:
-        if not left:
-            left = choice.sample(range(count), count)
-        size = choice.choice((4, 8, 16, 32, LARGEST_BATCH))
-        batches.append(left[:size])
-        left = left[size:]
+        rest = choice.sample(short, len(short))
+        mixed = choice.sample(long, len(long))
+        for start in range(0, len(long), LARGEST_BATCH // 2):
+            some = mixed[start : start + LARGEST_BATCH // 2]
+            some += rest[: len(some)]
+            batches.append(choice.sample(some, len(some)))
+        while rest:
+            size = choice.choice((4, 8, 16, 32, LARGEST_BATCH))
+            batches.append(rest[:size])
+            rest = rest[size:]
     return batches
 
 

@@ -35,15 +35,25 @@ def repository_ids(model_name: str) -> tuple[str, ...]:
 
 def cached(repo: str, revision: str | None) -> Path | None:
     """The snapshot in the cache, or None where there is none with a model's files."""
-    try:
-        directory = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
-    has_weights = any(
-        path.suffix in (".safetensors", ".bin") for path in directory.rglob("*") if path.is_file()
-    )
-    return directory if has_config and has_weights else None
+    # The cache knows what the repository holds, and would call a snapshot without the other form of
+    # the weights incomplete.
+    for weights in ("*.safetensors", "*.bin"):
+        try:
+            directory = Path(
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    local_files_only=True,
+                    allow_patterns=[*_PLAIN, weights],
+                    ignore_patterns=list(_UNREAD),
+                )
+            )
+        except LocalEntryNotFoundError:
+            continue
+        has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
+        if has_config and any(directory.rglob(weights)):
+            return directory
+    return None
 
 
 def download(repo: str, revision: str | None, progress: Progress) -> Path:
@@ -58,7 +68,7 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         return Path(
             snapshot_download(
                 repo,
-                revision=info.sha,
+                revision=revision,
                 allow_patterns=needed(files),
                 etag_timeout=_ANSWER_SECONDS,
                 tqdm_class=_bar(repo, progress),

@@ -87,7 +87,8 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "attn_implementation": "sdpa", "use_safetensors": None},
+            # Plain attention exists for every architecture, whatever the model asks for.
+            model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
     except _LOADING_ERRORS as error:
         raise InvalidModel(f"sentence-transformers cannot load the model: {describe(error, directory)}") from error
@@ -139,6 +140,7 @@ def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) 
         home,
         config=first.model.config,
         dtype=torch.float32,
+        attn_implementation="eager",
         local_files_only=True,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,

@@ -182,13 +182,14 @@ def _inputs(loaded: Reference) -> Inputs:
     table = next(
         (module for name, module in modules.items() if name.endswith("position_embeddings")), None
     )
-    has_types = any(name.endswith("token_type_embeddings") for name in modules)
+    takes = first._declared_forward_params
+    has_types = "token_type_ids" in features or any(name.endswith("token_type_embeddings") for name in modules)
     pad_id = getattr(backbone.config, "pad_token_id", None)
     if pad_id is None:
         pad_id = getattr(first.tokenizer, "pad_token_id", None)
     return Inputs(
-        token_types="token_type_ids" in features or has_types,
-        positions="position_ids" in first._declared_forward_params,
+        token_types="token_type_ids" in takes and has_types,
+        positions="position_ids" in takes,
         padding_id=getattr(table, "padding_idx", None),
         pad_id=pad_id or 0,
     )

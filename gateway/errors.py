@@ -111,10 +111,14 @@ def error_response(error: GatewayError) -> Response:
 
 
 def describe_validation(error: ValidationError | RequestValidationError) -> str:
-    """The first fault of a body, in one line: where it is and what is wrong."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "str", "list[str]"))
-    message = str(first["msg"]).removeprefix("Value error, ")
+    """One fault of a body, in one line: where it is and what is wrong."""
+    places = [
+        ([str(part) for part in fault["loc"] if part not in ("body", "str", "list[str]")], str(fault["msg"]))
+        for fault in error.errors()
+    ]
+    # Of a union, every member complains; the one that got furthest is the one that was meant.
+    parts, message = max(places, key=lambda place: len(place[0]))
+    where, message = ".".join(parts), message.removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
 

@@ -104,8 +104,8 @@ def minilm_path() -> str:
 def model_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for MODEL_SOURCES with a few tiny models."""
     root = tmp_path_factory.mktemp("sources")
-    tiny_models.bert(root / "tiny" / "bert")
-    tiny_models.static(root / "tiny" / "static")
+    tiny_models.transformer_model(root / "tiny" / "bert")
+    tiny_models.static_model(root / "tiny" / "static", normalize=False)
     return root
 
 

@@ -96,6 +96,8 @@ class TritonClient:
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
+        if token_rows.size == 0:
+            raise InferenceRejected(f"a request to {name} needs a row and every row a token")
         marked = mark_rows(token_rows)
         embeddings = await self._infer(name, version, marked, timeout)
         if embeddings is None:
@@ -116,6 +118,8 @@ class TritonClient:
             response = await next(self._turn)(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise await self._translate(error, name) from error
+        except asyncio.CancelledError as error:
+            raise _closed_or_cancelled() from error
         return _embeddings(response, marked.shape[0])
 
     async def load(self, name: str, timeout: float) -> None:
@@ -224,6 +228,14 @@ class TritonClient:
             return TritonUnavailable("Triton is not available")
         reason = _REQUEST_ID.sub("", details.splitlines()[0] if details else code.name)
         return InferenceRejected(f"Triton refused the request to {name}: {reason}")
+
+
+def _closed_or_cancelled() -> BaseException:
+    """What a cancelled call means: the caller is cancelled, or the client was closed under the call."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return asyncio.CancelledError()
+    return TritonUnavailable("Triton is not available")
 
 
 @functools.lru_cache(maxsize=1024)

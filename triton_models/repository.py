@@ -11,6 +11,7 @@ Knows nothing about Triton's process or the network. Messages of its errors hold
     └── DamagedModel (also a ManifestError)
 """
 
+import io
 import json
 import logging
 import os
@@ -110,19 +111,20 @@ class Repository:
 
         """
         model_dir = self._model_dir(served)
-        try:
-            text = (model_dir / CONFIG).read_text(encoding="utf-8")
-            version = served_version(from_text(text))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise _absent(served) from error
-        except (ConfigError, UnicodeDecodeError) as error:
-            raise DamagedModel(
-                f"{served}: config.pbtxt is damaged; delete and load the model again"
-            ) from error
-        directory = model_dir / str(version)
-        if not all((directory / name).is_file() for name in (MODEL, MANIFEST)):
-            raise _absent(served)
-        return directory
+        text = None
+        while True:
+            before, text = text, _read_config(model_dir, served)
+            try:
+                directory = model_dir / str(served_version(from_text(text)))
+            except ConfigError as error:
+                raise DamagedModel(
+                    f"{served}: config.pbtxt is damaged; delete and load the model again"
+                ) from error
+            if all((directory / name).is_file() for name in (MODEL, MANIFEST)):
+                return directory
+            # The model may have been replaced since its configuration was read: then that is another now.
+            if text == before:
+                raise _absent(served)
 
     def manifest(self, served: str) -> Manifest:
         """What is recorded about a model.
@@ -132,11 +134,9 @@ class Repository:
             DamagedModel: `config.pbtxt` or `model.json` cannot be read, or do not belong together.
 
         """
-        directory = self.version_dir(served)
+        directory, content = self._read(served, MANIFEST)
         try:
-            manifest = Manifest.from_json((directory / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise _absent(served) from error
+            manifest = Manifest.from_json(content.decode())
         except (ManifestError, UnicodeDecodeError) as error:
             raise DamagedModel(f"{served}: {error}; delete and load the model again") from error
         if str(manifest.version) != directory.name:
@@ -154,7 +154,7 @@ class Repository:
 
         """
         try:
-            with np.load(self.version_dir(served) / CHECK, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self._read(served, CHECK)[1]), allow_pickle=False) as arrays:
                 check = Check(
                     arrays["input_ids"].astype(np.int64, casting="safe"),
                     arrays["lengths"].astype(np.int32, casting="same_kind"),
@@ -242,15 +242,25 @@ class Repository:
 
     def clean(self) -> None:
         """Remove what killed processes left behind; what a living one uses stays."""
-        for path in self._staging.iterdir():
-            if path.suffix == ".lock":
-                continue
-            lock = FileLock(f"{path}.lock", timeout=0)
+        # A kill leaves the directory, the lock's file or both.
+        for name in {path.name.removesuffix(".lock") for path in self._staging.iterdir()}:
+            lock = FileLock(self._staging / f"{name}.lock", timeout=0)
             with suppress(Timeout), lock:
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(self._staging / name, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
         for path in self._trash.iterdir():
             shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self, served: str, name: str) -> tuple[Path, bytes]:
+        """The version's directory and one file of it, both of the same model while it is replaced."""
+        directory = None
+        while True:
+            before, directory = directory, self.version_dir(served)
+            try:
+                return directory, (directory / name).read_bytes()
+            except FileNotFoundError:
+                if directory == before:
+                    raise
 
     def _model_dir(self, served: str) -> Path:
         if served.startswith(".") or "/" in served or "\0" in served or not served:
@@ -259,6 +269,15 @@ class Repository:
 
     def _state_path(self, served: str) -> Path:
         return self.state_dir / "models" / f"{self._model_dir(served).name}.json"
+
+
+def _read_config(model_dir: Path, served: str) -> str:
+    try:
+        return (model_dir / CONFIG).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _absent(served) from error
+    except UnicodeDecodeError as error:
+        raise DamagedModel(f"{served}: config.pbtxt is damaged; delete and load the model again") from error
 
 
 def _absent(served: str) -> ModelNotInRepository:

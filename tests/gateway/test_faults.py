@@ -26,13 +26,24 @@ NAME = "tiny/bert"
 TEXTS = ["a dog", "a diver in the sea", "42"]
 
 
+@pytest.fixture(scope="module")
+def converted(model_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the model converted, to start from."""
+    repository = tmp_path_factory.mktemp("converted") / "repository"
+    command = ["-m", "converters", "sentence-transformer", NAME, "--output", str(repository)]
+    subprocess.run([sys.executable, *command, "--sources", str(model_sources)], cwd=ROOT, check=True)
+    return repository
+
+
+def server_on(converted: Path, sources: Path, directory: Path, *arguments: str, **settings: str) -> Server:
+    shutil.copytree(converted, directory / "repository")
+    environment = {"MODEL_SOURCES": str(sources), "LOAD_MODELS": NAME, **settings}
+    return Server(directory / "repository", environment, directory / "server.log", arguments or ("app.py",))
+
+
 @pytest.fixture
-def own(model_sources: Path, tmp_path: Path) -> Iterator[Server]:
-    server = Server(
-        tmp_path / "repository",
-        {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": NAME},
-        tmp_path / "server.log",
-    )
+def own(converted: Path, model_sources: Path, tmp_path: Path) -> Iterator[Server]:
+    server = server_on(converted, model_sources, tmp_path)
     server.start()
     try:
         server.wait_healthy()
@@ -90,7 +101,7 @@ def test_the_front_end_killed_leaves_nothing_behind(own: Server) -> None:
     own.start()
     own.wait_healthy(30)
     assert cosines(vectors(own), expected).min() >= 0.99999
-    assert own.log.read_text().count(f"{NAME}: convert   0 %") == 1
+    assert "convert " not in own.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -108,11 +119,11 @@ def test_a_second_start_converts_nothing_and_serves_within_ten_seconds(own: Serv
     own.start()
     own.wait_healthy(10)
     assert time.monotonic() - start < 10
-    assert own.log.read_text().count(f"{NAME}: convert   0 %") == 1
+    assert "convert " not in own.log.read_text()
 
 
 def test_a_killed_conversion_is_an_error_and_the_next_succeeds(own: Server, model_sources: Path) -> None:
-    tiny_models.bert(model_sources / "killed" / "conversion")
+    tiny_models.transformer_model(model_sources / "killed" / "conversion")
     answers: list[httpx.Response] = []
     with own.client() as client:
 
@@ -134,13 +145,9 @@ def test_a_killed_conversion_is_an_error_and_the_next_succeeds(own: Server, mode
         assert answers[1].status_code == 200
 
 
-def test_four_workers_share_one_triton(model_sources: Path, tmp_path: Path) -> None:
-    server = Server(
-        tmp_path / "repository",
-        {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": NAME},
-        tmp_path / "server.log",
-        ("-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", "{port}", "--workers", "4"),
-    )
+def test_four_workers_share_one_triton(converted: Path, model_sources: Path, tmp_path: Path) -> None:
+    uvicorn = ("-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", "{port}", "--workers", "4")
+    server = server_on(converted, model_sources, tmp_path, *uvicorn)
     server.start()
     try:
         server.wait_healthy()
@@ -162,20 +169,15 @@ def test_four_workers_share_one_triton(model_sources: Path, tmp_path: Path) -> N
     assert end_of(children) == []
 
 
-def test_a_triton_that_is_already_there_is_used(model_sources: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
+def test_a_triton_that_is_already_there_is_used(converted: Path, model_sources: Path, tmp_path: Path) -> None:
     port = free_port()
-    environment = {**os.environ, "MODEL_REPOSITORY": str(repository), "TRITON_GRPC_PORT": str(port)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    server = server_on(converted, model_sources, tmp_path, TRITON_GRPC_URL=f"127.0.0.1:{port}")
+    ports = {"GRPC_PORT": str(port), "METRICS_PORT": str(free_port())}
+    environment = {**os.environ, **ports, "MODEL_REPOSITORY": str(server.repository)}
     with (tmp_path / "triton.log").open("wb") as log:
         triton = subprocess.Popen(
             [ROOT / "run_triton_server_dev.sh"], env=environment, stdout=log, stderr=log
         )
-    server = Server(
-        repository,
-        {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": NAME, "TRITON_GRPC_URL": f"127.0.0.1:{port}"},
-        tmp_path / "server.log",
-    )
     server.start()
     try:
         server.wait_healthy()
@@ -246,7 +248,7 @@ def kill(own: Server, victim: str) -> None:
 def random_kills(own: Server, sources: Path, kills: int) -> list[str]:
     """Kill Triton, the front end or a conversion at random moments of load and infer; report what was."""
     rng = random.Random(os.environ.get("SEED", "1"))
-    tiny_models.bert(sources / "loading" / "meanwhile")
+    tiny_models.transformer_model(sources / "loading" / "meanwhile")
     expected = vectors(own)
     report = []
     with Load(own, expected) as load:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ from triton_models.repository import (
 
 PROJECT = Path(__file__).parents[2]
 
+HOLD_FOR_EVER = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
 INSTALL_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
@@ -36,6 +46,22 @@ print("ready", flush=True)
 for seed in itertools.cycle((1, 2)):
     install(repository, "tiny", seed)
 """
+
+
+@contextmanager
+def running(program: str, argument: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, past its first line of output; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(argument)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_an_installed_model_is_found_with_its_manifest(repository: Repository) -> None:
@@ -197,33 +223,21 @@ def test_readers_never_see_half_a_state(repository: Repository) -> None:
 
 
 def test_the_lock_is_of_one_process(repository: Repository) -> None:
-    program = "import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(); print(1, flush=True); input()"
-    path = str(repository.lock_path("tiny"))
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with running(HOLD_FOR_EVER, repository.lock_path("tiny")) as holder:
         with pytest.raises(Timeout):
             repository.lock("tiny").acquire(timeout=0)
         holder.kill()
-        holder.wait()
         with repository.lock("tiny").acquire(timeout=5):
             pass
 
 
 def test_a_reader_finds_a_whole_model_while_another_process_replaces_it(repository: Repository) -> None:
     versions = {install(repository, "tiny", seed).version for seed in (2, 1)}
-    with subprocess.Popen(
-        [sys.executable, "-c", INSTALL_FOR_EVER, str(repository.root)], cwd=PROJECT, stdout=subprocess.PIPE
-    ) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
+    with running(INSTALL_FOR_EVER, repository.root):
         seen = set()
         for _ in range(400):
             assert (repository.root / "tiny" / CONFIG).is_file()
             seen.add(repository.manifest("tiny").version)
-        writer.kill()
     assert seen == versions
 
 
@@ -231,15 +245,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_model(repository: Repository) -> No
     versions = {install(repository, "tiny", seed).version for seed in (2, 1)}
     moments = random.Random(0)
     for _ in range(5):
-        with subprocess.Popen(
-            [sys.executable, "-c", INSTALL_FOR_EVER, str(repository.root)],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-        ) as writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
+        with running(INSTALL_FOR_EVER, repository.root):
             time.sleep(moments.uniform(0, 0.1))
-            writer.kill()
         manifest = repository.manifest("tiny")
         assert manifest.version in versions
         directory = repository.version_dir("tiny")

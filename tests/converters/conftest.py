@@ -1,0 +1,89 @@
+"""What the converter's tests share: a quiet transformers, and conversion in this process."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from converters.pipeline import Request, run
+from converters.progress import Step
+from triton_models.manifest import Manifest
+from triton_models.repository import Repository
+
+Convert = Callable[..., "Converted"]
+
+
+class Steps:
+    """A `Progress` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, float, str]] = []
+
+    def step(self, step: Step, progress: float, message: str) -> None:
+        self.steps.append((step, progress, message))
+
+    def result(self, outcome: dict[str, object]) -> None:
+        raise AssertionError(f"only the command reports a result: {outcome}")
+
+
+class Converted:
+    """An installed model, run by the engine that serves."""
+
+    def __init__(self, repository: Repository, served: str, manifest: Manifest, steps: Steps) -> None:
+        from tokenizers import Tokenizer
+
+        from triton_models.backends.onnxruntime.engine import Engine
+
+        self.manifest = manifest
+        self.steps = steps.steps
+        self.directory = repository.version_dir(served)
+        self.engine = Engine(self.directory / "model.onnx", 2)
+        self.tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=self.manifest.add_special_tokens).ids)
+
+    def embed(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        lengths = np.array([len(row) for row in rows], dtype=np.int32)
+        return self.engine.run(np.array(sum(rows, []), dtype=np.int64), lengths)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> Iterator[None]:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.fixture
+def convert(tmp_path: Path) -> Convert:
+    """Convert a directory below `tmp_path / "sources"` by its name."""
+
+    def run_conversion(name: str, sources: list[Path] | None = None, **options: object) -> Converted:
+        steps = Steps()
+        request = Request(
+            model_name=name,
+            output=tmp_path / "repository",
+            revision=None,
+            sources=sources or [tmp_path / "sources"],
+            trust_remote_code=False,
+            threads=2,
+            locked=False,
+        )
+        served, manifest = run(request, steps)
+        return Converted(Repository(request.output), served, manifest, steps)
+
+    return run_conversion
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    directory = tmp_path / "sources"
+    directory.mkdir()
+    return directory

@@ -1,0 +1,349 @@
+"""Tiny SentenceTransformer directories with random weights, made with the libraries themselves.
+
+Deterministic. The weights are larger than usual, so that the vectors of different texts differ
+clearly: a check against nearly parallel vectors would see nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+HIDDEN = 32
+VOCAB = 600
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog and runs away from the river",
+    "a server turns sentences into vectors, and similar sentences lie near each other",
+    "Die Straße fällt über größere Höhen ab, und der Wind weht kalt im Winter",
+    "numbers 0 1 2 3 4 5 6 7 8 9 and marks . , ! ? : ; - ( ) [ ] ' \" / @ # % & *",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю",
+    "素早い茶色の狐 敏捷的棕色狐狸 다람쥐 헌 쳇바퀴에",
+    "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ äöüß éèêàç",
+    "question answer light paper window ocean market doctor silver quiet running between careful",
+] * 4
+
+_SIZES = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 130,
+}
+_BERT_LIKE = {**_SIZES, "vocab_size": VOCAB, "type_vocab_size": 2, "pad_token_id": 0}
+_ROBERTA_LIKE = {**_BERT_LIKE, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+
+def wordpiece(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
+    """As BERT's: [PAD] is 0."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=names, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def byte_level(*, ends: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: as RoBERTa's, [PAD] 1 between <s> 0 and </s> 2, or with an end token only."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB,
+            special_tokens=names,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return _sentencepiece_like(tokenizer)
+
+
+def unigram(*, ends: bool = False) -> PreTrainedTokenizerFast:
+    """Unigram: as XLM-R's, or as T5's with an end token only."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(vocab_size=400, special_tokens=names, unk_token="<unk>", show_progress=False),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return _sentencepiece_like(tokenizer)
+
+
+def _sentencepiece_like(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.BertModel(transformers.BertConfig(**_BERT_LIKE)), wordpiece()
+
+
+def _distilbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.DistilBertConfig(
+        vocab_size=VOCAB, dim=HIDDEN, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=130
+    )
+    return transformers.DistilBertModel(config), wordpiece()
+
+
+def _roberta() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.RobertaModel(transformers.RobertaConfig(**_ROBERTA_LIKE)), byte_level()
+
+
+def _xlm_roberta() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**_ROBERTA_LIKE)), unigram()
+
+
+def _camembert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.CamembertModel(transformers.CamembertConfig(**_ROBERTA_LIKE)), unigram()
+
+
+def _mpnet() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.MPNetConfig(
+        **_SIZES, vocab_size=VOCAB, pad_token_id=1, bos_token_id=0, eos_token_id=2
+    )
+    return transformers.MPNetModel(config), unigram()
+
+
+def _albert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.AlbertConfig(**{**_BERT_LIKE, "pad_token_id": 1}, embedding_size=16)
+    return transformers.AlbertModel(config), unigram()
+
+
+def _electra() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.ElectraConfig(**_BERT_LIKE, embedding_size=16)
+    return transformers.ElectraModel(config), wordpiece()
+
+
+def _modernbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.ModernBertConfig(
+        **{**_SIZES, "num_hidden_layers": 4},
+        vocab_size=VOCAB,
+        global_attn_every_n_layers=2,
+        local_attention=8,
+        pad_token_id=0,
+        cls_token_id=2,
+        sep_token_id=3,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    return transformers.ModernBertModel(config), wordpiece(lowercase=False)
+
+
+def _t5() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.T5Config(
+        vocab_size=VOCAB,
+        d_model=HIDDEN,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=20,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    return transformers.T5EncoderModel(config), unigram(ends=True)
+
+
+def _decoder(**more: Any) -> dict[str, Any]:
+    return {
+        **_SIZES,
+        "vocab_size": VOCAB,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        **more,
+    }
+
+
+def _qwen3() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.Qwen3Model(transformers.Qwen3Config(**_decoder())), byte_level(ends=True)
+
+
+def _mistral() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return transformers.MistralModel(transformers.MistralConfig(**_decoder(sliding_window=6))), byte_level(
+        ends=True
+    )
+
+
+def _gemma3(**more: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config = transformers.Gemma3TextConfig(
+        **_decoder(
+            num_hidden_layers=2,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"],
+            query_pre_attn_scalar=8,
+            **more,
+        )
+    )
+    return transformers.Gemma3TextModel(config), byte_level(ends=True)
+
+
+def _gemma3_bidirectional() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return _gemma3(use_bidirectional_attention=True)
+
+
+ARCHITECTURES: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
+    "bert": _bert,
+    "distilbert": _distilbert,
+    "roberta": _roberta,
+    "xlm_roberta": _xlm_roberta,
+    "camembert": _camembert,
+    "mpnet": _mpnet,
+    "albert": _albert,
+    "electra": _electra,
+    "modernbert": _modernbert,
+    "t5": _t5,
+    "qwen3": _qwen3,
+    "mistral": _mistral,
+    "gemma3": _gemma3,
+    "gemma3_bidirectional": _gemma3_bidirectional,
+}
+"""Transformers by name; `static` is made by `static_model`."""
+
+PACKED = frozenset(ARCHITECTURES) - {"mpnet", "t5"}
+"""Those whose attention goes through the interface."""
+
+
+def transformer_model(
+    path: Path,
+    architecture: str = "bert",
+    *,
+    pooling: str | Sequence[str] | None = None,
+    dense: int | None = None,
+    residual: bool = False,
+    activation: nn.Module | None = None,
+    layer_norm: bool = False,
+    normalize: bool = True,
+    include_prompt: bool = True,
+    prompts: dict[str, str] | None = None,
+    default_prompt_name: str | None = None,
+    max_seq_length: int = 64,
+    truncate_dim: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Save a model of one of `ARCHITECTURES` to `path` and return it.
+
+    pooling: mode or modes; by default the last token for decoders, else the mean.
+    dense: output size of a Dense module after pooling. seed: other seeds give other weights.
+    """
+    torch.manual_seed(seed)
+    backbone, tokenizer = ARCHITECTURES[architecture]()
+    _spread_weights(backbone)
+    tokenizer.model_max_length = max_seq_length
+    raw = path.parent / f".{path.name}.transformer"
+    backbone.save_pretrained(raw)
+    tokenizer.save_pretrained(raw)
+    first = Transformer(str(raw), processor_kwargs={"model_max_length": max_seq_length})
+    default = "lasttoken" if _is_decoder(backbone.config) else "mean"
+    modes = pooling or default
+    width = HIDDEN if isinstance(modes, str) else HIDDEN * len(modes)
+    modules: list[nn.Module] = [
+        first,
+        Pooling(HIDDEN, modes if isinstance(modes, str) else tuple(modes), include_prompt=include_prompt),
+    ]
+    if dense is not None:
+        modules.append(
+            Dense(width, dense, activation_function=activation or nn.Tanh(), use_residual=residual)
+        )
+        width = dense
+    if layer_norm:
+        modules.append(LayerNorm(width))
+    if normalize:
+        modules.append(Normalize())
+    model = SentenceTransformer(
+        modules=modules,
+        device="cpu",
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        truncate_dim=truncate_dim,
+    )
+    model.save(str(path), create_model_card=False)
+    return path
+
+
+def static_model(path: Path, *, normalize: bool = True, seed: int = 0) -> Path:
+    """Save a model of static embeddings."""
+    torch.manual_seed(seed)
+    backend = wordpiece().backend_tokenizer
+    modules: list[nn.Module] = [StaticEmbedding(backend, embedding_weights=torch.randn(VOCAB, HIDDEN))]
+    if normalize:
+        modules.append(Normalize())
+    SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
+    return path
+
+
+def _is_decoder(config: PretrainedConfig) -> bool:
+    return config.model_type in ("qwen3", "mistral", "gemma3_text")
+
+
+def _spread_weights(model: PreTrainedModel) -> None:
+    """Weights that move vectors: attention that prefers some tokens, biases and gains that are not 0 and 1."""
+    # Gemma adds normalised outputs to its inputs, so large inputs would leave every last token alike.
+    words = 0.1 if model.config.model_type == "gemma3_text" else 3.0
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter is table:
+                parameter.copy_(noise * words)
+            elif parameter.ndim == 1:
+                parameter.add_(noise * 0.1)
+            else:
+                scale = (
+                    0.5 if "embed" in name else 1.0 if "bias" in name else 2.0 / parameter.shape[-1] ** 0.5
+                )
+                parameter.copy_(noise * scale)
