@@ -22,7 +22,9 @@ from triton_models.names import InvalidModelName
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0 after a conversion and 1 after an error."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     # Libraries print; what they print must not come between the lines of the protocol.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -51,9 +53,13 @@ def _run(request: Request, progress: Progress) -> int:
     except Exception as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
         traceback.print_exc()
         if _is_disk_full(error):
-            progress.result({"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"})
+            progress.result(
+                {"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"}
+            )
         else:
-            progress.result({"error": "internal", "message": "the conversion failed; the server's log says why"})
+            progress.result(
+                {"error": "internal", "message": "the conversion failed; the server's log says why"}
+            )
     else:
         outcome = {
             "served_name": served,
@@ -91,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         help="directories that hold models by name, ':'-separated; $MODEL_SOURCES by default",
     )
     command.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that the model brings along; never for a request"
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that the model brings along; never for a request",
     )
     command.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="of the engine in the check; as in serving"

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +73,7 @@ class CheckResult:
     worst_text: str
 
 
-def prepare(
-    reference: Reference, tokenizer: TextTokenizer, report: Callable[[float, str], None]
-) -> Samples:
+def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[float, str], None]) -> Samples:
     """Tokenize and embed the check texts with the reference.
 
     Raises:
@@ -112,7 +111,9 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     norms_a, norms_b = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
     product = norms_a * norms_b
-    cosine = np.divide((a64 * b64).sum(1), product, out=np.zeros_like(product), where=product > 0)
+    cosine: NDArray[np.float64] = np.divide(
+        (a64 * b64).sum(1), product, out=np.zeros_like(product), where=product > 0
+    )
     cosine[(norms_a == 0) & (norms_b == 0)] = 1.0
     cosine[~np.isfinite(a64).all(1) | ~np.isfinite(b64).all(1)] = -1.0
     return cosine
@@ -182,10 +183,10 @@ def save(samples: Samples, path: Path) -> None:
     """Write `check.npz`, the part of the check that is repeated after each load."""
     rows = samples.spread(_KEPT_SAMPLES, _KEPT_TOKENS)
     input_ids, lengths = samples.batch(rows)
-    arrays = {"input_ids": input_ids, "lengths": lengths, "embeddings": samples.vectors[rows]}
+    arrays: dict[str, Any] = {"input_ids": input_ids, "lengths": lengths, "embeddings": samples.vectors[rows]}
     if samples.empty is not None:
         arrays["empty_embedding"] = samples.empty
-    np.savez(path, **arrays)  # type: ignore[arg-type] - the stub takes the arrays for allow_pickle
+    np.savez(path, **arrays)
 
 
 def _check_norms(vectors: NDArray[np.float32], samples: Samples) -> None:
@@ -193,7 +194,9 @@ def _check_norms(vectors: NDArray[np.float32], samples: Samples) -> None:
     off = np.abs(norms - expected) > NORM_TOLERANCE * expected
     if off.any():
         text = shorten(samples.texts[int(off.argmax())])
-        raise CheckFailed(f"the converted model's vectors have another length than the reference's, for the text {text}")
+        raise CheckFailed(
+            f"the converted model's vectors have another length than the reference's, for the text {text}"
+        )
 
 
 class _Worst:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from converters.packing import ATTENTION, Layout, packed_attention
 from converters.pooling import GatherPooling
@@ -81,7 +82,7 @@ class StaticMean(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(weight)
+        self.embedding = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The mean of the vectors of `ids` (int64 [total]) over each text."""
@@ -89,7 +90,8 @@ class StaticMean(nn.Module):
         place = torch.arange(ids.shape[0]).unsqueeze(0)
         within = (place < ends) & (place >= ends - lengths.unsqueeze(1))
         vectors: Tensor = self.embedding(ids)
-        return within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
+        mean: Tensor = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
+        return mean
 
 
 class SentenceGraph(nn.Module):
@@ -131,16 +133,16 @@ class SentenceGraph(nn.Module):
                 features["sentence_embedding"] = module(features["token_embeddings"], layout, pooled)
             else:
                 features = module(features)
-        embedding = features["sentence_embedding"]
+        embedding: Tensor = features["sentence_embedding"]
         return embedding if self.truncate is None else embedding[:, : self.truncate]
 
     def _pooled(self, input_ids: Tensor) -> Tensor:
-        """bool [total]: which tokens are pooled."""
+        """Which tokens are pooled, bool [total]."""
         if self.prompt_flag:
             return torch.remainder(input_ids, NOT_POOLED << 1) < NOT_POOLED
         return torch.ones_like(input_ids, dtype=torch.bool)
 
 
-def use_attention(model: nn.Module, attention: Attention) -> None:
+def use_attention(model: PreTrainedModel, attention: Attention) -> None:
     """Make a transformers model use packed attention, or the plain one that exporters understand."""
     model.set_attn_implementation(ATTENTION if attention == "packed" else "eager")

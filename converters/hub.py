@@ -8,8 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -17,14 +16,24 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx as hub_httpx
-from huggingface_hub.utils import tqdm as hub_tqdm
+from huggingface_hub.utils import httpx, tqdm  # type: ignore[attr-defined]
 
 from converters.errors import SourceNotFound
 from converters.progress import Progress
 
 _PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
-_UNREAD = ("onnx/*", "openvino/*", "*.onnx", "tf_*", "flax_*", "rust_*", "*.ot", "*.h5", "*.msgpack", "*.gguf")
+_UNREAD = (
+    "onnx/*",
+    "openvino/*",
+    "*.onnx",
+    "tf_*",
+    "flax_*",
+    "rust_*",
+    "*.ot",
+    "*.h5",
+    "*.msgpack",
+    "*.gguf",
+)
 _ANSWER_SECONDS = 10.0
 
 
@@ -63,8 +72,8 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
     """
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
-        files = [entry.rfilename for entry in info.siblings or []]
+        listed = snapshot_download(repo, revision=revision, dry_run=True, etag_timeout=_ANSWER_SECONDS)
+        files = [entry.filename for entry in listed]
         return Path(
             snapshot_download(
                 repo,
@@ -78,9 +87,13 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         raise SourceNotFound(f"{repo} has no revision {revision!r} on the Hugging Face Hub") from error
     except RepositoryNotFoundError as error:
         raise SourceNotFound(
-            f"{repo} is in no local source and the Hugging Face Hub has no such model, or it is private or gated"
+            f"{repo} is in no local source and the Hugging Face Hub has no such model, or it is not public"
         ) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, hub_httpx.TransportError, httpx.TransportError) as error:
+    except (
+        OfflineModeIsEnabled,
+        LocalEntryNotFoundError,
+        httpx.TransportError,
+    ) as error:
         raise SourceNotFound(
             f"{repo} is in no local source and the Hugging Face Hub could not be reached"
         ) from error
@@ -106,12 +119,12 @@ def needed(files: list[str]) -> list[str]:
     return chosen
 
 
-def _bar(repo: str, progress: Progress) -> type[hub_tqdm]:
+def _bar(repo: str, progress: Progress) -> type[tqdm]:
     """A tqdm class, as huggingface_hub takes one, that reports the bytes fetched and draws nothing."""
 
-    class Bar(hub_tqdm):  # type: ignore[misc] - huggingface_hub's class is untyped here
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own signature
-            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             drawn: bool | None = super().update(n)

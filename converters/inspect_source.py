@@ -74,7 +74,9 @@ def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bo
     if not modules:
         raise InvalidModel("modules.json lists no modules")
     for module in modules:
-        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("type", "path")):
+        if not isinstance(module, dict) or not all(
+            isinstance(module.get(key), str) for key in ("type", "path")
+        ):
             raise InvalidModel("modules.json is broken: each module needs a type and a path")
         path = Path(module["path"])
         if path.is_absolute() or ".." in path.parts:
@@ -112,7 +114,9 @@ def _check_transformer(directory: Path, home: Path) -> None:
                 raise InvalidModel(f"{name} points to another model ({pointer}), which is not followed")
         task = settings.get("transformer_task", "feature-extraction")
         if task != "feature-extraction":
-            raise InvalidModel(f"the transformer's task is {task!r}; only 'feature-extraction' gives embeddings")
+            raise InvalidModel(
+                f"the transformer's task is {task!r}; only 'feature-extraction' gives embeddings"
+            )
         if settings.get("query_expansion"):
             raise InvalidModel("the model expands queries (query_expansion), which is not supported")
 

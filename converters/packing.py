@@ -65,8 +65,9 @@ class Layout:
     @classmethod
     def of(cls, lengths: Tensor, total: int) -> "Layout":
         """The layout of texts of `lengths` (int64 [batch], all at least 1) that sum to `total`."""
-        longest = lengths.max().item()
-        torch._check(longest >= 1)
+        # A symbolic number while the graph is traced; int() would make it one number for ever.
+        longest: int = lengths.max().item()  # type: ignore[assignment]
+        torch._check(longest >= 1)  # type: ignore[no-untyped-call]
         ends = lengths.cumsum(0)
         starts = ends - lengths
         place = torch.arange(longest)
@@ -86,7 +87,9 @@ class Layout:
     def pad(self, packed: Tensor, dim: int = 0) -> Tensor:
         """Make of the dimension `total` the two `batch, longest`; what stands on padding is some token's."""
         # index_select becomes one Gather; indexing with a tensor becomes transpositions around a GatherND.
-        return packed.index_select(dim, self.tokens.flatten()).unflatten(dim, (self.lengths.shape[0], self.longest))
+        chosen = packed.index_select(dim, self.tokens.flatten())
+        before, after = packed.shape[:dim], packed.shape[dim + 1 :]
+        return chosen.reshape(*before, self.lengths.shape[0], self.longest, *after)
 
     def pack(self, padded: Tensor, dim: int = 0) -> Tensor:
         """Make of the two dimensions `batch, longest`, from `dim` on, the one `total`."""
@@ -124,7 +127,12 @@ class PackedAttention:
         layout = self._require_layout()
         batch = torch.arange(layout.lengths.shape[0]).view(-1, 1, 1, 1)
         place = torch.arange(layout.longest)
-        allowed = mask_function(batch, torch.zeros(1, 1, 1, 1, dtype=torch.int64), place.view(1, 1, -1, 1), place.view(1, 1, 1, -1))
+        allowed = mask_function(
+            batch,
+            torch.zeros(1, 1, 1, 1, dtype=torch.int64),
+            place.view(1, 1, -1, 1),
+            place.view(1, 1, 1, -1),
+        )
         allowed = (allowed & layout.valid[:, None, None, :])[:, 0]
         bias = torch.where(allowed, 0.0, _FAR_BELOW)
         self._biases.append(bias)
@@ -164,7 +172,7 @@ class PackedAttention:
         query, key, value = (layout.pad(states[0], 1) for states in (query, key, value))
         groups = query.shape[0] // key.shape[0]
         if groups > 1:
-            query = query.unflatten(0, (key.shape[0], groups))
+            query = query.reshape(key.shape[0], groups, *query.shape[1:])
             key, value = key.unsqueeze(1), value.unsqueeze(1)
         scores = query @ key.transpose(-1, -2)
         if softcap is not None:

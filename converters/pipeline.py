@@ -113,4 +113,6 @@ def _refuse_full_disk(directory: Path, anatomy: Anatomy) -> None:
     """Say at once what would otherwise fail after minutes."""
     needed, free = int(anatomy.weight_bytes * _DISK_FACTOR), shutil.disk_usage(directory).free
     if free < needed:
-        raise NoSpace(f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free")
+        raise NoSpace(
+            f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free"
+        )

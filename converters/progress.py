@@ -8,7 +8,7 @@ import sys
 import time
 from typing import IO, Literal, Protocol
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 Step = Literal["download", "convert", "verify"]
 
@@ -56,7 +56,7 @@ class BarProgress:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._bar: tqdm | None = None  # type: ignore[type-arg] - tqdm is generic in its stubs only
+        self._bar: tqdm | None = None
         self._step: Step | None = None
 
     def step(self, step: Step, progress: float, message: str) -> None:
@@ -64,7 +64,9 @@ class BarProgress:
         if self._bar is None or step != self._step:
             self._close()
             self._bar = tqdm(
-                total=1.0, file=sys.stderr, bar_format="{desc:<12}{percentage:3.0f}% |{bar:24}| {elapsed} {postfix}"
+                total=1.0,
+                file=sys.stderr,
+                bar_format="{desc:<12}{percentage:3.0f}% |{bar:24}| {elapsed} {postfix}",
             )
             self._bar.set_description_str(step, refresh=False)
             self._step = step

@@ -57,10 +57,14 @@ class Reference:
     truncate: int | None
 
     @property
+    def first(self) -> Any:  # noqa: ANN401 - one of two classes that share no type
+        """The first module: a `Transformer` or a `StaticEmbedding`."""
+        return self.model[0]
+
+    @property
     def backbone(self) -> PreTrainedModel | None:
         """The transformers model, None for static embeddings."""
-        first = self.model[0]
-        return first.model if isinstance(first, Transformer) else None
+        return self.first.model if isinstance(self.first, Transformer) else None
 
     def encode(self, texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
         """float32 [n, D], each text alone in its batch, with the default prompt or the given one.
@@ -70,7 +74,7 @@ class Reference:
         """
         try:
             vectors = self.model.encode(list(texts), prompt=prompt, batch_size=1, show_progress_bar=False)
-        except (IndexError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError) as error:
             raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
         return np.asarray(vectors, dtype=np.float32)
 
@@ -91,7 +95,9 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
             model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
     except _LOADING_ERRORS as error:
-        raise InvalidModel(f"sentence-transformers cannot load the model: {describe(error, directory)}") from error
+        raise InvalidModel(
+            f"sentence-transformers cannot load the model: {describe(error, directory)}"
+        ) from error
     model.eval().float()
     first = model[0]
     if isinstance(first, Transformer):
@@ -102,7 +108,7 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
     pooling = [module for module in model if hasattr(module, "include_prompt")]
     return Reference(
         model=model,
-        prompts=dict(model.prompts),
+        prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
         include_prompt=all(module.include_prompt for module in pooling),
         truncate=model.truncate_dim,
@@ -123,10 +129,13 @@ def _check_interface(first: Transformer) -> None:
     """Refuse inputs and outputs that the contract has no words for."""
     if "message" in first.modality_config:
         raise InvalidModel("the model takes chat messages, not plain texts; that is not supported")
-    how: dict[str, Any] | None = first.modality_config.get("text")
+    how: Any = first.modality_config.get("text")
     if how is None:
         raise InvalidModel("the model takes no text")
-    if how["method"] != "forward" or how["method_output_name"] not in ("last_hidden_state", ("last_hidden_state",)):
+    if how["method"] != "forward" or how["method_output_name"] not in (
+        "last_hidden_state",
+        ("last_hidden_state",),
+    ):
         raise InvalidModel(f"the transformer's output {how['method_output_name']!r} is not supported")
     if first.module_output_name != "token_embeddings":
         raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
@@ -136,7 +145,8 @@ def _check_interface(first: Transformer) -> None:
 
 def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
     """Refuse a checkpoint that lacks weights: transformers fills them with random numbers and goes on."""
-    _, report = type(first.model).from_pretrained(
+    kind: Any = type(first.model)
+    _, report = kind.from_pretrained(
         home,
         config=first.model.config,
         dtype=torch.float32,

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -19,7 +19,6 @@ from sentence_transformers.sentence_transformer.modules import (
     LayerNorm,
     Normalize,
     Pooling,
-    StaticEmbedding,
 )
 from torch import nn
 from torch.onnx.errors import OnnxExporterError
@@ -31,7 +30,7 @@ from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticM
 from converters.inspect_source import Anatomy
 from converters.packing import CannotPack
 from converters.pooling import GatherPooling
-from converters.progress import Progress
+from converters.progress import Progress, Step
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
 from triton_models.backends.onnxruntime.engine import Engine
@@ -60,6 +59,37 @@ class _Plan:
     attention: Attention
     reason: str
     graph: SentenceGraph
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a graph is made of: the reference's first module, and what follows it."""
+
+    reference: Reference
+    modules: list[nn.Module]
+
+    def packed(self) -> _Plan:
+        reason = "its attention goes through transformers' attention interface"
+        return self._transformer("packed", reason)
+
+    def padded(self, reason: str) -> _Plan:
+        return self._transformer("padded", reason)
+
+    def static(self) -> _Plan:
+        weight = self.reference.first.embedding.weight.detach()
+        return self._plan("none", "static embeddings have no attention", StaticMean(weight))
+
+    def _transformer(self, attention: Attention, reason: str) -> _Plan:
+        backbone = self.reference.backbone
+        assert backbone is not None
+        use_attention(backbone, attention)
+        return self._plan(attention, reason, Backbone(backbone, _inputs(self.reference), attention))
+
+    def _plan(self, attention: Attention, reason: str, first: Backbone | StaticMean) -> _Plan:
+        loaded = self.reference
+        graph = SentenceGraph(first, self.modules, loaded.truncate, not loaded.include_prompt).eval()
+        return _Plan(attention, reason, graph, _vocab_size(loaded))
 
 
 def build(
@@ -76,9 +106,10 @@ def build(
     """
     progress.step("convert", 0.05, "Loading the reference")
     loaded = reference.load(directory, anatomy, trust_remote_code=origin.trust_remote_code)
+    modules = _modules_after(loaded)
     tokenizer = TextTokenizer(loaded)
     samples = check.prepare(loaded, tokenizer, _part(progress, "convert", 0.15, 0.45))
-    plan, result = _convert(loaded, samples, into / "model.onnx", threads, progress)
+    plan, result = _convert(_Parts(loaded, modules), samples, into / "model.onnx", threads, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
     manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, _digest(into))
@@ -88,56 +119,43 @@ def build(
 
 
 def _convert(
-    loaded: Reference, samples: Samples, path: Path, threads: int, progress: Progress
+    parts: _Parts, samples: Samples, path: Path, threads: int, progress: Progress
 ) -> tuple[_Plan, CheckResult]:
     """Export and verify; padded where the packed graph cannot be exported or fails its check."""
-    plan = _plan(loaded, samples)
+    plan = _plan(parts, samples)
     try:
-        return plan, _export_and_verify(loaded, plan, samples, path, threads, progress)
+        return plan, _export_and_verify(plan, samples, path, threads, progress)
     except (InvalidModel, CheckFailed) as error:
         if plan.attention != "packed":
             raise
-        progress.step("convert", 0.5, f"Packed attention does not work for this model: {error}")
-        plan = _padded(loaded, f"packed attention was tried and failed: {error}")
-    return plan, _export_and_verify(loaded, plan, samples, path, threads, progress)
+        plan = parts.padded(f"packed attention was tried and failed: {error}")
+    return plan, _export_and_verify(plan, samples, path, threads, progress)
 
 
-def _plan(loaded: Reference, samples: Samples) -> _Plan:
+def _plan(parts: _Parts, samples: Samples) -> _Plan:
     """Packed where a trial batch in torch gives the reference's vectors, else padded."""
-    first = loaded.model[0]
-    if isinstance(first, StaticEmbedding):
-        graph = _graph(loaded, StaticMean(first.embedding.weight.detach()))
-        return _Plan("none", "static embeddings have no attention", graph)
-    backbone = loaded.backbone
-    assert backbone is not None
-    graph = _graph(loaded, Backbone(backbone, _inputs(loaded), "packed"))
+    if parts.reference.backbone is None:
+        return parts.static()
+    plan = parts.packed()
     rows = samples.spread(_TRIAL_TEXTS, _TRIAL_TOKENS)
     ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
     try:
-        use_attention(backbone, "packed")
         with torch.inference_mode():
-            vectors = graph(ids, lengths.unsqueeze(1)).numpy()
+            vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
     except (CannotPack, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return _padded(loaded, f"cannot be packed: {reference.describe(error)}")
+        return parts.padded(f"cannot be packed: {reference.describe(error)}")
     least = float(check.cosines(vectors, samples.vectors[rows]).min())
     if least < check.LEAST_COSINE:
-        return _padded(loaded, f"packed, it gives other vectors than the reference (cosine {least:.4f})")
-    return _Plan("packed", "its attention goes through transformers' attention interface", graph)
-
-
-def _padded(loaded: Reference, reason: str) -> _Plan:
-    backbone = loaded.backbone
-    assert backbone is not None
-    use_attention(backbone, "padded")
-    return _Plan("padded", reason, _graph(loaded, Backbone(backbone, _inputs(loaded), "padded")))
+        return parts.padded(f"packed, it gives other vectors than the reference (cosine {least:.4f})")
+    return plan
 
 
 def _export_and_verify(
-    loaded: Reference, plan: _Plan, samples: Samples, path: Path, threads: int, progress: Progress
+    plan: _Plan, samples: Samples, path: Path, threads: int, progress: Progress
 ) -> CheckResult:
     progress.step("convert", 0.5, f"Exporting to ONNX, attention {plan.attention}: {plan.reason}")
     try:
-        program = export.trace(plan.graph, _vocab_size(loaded))
+        program = export.trace(plan.graph, plan.vocab_size)
     except CannotPack as error:
         raise InvalidModel(f"the packed graph cannot be traced: {error}") from error
     except _EXPORT_ERRORS as error:
@@ -150,40 +168,41 @@ def _export_and_verify(
     return check.verify(engine.run, samples, _part(progress, "verify", 0.0, 1.0))
 
 
-def _graph(loaded: Reference, first: Backbone | StaticMean) -> SentenceGraph:
-    """The graph of all modules.
+def _modules_after(loaded: Reference) -> list[nn.Module]:
+    """What the graph holds after the first module.
 
     Raises:
         InvalidModel: naming a module that is not supported.
     """
+    is_static = loaded.backbone is None
     modules: list[nn.Module] = []
     for module in list(loaded.model)[1:]:
         if type(module) is Pooling:
-            if isinstance(first, StaticMean):
+            if is_static:
                 raise InvalidModel("the module Pooling after static embeddings is not supported")
-            modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
-            modules.append(GatherPooling(tuple(modes)))
+            mode: Any = module.pooling_mode
+            modules.append(GatherPooling((mode,) if isinstance(mode, str) else tuple(mode)))
         elif type(module) in (Dense, LayerNorm, Normalize):
             modules.append(module)
         elif type(module) is not Dropout:
             raise InvalidModel(f"the module {type(module).__name__} is not supported")
     pools = any(isinstance(module, GatherPooling) for module in modules)
-    if not pools and not isinstance(first, StaticMean):
+    if not pools and not is_static:
         raise InvalidModel("the model has no Pooling module: it gives token vectors, not one for a text")
-    return SentenceGraph(first, modules, loaded.truncate, not loaded.include_prompt).eval()
+    return modules
 
 
 def _inputs(loaded: Reference) -> Inputs:
     """What this architecture takes, read off its modules and off what the reference passes."""
-    first, backbone = loaded.model[0], loaded.backbone
+    first, backbone = loaded.first, loaded.backbone
     assert backbone is not None
     modules = dict(backbone.named_modules())
     features = first.preprocess(["text"])
-    table = next(
-        (module for name, module in modules.items() if name.endswith("position_embeddings")), None
-    )
+    table = next((module for name, module in modules.items() if name.endswith("position_embeddings")), None)
     takes = first._declared_forward_params
-    has_types = "token_type_ids" in features or any(name.endswith("token_type_embeddings") for name in modules)
+    has_types = "token_type_ids" in features or any(
+        name.endswith("token_type_embeddings") for name in modules
+    )
     pad_id = getattr(backbone.config, "pad_token_id", None)
     if pad_id is None:
         pad_id = getattr(first.tokenizer, "pad_token_id", None)
@@ -196,10 +215,11 @@ def _inputs(loaded: Reference) -> Inputs:
 
 
 def _vocab_size(loaded: Reference) -> int:
-    first, backbone = loaded.model[0], loaded.backbone
+    first, backbone = loaded.first, loaded.backbone
     if backbone is None:
         return int(first.num_embeddings)
-    return int(backbone.get_input_embeddings().num_embeddings)
+    table: Any = backbone.get_input_embeddings()
+    return int(table.num_embeddings)
 
 
 def _manifest(
@@ -212,7 +232,7 @@ def _manifest(
     digest: str,
 ) -> Manifest:
     """What is recorded; the digest also covers what changes a text's ids beside the tokenizer."""
-    text_settings = {
+    text_settings: dict[str, Any] = {
         "prompts": loaded.prompts,
         "default_prompt_name": loaded.default_prompt_name,
         "include_prompt": loaded.include_prompt,
@@ -251,10 +271,10 @@ def _digest(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _part(progress: Progress, step: str, start: float, end: float) -> Callable[[float, str], None]:
+def _part(progress: Progress, step: Step, start: float, end: float) -> Callable[[float, str], None]:
     """A function that reports 0 to 1 as `start` to `end` of a step."""
 
     def report(done: float, message: str) -> None:
-        progress.step(step, start + (end - start) * done, message)  # type: ignore[arg-type] - one of Step
+        progress.step(step, start + (end - start) * done, message)
 
     return report

@@ -7,10 +7,11 @@ one letter, other scripts, emoji, control characters, special tokens typed by a 
 import random
 
 _WORDS = (
-    "the of and to in a is that for it as was with be by on not he this are or his from at which but have an had "
-    "they you were their one all we can her has there been if more when will would who so no out up into do any "
-    "your what server vector model river mountain embedding language winter science music bread history garden "
-    "engine question answer light paper window ocean market doctor silver quiet running between against careful"
+    "the of and to in a is that for it as was with be by on not he this are or his from at which but "
+    "have an had  they you were their one all we can her has there been if more when will would who so "
+    "no out up into do any  your what server vector model river mountain embedding language winter "
+    "science music bread history garden  engine question answer light paper window ocean market doctor "
+    "silver quiet running between against careful"
 ).split()
 
 EDGE_TEXTS: tuple[str, ...] = (
@@ -39,7 +40,8 @@ EDGE_TEXTS: tuple[str, ...] = (
     "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
     "Vạn sự khởi đầu nan",
     "e\u0301 combining, \u00e9 composed, \ufb01 ligature, Ⅷ",
-    "\U0001f600 \U0001f680\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "\U0001f600 \U0001f680 \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 a family in one sign",
     "\U00020000\U0002a6d6 rare ideographs \U000e0041",
     "[CLS] [SEP] [PAD] [MASK] [UNK]",
     "<s> </s> <pad> <mask> <unk> <|endoftext|> <|im_end|>",

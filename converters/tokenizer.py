@@ -15,7 +15,9 @@ from converters.errors import InvalidModel
 from converters.reference import Reference
 from triton_models.tokens import mark_not_pooled
 
-_FEATURES = frozenset({"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets"})
+_FEATURES = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets"}
+)
 
 
 class TextTokenizer:
@@ -25,7 +27,7 @@ class TextTokenizer:
     """
 
     def __init__(self, reference: Reference) -> None:
-        first = reference.model[0]
+        first = reference.first
         self.is_static = isinstance(first, StaticEmbedding)
         self.add_special_tokens = not self.is_static
         self.include_prompt = reference.include_prompt
@@ -36,7 +38,10 @@ class TextTokenizer:
             first.preprocess(["text"])
             if not hasattr(first.tokenizer, "backend_tokenizer"):
                 raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
-            live, self.special_ids = first.tokenizer.backend_tokenizer, sorted(first.tokenizer.all_special_ids)
+            live, self.special_ids = (
+                first.tokenizer.backend_tokenizer,
+                sorted(first.tokenizer.all_special_ids),
+            )
         self.tokenizer = Tokenizer.from_str(live.to_str())
         self.tokenizer.no_padding()
 
@@ -70,7 +75,9 @@ class TextTokenizer:
             if unknown:
                 raise InvalidModel(f"the model takes inputs that are not supported: {', '.join(unknown)}")
             if "token_type_ids" in features and bool(features["token_type_ids"].any()):
-                raise InvalidModel("the model's tokenizer gives token types other than 0, which is not supported")
+                raise InvalidModel(
+                    "the model's tokenizer gives token types other than 0, which is not supported"
+                )
             expected = features["input_ids"].reshape(-1).numpy()
             encoding = self.tokenizer.encode(prompt + text, add_special_tokens=self.add_special_tokens)
             if not np.array_equal(expected, encoding.ids):

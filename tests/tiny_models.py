@@ -19,24 +19,13 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
     Transformer,
 )
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-HIDDEN = 32
-VOCAB = 600
-CORPUS = [
-    "the quick brown fox jumps over the lazy dog and runs away from the river",
-    "a server turns sentences into vectors, and similar sentences lie near each other",
-    "Die Straße fällt über größere Höhen ab, und der Wind weht kalt im Winter",
-    "numbers 0 1 2 3 4 5 6 7 8 9 and marks . , ! ? : ; - ( ) [ ] ' \" / @ # % & *",
-    "Съешь же ещё этих мягких французских булок, да выпей чаю",
-    "素早い茶色の狐 敏捷的棕色狐狸 다람쥐 헌 쳇바퀴에",
-    "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ äöüß éèêàç",
-    "question answer light paper window ocean market doctor silver quiet running between careful",
-] * 4
+from tests.tiny_tokenizers import VOCAB, byte_level, unigram, wordpiece
 
-_SIZES = {
+HIDDEN = 32
+_SIZES: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -45,82 +34,6 @@ _SIZES = {
 }
 _BERT_LIKE = {**_SIZES, "vocab_size": VOCAB, "type_vocab_size": 2, "pad_token_id": 0}
 _ROBERTA_LIKE = {**_BERT_LIKE, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-
-
-def wordpiece(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """As BERT's: [PAD] is 0."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=names, show_progress=False)
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def byte_level(*, ends: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: as RoBERTa's, [PAD] 1 between <s> 0 and </s> 2, or with an end token only."""
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=VOCAB,
-            special_tokens=names,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return _sentencepiece_like(tokenizer)
-
-
-def unigram(*, ends: bool = False) -> PreTrainedTokenizerFast:
-    """Unigram: as XLM-R's, or as T5's with an end token only."""
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(
-        CORPUS,
-        trainers.UnigramTrainer(vocab_size=400, special_tokens=names, unk_token="<unk>", show_progress=False),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return _sentencepiece_like(tokenizer)
-
-
-def _sentencepiece_like(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
 
 
 def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -167,7 +80,7 @@ def _modernbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     config = transformers.ModernBertConfig(
         **{**_SIZES, "num_hidden_layers": 4},
         vocab_size=VOCAB,
-        global_attn_every_n_layers=2,
+        layer_types=["full_attention", "sliding_attention"] * 2,
         local_attention=8,
         pad_token_id=0,
         cls_token_id=2,
@@ -190,12 +103,11 @@ def _t5() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         relative_attention_max_distance=20,
         pad_token_id=1,
         eos_token_id=2,
-        decoder_start_token_id=1,
     )
     return transformers.T5EncoderModel(config), unigram(ends=True)
 
 
-def _decoder(**more: Any) -> dict[str, Any]:
+def _decoder(**more: object) -> dict[str, Any]:
     return {
         **_SIZES,
         "vocab_size": VOCAB,
@@ -218,7 +130,7 @@ def _mistral() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     )
 
 
-def _gemma3(**more: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _gemma3(**more: object) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     config = transformers.Gemma3TextConfig(
         **_decoder(
             num_hidden_layers=2,
@@ -330,7 +242,7 @@ def _is_decoder(config: PretrainedConfig) -> bool:
 
 
 def _spread_weights(model: PreTrainedModel) -> None:
-    """Weights that move vectors: attention that prefers some tokens, biases and gains that are not 0 and 1."""
+    """Weights that move vectors: attention that prefers some tokens, gains that are not 1."""
     # Gemma adds normalised outputs to its inputs, so large inputs would leave every last token alike.
     words = 0.1 if model.config.model_type == "gemma3_text" else 3.0
     generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -344,6 +256,6 @@ def _spread_weights(model: PreTrainedModel) -> None:
                 parameter.add_(noise * 0.1)
             else:
                 scale = (
-                    0.5 if "embed" in name else 1.0 if "bias" in name else 2.0 / parameter.shape[-1] ** 0.5
+                    0.5 if "embed" in name else 1.0 if "bias" in name else 3.0 / parameter.shape[-1] ** 0.5
                 )
                 parameter.copy_(noise * scale)

@@ -1,7 +1,7 @@
 """What the converter's tests share: a quiet transformers, and conversion in this process."""
 
-import warnings
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,10 @@ from converters.progress import Step
 from triton_models.manifest import Manifest
 from triton_models.repository import Repository
 
-Convert = Callable[..., "Converted"]
+# torch records every traced operation for pytest's log capture otherwise, at many times the cost of tracing.
+logging.getLogger("torch.__trace").propagate = False
+
+Convert = Callable[[str], "Converted"]
 
 
 class Steps:
@@ -48,30 +51,20 @@ class Converted:
 
     def embed(self, rows: list[list[int]]) -> NDArray[np.float32]:
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
-        return self.engine.run(np.array(sum(rows, []), dtype=np.int64), lengths)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _quiet() -> Iterator[None]:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        yield
+        return self.engine.run(np.concatenate([np.array(row, dtype=np.int64) for row in rows]), lengths)
 
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Convert:
     """Convert a directory below `tmp_path / "sources"` by its name."""
 
-    def run_conversion(name: str, sources: list[Path] | None = None, **options: object) -> Converted:
+    def run_conversion(name: str) -> Converted:
         steps = Steps()
         request = Request(
             model_name=name,
             output=tmp_path / "repository",
             revision=None,
-            sources=sources or [tmp_path / "sources"],
+            sources=[tmp_path / "sources"],
             trust_remote_code=False,
             threads=2,
             locked=False,

@@ -1,5 +1,7 @@
 """Pooling of packed tokens against the library's module on padded ones."""
 
+from typing import Any
+
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -18,7 +20,7 @@ def test_every_mode_equals_the_library(mode: str, left_out: int) -> None:
     layout = Layout.of(torch.tensor(LENGTHS), sum(LENGTHS))
     tokens = torch.randn(sum(LENGTHS), HIDDEN)
     pooled = GatherPooling((mode,))(tokens, layout, layout.positions >= left_out)
-    features = {"token_embeddings": layout.pad(tokens), "attention_mask": layout.valid.long()}
+    features: dict[str, Any] = {"token_embeddings": layout.pad(tokens), "attention_mask": layout.valid.long()}
     if left_out:
         features["prompt_length"] = left_out
     expected = Pooling(HIDDEN, mode, include_prompt=False)(features)["sentence_embedding"]

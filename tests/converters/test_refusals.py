@@ -31,6 +31,12 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**data, **changes}))
 
 
+def remove(path: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for file in path.glob(pattern):
+            file.unlink()
+
+
 def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -44,7 +50,10 @@ def without_layer(weights: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_nan(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: np.full_like(value, np.nan) if "LayerNorm.bias" in name else value for name, value in weights.items()}
+    return {
+        name: np.full_like(value, np.nan) if "LayerNorm.bias" in name else value
+        for name, value in weights.items()
+    }
 
 
 def add_module(path: Path, kind: str, folder: str = "9_Extra") -> None:
@@ -58,29 +67,51 @@ def add_code(path: Path, kind: str) -> None:
     if kind == "module":
         add_module(path, "custom.Custom", "")
     else:
-        edit(path / "config.json", model_type="custom", auto_map={"AutoConfig": "custom.Custom", "AutoModel": "custom.Custom"})
+        edit(
+            path / "config.json",
+            model_type="custom",
+            auto_map={"AutoConfig": "custom.Custom", "AutoModel": "custom.Custom"},
+        )
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no model": (lambda path: [(path / name).unlink() for name in ("modules.json", "config.json")], "not a model"),
+    "no model": (
+        lambda path: remove(path, "modules.json", "config.json"),
+        "not a model",
+    ),
     "modules.json cut": (lambda path: cut_in_half(path / "modules.json"), "modules.json is broken"),
-    "modules.json of another shape": (lambda path: (path / "modules.json").write_text("{}"), "modules.json is broken"),
+    "modules.json of another shape": (
+        lambda path: (path / "modules.json").write_text("{}"),
+        "modules.json is broken",
+    ),
     "config cut": (lambda path: cut_in_half(path / "config.json"), "config.json is broken"),
     "config of nothing": (lambda path: (path / "config.json").write_text("{}"), "cannot load"),
     "config of other sizes": (lambda path: edit(path / "config.json", hidden_size=64), "cannot load"),
-    "no tokenizer": (lambda path: [f.unlink() for f in path.glob("*token*")], "no tokenizer"),
+    "no tokenizer": (lambda path: remove(path, "*token*"), "no tokenizer"),
     "tokenizer cut": (lambda path: cut_in_half(path / "tokenizer.json"), "tokenizer.json is broken"),
     "tokenizer of nothing": (lambda path: (path / "tokenizer.json").write_text("{}"), "tokenizer"),
     "no weights": (lambda path: (path / "model.safetensors").unlink(), "no weights"),
     "weights cut": (lambda path: cut_in_half(path / "model.safetensors"), "cannot load"),
     "weights empty": (lambda path: (path / "model.safetensors").write_bytes(b""), "cannot load"),
-    "a layer missing": (lambda path: edit_weights(path / "model.safetensors", without_layer), "lacks weights"),
-    "weights not numbers": (lambda path: edit_weights(path / "model.safetensors", with_nan), "no finite vector"),
+    "a layer missing": (
+        lambda path: edit_weights(path / "model.safetensors", without_layer),
+        "lacks weights",
+    ),
+    "weights not numbers": (
+        lambda path: edit_weights(path / "model.safetensors", with_nan),
+        "no finite vector",
+    ),
     "code in modules.json": (lambda path: add_code(path, "module"), "'custom.Custom' is code"),
     "code in config.json": (lambda path: add_code(path, "config"), "cannot load"),
-    "module outside": (lambda path: add_module(path, "sentence_transformers.models.Dense", "../x"), "outside"),
+    "module outside": (
+        lambda path: add_module(path, "sentence_transformers.models.Dense", "../x"),
+        "outside",
+    ),
     "module unknown": (lambda path: add_module(path, "sentence_transformers.models.Router"), "not supported"),
-    "function as module": (lambda path: add_module(path, "sentence_transformers.util.http_get"), "not supported"),
+    "function as module": (
+        lambda path: add_module(path, "sentence_transformers.util.http_get"),
+        "not supported",
+    ),
     "other tokenizer": (
         lambda path: edit(path / "sentence_bert_config.json", tokenizer_name_or_path="/etc"),
         "points to another model",
@@ -100,7 +131,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no pooling": (
         lambda path: (path / "modules.json").write_text(
-            json.dumps([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}])
+            json.dumps(
+                [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+            )
         ),
         "no Pooling",
     ),
@@ -145,7 +178,9 @@ def test_two_names_that_are_served_under_one(sources: Path, convert: Convert) ->
 def some_samples() -> Samples:
     generator = np.random.default_rng(0)
     ids = [np.full(1 + row % 7, row, dtype=np.int64) for row in range(40)]
-    return Samples([f"text {row}" for row in range(40)], ids, generator.normal(size=(40, 8)).astype(np.float32), None)
+    return Samples(
+        [f"text {row}" for row in range(40)], ids, generator.normal(size=(40, 8)).astype(np.float32), None
+    )
 
 
 @pytest.mark.parametrize(("bad_batch", "fault"), [(None, None), (30, "noise"), (60, "nan"), (45, "leak")])
@@ -156,11 +191,15 @@ def test_one_wrong_row_in_one_batch_is_found(bad_batch: int | None, fault: str |
     def run(ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         nonlocal batches
         rows = ids[np.cumsum(lengths) - 1]
-        vectors = samples.vectors[rows].copy()
+        vectors: NDArray[np.float32] = samples.vectors[rows].copy()
         if len(rows) > 1:
             batches += 1
             if batches == bad_batch:
-                vectors[-1] = {"noise": vectors[-1] * 1.1 + 0.1, "nan": vectors[-1] * np.nan, "leak": vectors[0]}[str(fault)]
+                vectors[-1] = {
+                    "noise": vectors[-1] * 1.1 + 0.1,
+                    "nan": vectors[-1] * np.nan,
+                    "leak": vectors[0],
+                }[str(fault)]
         return vectors
 
     if bad_batch is None:
@@ -173,7 +212,9 @@ def test_one_wrong_row_in_one_batch_is_found(bad_batch: int | None, fault: str |
 def test_a_wrong_scale_is_found() -> None:
     samples = some_samples()
     with pytest.raises(CheckFailed, match="another length"):
-        verify(lambda ids, lengths: 1.05 * samples.vectors[ids[np.cumsum(lengths) - 1]], samples, lambda *_: None)
+        verify(
+            lambda ids, lengths: 1.05 * samples.vectors[ids[np.cumsum(lengths) - 1]], samples, lambda *_: None
+        )
 
 
 def test_batches_are_many_large_and_mixed() -> None:

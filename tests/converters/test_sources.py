@@ -26,7 +26,8 @@ from converters.sources import find
 name, revision, scratch, *dirs = sys.argv[1:]
 try:
     found = find(name, revision or None, [Path(d) for d in dirs], Path(scratch), JsonProgress(sys.stdout))
-    print(json.dumps({"kind": found.source.kind, "commit": found.source.commit, "path": str(found.directory)}))
+    source = found.source
+    print(json.dumps({"kind": source.kind, "commit": source.commit, "path": str(found.directory)}))
 except ConversionError as error:
     print(json.dumps({"error": error.kind, "message": str(error)}))
 """

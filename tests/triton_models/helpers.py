@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.triton_models.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
 from triton_models.client import TritonClient
 from triton_models.config import model_config, to_text
@@ -86,6 +88,11 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def stubs(pid: int) -> list[int]:
+    """The processes of the models of the Triton `pid`."""
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def shared_memory(mark: str) -> list[str]:

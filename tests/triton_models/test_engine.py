@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -6,12 +11,23 @@ from tests.triton_models.tiny_onnx import expected, write_model
 from triton_models.backends.onnxruntime.engine import PADDED_TOKENS, Engine, sub_batches
 from triton_models.tokens import ROW_START
 
+PROJECT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     path = tmp_path_factory.mktemp("engine") / "model.onnx"
     write_model(path, seed=1)
     return Engine(path, threads=2)
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    # Where ONNX Runtime reports, it keeps its reports in a database below the home directory.
+    program = "import triton_models.backends.onnxruntime.engine"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=environment, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def _rows(lengths: list[int]) -> list[NDArray[np.int64]]:

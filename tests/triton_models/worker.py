@@ -8,6 +8,7 @@ import asyncio
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from triton_models.errors import TritonUnavailable
@@ -25,7 +26,8 @@ async def main() -> None:
             loop.call_soon_threadsafe(commands.put_nowait, line.strip())
         loop.call_soon_threadsafe(done.set)
 
-    reader = loop.run_in_executor(None, read)
+    # A thread that blocks on stdin must not keep the process from ending.
+    threading.Thread(target=read, daemon=True).start()
     async with Triton(Path(sys.argv[1]), "local:1048576") as triton:
         said = None
         while not done.is_set():
@@ -41,8 +43,6 @@ async def main() -> None:
                 sys.stdout.write(json.dumps({"grpc": address, "generation": triton.generation}) + "\n")
                 sys.stdout.flush()
             await asyncio.sleep(0.02)
-    sys.stdin.close()
-    reader.cancel()
 
 
 if __name__ == "__main__":

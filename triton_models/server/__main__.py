@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from triton_models.cache import DEFAULT_RESPONSE_CACHE
+from triton_models.cache import DEFAULT_RESPONSE_CACHE, parse_response_cache
 from triton_models.errors import EmbeddedTritonError
 from triton_models.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton
@@ -22,8 +22,12 @@ def main() -> int:
     parser.add_argument("--response-cache", default=DEFAULT_RESPONSE_CACHE)
     arguments = parser.parse_args()
     try:
+        parse_response_cache(arguments.response_cache)
+    except ValueError as error:
+        parser.error(f"RESPONSE_CACHE {error}")
+    try:
         return asyncio.run(_serve(arguments))
-    except (EmbeddedTritonError, ValueError) as error:
+    except EmbeddedTritonError as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
@@ -43,7 +47,8 @@ async def _serve(arguments: argparse.Namespace) -> int:
     addresses = await triton.start()
     sys.stdout.write(
         f"Triton serves {repository.root}, log in {triton.log_path}\n"
-        f"In a second terminal: TRITON_GRPC_URL={addresses.grpc} scripts/serve\n"
+        "In a second terminal: "
+        f"MODEL_REPOSITORY={repository.root} TRITON_GRPC_URL={addresses.grpc} scripts/serve\n"
     )
     sys.stdout.flush()
     ended, asked = asyncio.ensure_future(triton.wait()), asyncio.ensure_future(stopped.wait())

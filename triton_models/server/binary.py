@@ -113,6 +113,8 @@ def _environment(package: Path) -> dict[str, str]:
         [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
     )
     environment.pop("PYTHONHOME", None)
+    # ONNX Runtime reports to its maker unless told not to (`backends/onnxruntime/engine.py`).
+    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return environment
 
 

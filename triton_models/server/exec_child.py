@@ -1,4 +1,6 @@
-"""Becomes another program that is killed when the process that started it ends, however that ends.
+"""Becomes Triton, killed when the process that started it ends, however that ends.
+
+Leaves it a pipe that nobody else writes to; its stubs end with the pipe (`backends/onnxruntime/lifeline.py`).
 
 Run as a script, with the parent's process id and a command; Linux only. Imports nothing of the project.
 """
@@ -19,6 +21,10 @@ def main() -> None:
     # The parent may have ended before the kernel was asked.
     if os.getppid() != parent:
         sys.exit("the process that started this one has ended")
+    pipe = os.pipe()
+    for end in pipe:
+        os.set_inheritable(end, True)
+    os.environ["TRITON_LIFELINE"] = f"{pipe[0]} {pipe[1]}"
     os.execv(command[0], command)  # noqa: S606 - a command built by the caller, no shell
 
 

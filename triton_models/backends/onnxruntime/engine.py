@@ -4,7 +4,11 @@ Imported by the backend's stub from its own directory and by the converter's che
 checked is what serves. Imports nothing of the project and no torch.
 """
 
+import os
 from pathlib import Path
+
+# From 1.29 on the official builds report models and machine to Microsoft, from the import on, if not told.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

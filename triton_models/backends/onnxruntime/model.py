@@ -1,7 +1,7 @@
 """Triton's backend `onnxruntime` where the C++ one is missing: a Python-based backend.
 
 Runs in Triton's stub process. Serves the same `config.pbtxt` and `model.onnx` by the same contract.
-Imports nothing of the project but the engine beside it.
+Imports nothing of the project but the files beside it.
 """
 
 import json
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from triton_models.backends.onnxruntime.engine import Engine
+    from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
 else:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from engine import Engine
+    from lifeline import end_with_triton, forget_shared_memory
 
 TOKEN_ID_MASK = (1 << 29) - 1
 """As triton_models.tokens has it; a test holds the two equal."""
@@ -37,6 +39,9 @@ class TritonPythonModel:
         if int(np.__version__.split(".")[0]) >= 2:
             # With numpy 2 this stub answers wrong numbers without an error.
             raise pb_utils.TritonModelException(f"the backend needs numpy<2, found {np.__version__}")
+        end_with_triton()
+        # The second argument of the stub is the name of its shared memory.
+        forget_shared_memory(Path("/proc/self/cmdline").read_text(encoding="utf-8").split("\0")[2])
         config = json.loads(args["model_config"])
         directory = Path(args["model_repository"]) / args["model_version"]
         self._input = config["input"][0]["name"]

@@ -1,0 +1,111 @@
+"""One run of the embedded Triton: what its end, its stubs and its start can do."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import numpy as np
+import pytest
+
+from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs, wait_until
+from tests.triton_models.tiny_onnx import expected
+from triton_models.client import TritonClient
+from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
+from triton_models.repository import Repository
+from triton_models.server.embedded import EmbeddedTriton, state_directory
+
+ROWS = np.array([[2, 3, 4]], np.int64)
+
+
+def test_stubs_end_with_triton_in_the_middle_of_their_work(repository: Repository) -> None:
+    # Left to itself, a stub whose Triton is killed just after an answer hangs for ever, more often than not.
+    recorded = install(repository, "tiny", seed=1)
+
+    async def run() -> None:
+        for _ in range(3):
+            triton = EmbeddedTriton(repository.root, "off")
+            addresses = await triton.start()
+            async with TritonClient(addresses.grpc) as client:
+                await client.load("tiny", LOAD_SECONDS)
+                children = stubs(triton.pid)
+                await client.infer("tiny", recorded.version, ROWS, timeout=10)
+                os.kill(triton.pid, signal.SIGKILL)
+            await asyncio.to_thread(_wait_for_end, children)
+            assert not shared_memory(triton.mark)
+            await triton.kill()
+
+    asyncio.run(run())
+
+
+def test_a_stub_that_cannot_start_ends_the_load_with_an_error(repository: Repository) -> None:
+    recorded = install(repository, "tiny", seed=1)
+
+    async def run() -> None:
+        # The stub is replaced after the start, for the start checks it.
+        triton = EmbeddedTriton(repository.root, "off")
+        addresses = await triton.start()
+        stub = state_directory(repository.root) / "backends" / "python" / "triton_python_backend_stub"
+        stub.unlink()
+        stub.symlink_to("/bin/false")
+        try:
+            async with TritonClient(addresses.grpc) as client:
+                with pytest.raises(TritonTimeout):
+                    await client.load("tiny", 1.5)
+            assert not triton.stub_died()
+            assert triton.stub_died()
+        finally:
+            await triton.stop()
+        # The next start makes the backends anew.
+        addresses = await triton.start()
+        try:
+            async with TritonClient(addresses.grpc) as client:
+                await client.load("tiny", LOAD_SECONDS)
+                await client.infer("tiny", recorded.version, ROWS, timeout=5)
+        finally:
+            await triton.stop()
+
+    asyncio.run(run())
+
+
+def test_a_failure_that_the_cache_kept_does_not_stay(repository: Repository) -> None:
+    """Triton caches failures of the Python backend; seen when a stub was killed under a request."""
+    recorded = install(repository, "tiny", seed=1)
+
+    async def run() -> None:
+        triton = EmbeddedTriton(repository.root, "local:1048576")
+        addresses = await triton.start()
+        try:
+            async with TritonClient(addresses.grpc) as client:
+                await client.load("tiny", LOAD_SECONDS)
+                os.kill(stubs(triton.pid)[0], signal.SIGKILL)
+                with pytest.raises(TritonUnavailable):
+                    await client.infer("tiny", recorded.version, ROWS, timeout=10)
+                # Never really gone, but a new stub takes its place.
+                with pytest.raises(TritonTimeout):
+                    await client.unload("tiny", 1.0)
+                await client.load("tiny", LOAD_SECONDS)
+                for _ in range(2):
+                    got = await client.infer("tiny", recorded.version, ROWS, timeout=10)
+                    np.testing.assert_allclose(got, expected(1, ROWS), atol=1e-6)
+        finally:
+            await triton.kill()
+
+    asyncio.run(run())
+
+
+def test_a_triton_that_cannot_start_says_why(repository: Repository) -> None:
+    async def run(port: int) -> None:
+        triton = EmbeddedTriton(repository.root, "off", grpc_port=port)
+        with pytest.raises(EmbeddedTritonError, match="ended while starting") as raised:
+            await triton.start()
+        assert str(port) in str(raised.value)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        asyncio.run(run(taken.getsockname()[1]))
+
+
+def _wait_for_end(pids: list[int]) -> None:
+    wait_until(lambda: not any(alive(pid) for pid in pids), seconds=2)
