@@ -15,7 +15,9 @@ from gateway import errors
 from gateway.edge import Edge
 from gateway.routes import router
 from gateway.services import running
-from gateway.settings import Settings, read_settings
+from gateway.settings import Settings, SettingsError, read_settings
+from triton_models.errors import EmbeddedTritonError
+from triton_models.server.embedded import check_embedded
 
 # One text is tokenised in microseconds: handing it to a pool of threads costs more than it gives,
 # and that pool would take the cores from the model.
@@ -45,11 +47,25 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+def check_triton(settings: Settings) -> None:
+    """Say at once, in one line, when the embedded Triton cannot run here as it is set.
+
+    Raises:
+        SettingsError: with what to change.
+    """
+    if settings.triton_grpc_url is None:
+        try:
+            check_embedded(settings.model_repository, settings.response_cache)
+        except EmbeddedTritonError as error:
+            raise SettingsError(str(error)) from error
+
+
 def __getattr__(name: str) -> FastAPI:
     """`app` is made when it is asked for: importing this module reads no settings."""
     if name != "app":
         raise AttributeError(name)
     settings = read_settings()
+    check_triton(settings)
     set_up_logging(settings.log_level)
     globals()["app"] = create_app(settings)
     made: FastAPI = globals()["app"]

@@ -10,9 +10,9 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -83,25 +83,21 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
                 tqdm_class=_bar(repo, progress),
             )
         )
-    except RevisionNotFoundError as error:
-        raise SourceNotFound(f"{repo} has no revision {revision!r} on the Hugging Face Hub") from error
-    except RepositoryNotFoundError as error:
-        raise SourceNotFound(
-            f"{repo} is in no local source and the Hugging Face Hub has no such model, or it is not public"
-        ) from error
-    except (
-        OfflineModeIsEnabled,
-        LocalEntryNotFoundError,
-        httpx.TransportError,
-    ) as error:
-        raise SourceNotFound(
-            f"{repo} is in no local source and the Hugging Face Hub could not be reached"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise SourceNotFound(
-            f"{repo} is in no local source and the Hugging Face Hub answered with status {status}"
-        ) from error
+    except (DryRunError, HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError) as error:
+        # A dry run hides why it failed behind an error of its own.
+        cause = error.__cause__ if isinstance(error, DryRunError) else error
+        raise SourceNotFound(f"{repo} is in no local source and {_reason(cause, revision)}") from error
+
+
+def _reason(error: BaseException | None, revision: str | None) -> str:
+    hub = "the Hugging Face Hub"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub} has no revision {revision!r} of it"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{hub} has no such model, or it is not public"
+    if isinstance(error, HfHubHTTPError):
+        return f"{hub} answered with status {error.response.status_code}"
+    return f"{hub} could not be reached"
 
 
 def needed(files: list[str]) -> list[str]:

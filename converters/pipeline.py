@@ -20,7 +20,6 @@ from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
 from triton_models.repository import ModelNotInRepository, Repository
 
-_DISK_FACTOR = 1.2
 _LOCK_POLL_SECONDS = 1.0
 
 
@@ -111,7 +110,7 @@ def _refuse_collision(repository: Repository, served: str, model_name: str) -> N
 
 def _refuse_full_disk(directory: Path, anatomy: Anatomy) -> None:
     """Say at once what would otherwise fail after minutes."""
-    needed, free = int(anatomy.weight_bytes * _DISK_FACTOR), shutil.disk_usage(directory).free
+    needed, free = anatomy.weight_bytes, shutil.disk_usage(directory).free
     if free < needed:
         raise NoSpace(
             f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free"

@@ -94,7 +94,8 @@ async def _process(command: list[str], timeout: float) -> AsyncIterator[AsyncIte
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=PROJECT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # ONNX Runtime reports what it runs to its maker unless told not to, before it is imported.
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -24,7 +24,7 @@ from gateway.errors import (
 )
 from gateway.settings import Settings
 from gateway.verification import verify
-from triton_models.errors import ModelLoadFailed, TritonError, TritonTimeout
+from triton_models.errors import ModelLoadFailed, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
 from triton_models.repository import ModelNotInRepository, Repository
@@ -135,6 +135,10 @@ class Lifecycle:
         except ModelLoadFailed as error:
             log.error("Triton could not load %s: %s", served, error)
             raise InvalidModel(f"Triton could not load {name}; the server's log has the reason") from error
+        except TritonUnavailable as error:
+            raise Unavailable(
+                f"Triton ended while it loaded {name} and is started again; the server's log has the reason"
+            ) from error
         except TritonTimeout as error:
             # Such a load never ends by itself and would block every later one of this model.
             await self._triton.restart()

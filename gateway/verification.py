@@ -13,7 +13,7 @@ from gateway.errors import InvalidModel
 from triton_models.client import TritonClient
 from triton_models.manifest import Manifest
 from triton_models.repository import Check
-from triton_models.tokens import ROW_START
+from triton_models.tokens import ROW_START, mark_past_cache
 
 MIN_COSINE = 0.9999
 """To the reference, as at conversion."""
@@ -33,10 +33,10 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
     rows = [check.input_ids[end - length : end] for end, length in zip(ends, check.lengths, strict=True)]
 
     async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
-        vectors = await client.infer(served, manifest.version, row.reshape(1, -1), timeout=timeout)
+        vectors = await client.infer(served, manifest.version, row, timeout=timeout)
         return np.asarray(vectors[0])
 
-    cached = np.array(await asyncio.gather(*map(infer, rows)))
+    cached = np.array(await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows)))
     alone = np.array([await infer(past_cache(row)) for row in rows])
     mixed = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in rows)))
     for vectors, reference, least in (
@@ -54,8 +54,9 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
 
 
 def past_cache(row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same ids in bytes new to the response cache: ROW_START, ignored by the graph, at random."""
-    return row | (np.random.default_rng().integers(0, 2, row.size) * ROW_START)
+    """The row as int64 [1, L] in bytes that no request had: ROW_START, which the graph ignores, at random."""
+    marks = np.random.default_rng().integers(0, 2, (1, row.size)) * ROW_START
+    return mark_past_cache(row.reshape(1, -1) | marks)
 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -78,9 +78,9 @@ def _electra() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 def _modernbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     config = transformers.ModernBertConfig(
-        **{**_SIZES, "num_hidden_layers": 4},
+        **_SIZES,
         vocab_size=VOCAB,
-        layer_types=["full_attention", "sliding_attention"] * 2,
+        layer_types=["full_attention", "sliding_attention"],
         local_attention=8,
         pad_token_id=0,
         cls_token_id=2,
@@ -244,7 +244,7 @@ def _is_decoder(config: PretrainedConfig) -> bool:
 def _spread_weights(model: PreTrainedModel) -> None:
     """Weights that move vectors: attention that prefers some tokens, gains that are not 1."""
     # Gemma adds normalised outputs to its inputs, so large inputs would leave every last token alike.
-    words = 0.1 if model.config.model_type == "gemma3_text" else 3.0
+    words = 0.1 if model.config.model_type == "gemma3_text" else 4.0
     generator = torch.Generator().manual_seed(torch.initial_seed())
     table = model.get_input_embeddings().weight
     with torch.no_grad():

@@ -1,4 +1,7 @@
-"""Tokenizers of every kind, trained in no time on a few lines, with the libraries themselves."""
+"""Tokenizers of every kind, made of the characters and words of a few lines.
+
+Only BPE is trained: the trainers of the other kinds give another vocabulary at every run.
+"""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -13,18 +16,24 @@ CORPUS = [
     "素早い茶色の狐 敏捷的棕色狐狸 다람쥐 헌 쳇바퀴에",
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ äöüß éèêàç",
     "question answer light paper window ocean market doctor silver quiet running between careful",
-] * 4
+]
+WORDS = sorted(
+    {word for line in CORPUS for word in line.split()}
+    | {word for line in CORPUS for word in line.lower().split()}
+)
+CHARACTERS = sorted({character for line in CORPUS for character in line + line.lower() if character != " "})
 
 
 def wordpiece(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
     """As BERT's: [PAD] is 0."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces = dict.fromkeys([*names, *CHARACTERS, *(f"##{character}" for character in CHARACTERS), *WORDS])
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    assert len(vocabulary) <= VOCAB
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=names, show_progress=False)
-    )
+    tokenizer.add_special_tokens(names)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -65,13 +74,13 @@ def byte_level(*, ends: bool = False) -> PreTrainedTokenizerFast:
 def unigram(*, ends: bool = False) -> PreTrainedTokenizerFast:
     """Unigram: as XLM-R's, or as T5's with an end token only."""
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.Unigram())
+    scores = dict.fromkeys(names, 0.0) | dict.fromkeys(["\u2581", *CHARACTERS], -10.0)
+    scores |= {f"\u2581{word}": -6.0 - number / 100 for number, word in enumerate(WORDS)}
+    assert len(scores) <= VOCAB
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=3))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(
-        CORPUS,
-        trainers.UnigramTrainer(vocab_size=400, special_tokens=names, unk_token="<unk>", show_progress=False),
-    )
+    tokenizer.add_special_tokens(names)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

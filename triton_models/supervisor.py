@@ -11,8 +11,7 @@ from types import TracebackType
 
 from triton_models.client import TritonClient
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
-from triton_models.server.binary import find_triton
-from triton_models.server.embedded import Addresses, state_directory
+from triton_models.server.embedded import Addresses
 from triton_models.server.owner import SharedTriton
 
 RESTART_SECONDS = 60.0
@@ -52,17 +51,10 @@ class Triton:
         """Counts the Tritons that have come up; another number means that nothing is loaded."""
 
     async def __aenter__(self) -> "Triton":
-        """Begin.
-
-        Raises:
-            EmbeddedTritonError: the embedded Triton cannot run on this machine.
-
-        """
+        """Begin; one that cannot be started shows in `last_error`, and starting it is tried again."""
         if self._elsewhere is not None:
             await self._move(self._elsewhere)
             return self
-        backends = state_directory(self._root.absolute()) / "backends"
-        await asyncio.to_thread(find_triton, backends)
         self._shared = SharedTriton(self._root, self._response_cache, self._move)
         self._task = asyncio.create_task(self._shared.run())
         return self

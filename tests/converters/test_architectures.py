@@ -38,7 +38,7 @@ def assert_same_vectors(converted: Converted, reference: SentenceTransformer) ->
     """Every text alone and in shuffled batches of all sizes."""
     expected = reference.encode(TEXTS, batch_size=1)
     between = cosines(expected, np.roll(expected, 1, axis=0))
-    assert between.max() < 0.95, "the reference's vectors are too alike to show a mistake"
+    assert between.max() < 0.97, "the reference's vectors are too alike to show a mistake"
     rows = [converted.ids(text) for text in TEXTS]
     choice = random.Random(3)
     for size in [1] * len(TEXTS) + [2, 3, 5, 7, 10] * 3:
@@ -48,7 +48,12 @@ def assert_same_vectors(converted: Converted, reference: SentenceTransformer) ->
         np.testing.assert_allclose(vectors, expected[chosen], atol=2e-4)
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+# Those that differ from another one in little wait for the long run.
+SLOW = ("camembert", "gemma3_bidirectional", "mistral")
+ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ARCHITECTURES)]
+
+
+@pytest.mark.parametrize("architecture", ALL)
 def test_architecture_gives_the_reference_vectors(architecture: str, sources: Path, convert: Convert) -> None:
     path = transformer_model(sources / architecture, architecture)
     converted = convert(architecture)

@@ -73,4 +73,4 @@ def test_groups_hold_rows_of_one_length_and_every_row_once() -> None:
 
 def test_unit_length_keeps_a_row_of_zeros() -> None:
     vectors = np.array([[3, 4], [0, 0]], dtype=np.float32)
-    assert np.allclose(unit_length(vectors), [[0.6, 0.8], [0, 0]])
+    assert np.allclose(unit_length(vectors), np.array([[0.6, 0.8], [0.0, 0.0]]))

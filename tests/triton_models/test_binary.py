@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from triton_models.server.binary import find_triton
+
 PROJECT = Path(__file__).parents[2]
 
 FIND = """
@@ -35,6 +37,14 @@ def _package() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+def test_nvidias_own_triton_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tritonserver").touch()
+    found = find_triton(tmp_path / "unused", container=tmp_path)
+    assert (found.server, found.backends) == (tmp_path / "bin" / "tritonserver", tmp_path / "backends")
+    assert not (tmp_path / "unused").exists()
 
 
 def test_the_package_is_found_without_being_imported(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from triton_models.errors import EmbeddedTritonError
 
+CONTAINER = Path("/opt/tritonserver")
+"""Where NVIDIA's container has Triton, with the C++ backends."""
+
 ELSEWHERE = "set TRITON_GRPC_URL to a Triton that runs elsewhere"
 _BACKEND_SOURCE = Path(__file__).parent.parent / "backends" / "onnxruntime"
 _STUB = "triton_python_backend_stub"
@@ -37,13 +40,17 @@ class TritonBinary:
     environment: dict[str, str]
 
 
-def find_triton(backends: Path) -> TritonBinary:
-    """The embedded Triton, with its backends directory made at `backends`.
+def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
+    """The Triton to start: NVIDIA's own inside its container, else the one that PyPI carries.
+
+    For the latter a directory of backends is made at `backends`; the former brings its own.
 
     Raises:
         EmbeddedTritonError: not installed, or it cannot run on this machine; says which and what to do.
-
     """
+    server = container / "bin" / "tritonserver"
+    if server.is_file():
+        return TritonBinary(server, container / "caches", container / "backends", dict(os.environ))
     package = _find_package()
     carried = package / "tritonserver"
     stub = carried / "python_backend_stubs" / _PYTHON / _STUB

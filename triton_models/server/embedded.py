@@ -41,6 +41,16 @@ def state_directory(repository_root: Path) -> Path:
     return repository_root / ".state" / "triton" / platform.node()
 
 
+def check_embedded(repository_root: Path, response_cache: str) -> None:
+    """Whether a Triton could be started for `repository_root`.
+
+    Raises:
+        EmbeddedTritonError: it cannot run on this machine, or not with this RESPONSE_CACHE.
+    """
+    binary = find_triton(state_directory(repository_root.absolute()) / "backends")
+    cache_arguments(parse_response_cache(response_cache), binary.caches)
+
+
 class EmbeddedTriton:
     """A Triton that serves `repository_root`; at most one at a time is started on it (see `owner.py`).
 
