@@ -39,6 +39,7 @@ class Catalog:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._models: dict[str, TextModel] = {}
+        self._reading: dict[str, asyncio.Task[TextModel]] = {}
 
     async def get(self, model_name: str) -> TextModel:
         """The model, read from the repository the first time.
@@ -54,14 +55,18 @@ class Catalog:
         Raises:
             ModelNotFound: as `get`.
         """
+        task = self._reading.get(model_name)
+        if task is None:
+            # One reading for all who ask meanwhile: a tokenizer takes megabytes and milliseconds.
+            task = self._reading[model_name] = asyncio.create_task(self._replace(model_name))
+            task.add_done_callback(lambda _: self._reading.pop(model_name))
+        return await asyncio.shield(task)
+
+    async def _replace(self, model_name: str) -> TextModel:
         self._models.pop(model_name, None)
         model = await asyncio.to_thread(self._read, model_name)
         self._models[model_name] = model
         return model
-
-    def forget(self, model_name: str) -> None:
-        """Drop what is kept of the model."""
-        self._models.pop(model_name, None)
 
     def _read(self, model_name: str) -> TextModel:
         served = served_name(model_name)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from filelock import AsyncFileLock, Timeout
 
-from gateway.catalog import Catalog, collision
+from gateway.catalog import collision
 from gateway.conversion import OnProgress, Progress, convert
 from gateway.errors import (
     DeadlineExceeded,
@@ -39,11 +39,10 @@ LOCK_POLL = 0.05
 class Lifecycle:
     """Changes what is loaded; every method may run in several processes at once."""
 
-    def __init__(self, settings: Settings, repository: Repository, triton: Triton, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, repository: Repository, triton: Triton) -> None:
         self._settings = settings
         self._repository = repository
         self._triton = triton
-        self._catalog = catalog
 
     async def load(self, model_name: str, revision: str | None, on_progress: OnProgress) -> str:
         """Bring a model into service, converting it first where the repository has none.

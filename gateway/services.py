@@ -49,7 +49,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         channels=CHANNELS,
     ) as triton:
         catalog = Catalog(repository)
-        lifecycle = Lifecycle(settings, repository, triton, catalog)
+        lifecycle = Lifecycle(settings, repository, triton)
         jobs = LoadJobs(lifecycle)
         restorer = Restorer(repository, triton, lifecycle, jobs, settings.load_models)
         status = Status(repository, triton, jobs, restorer)

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from converters.pipeline import Request, run
 from converters.progress import Step
+from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.manifest import Manifest
 from triton_models.repository import Repository
 
 # torch records every traced operation for pytest's log capture otherwise, at many times the cost of tracing.
 logging.getLogger("torch.__trace").propagate = False
+# Tiny models gain nothing from a second thread and lose much where other tests keep the cores busy.
+torch.set_num_threads(1)
 
 Convert = Callable[[str], "Converted"]
 
@@ -36,10 +41,6 @@ class Converted:
     """An installed model, run by the engine that serves."""
 
     def __init__(self, repository: Repository, served: str, manifest: Manifest, steps: Steps) -> None:
-        from tokenizers import Tokenizer
-
-        from triton_models.backends.onnxruntime.engine import Engine
-
         self.manifest = manifest
         self.steps = steps.steps
         self.directory = repository.version_dir(served)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from converters import export
 from tests.converters.conftest import Convert, Converted
 from tests.tiny_models import ARCHITECTURES, PACKED, static_model, transformer_model
 from triton_models.tokens import ROW_START, mark_not_pooled
@@ -144,4 +145,14 @@ def test_truncation_and_lower_casing_are_in_the_tokenizer_file(sources: Path, co
     assert converted.manifest.max_seq_length == 17
     assert len(converted.ids("word " * 1000)) == 17
     assert converted.ids("UPPER") == converted.ids("upper")
+    assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))
+
+
+def test_weights_beyond_one_file_lie_beside_the_graph(
+    sources: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_LARGEST_INLINE", 10_000)
+    path = transformer_model(sources / "model", "distilbert")
+    converted = convert("model")
+    assert (converted.directory / "model.onnx.data").stat().st_size > 50_000
     assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))

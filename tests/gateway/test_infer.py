@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
@@ -67,6 +68,13 @@ def test_vectors_are_the_references_under_load(server: Server, reference: Senten
         texts[index] = f"{index} " + " ".join(random.Random(index).choices(WORDS, k=2000))
     vectors = asyncio.run(concurrently(server, texts, 32))
     assert cosines(vectors, reference.encode(texts)).min() >= 0.9999
+
+
+def test_a_front_end_stays_small(server: Server) -> None:
+    with server.client() as client:
+        embed(client, sentences(1000, seed=4))
+    assert server.process is not None
+    assert psutil.Process(server.process.pid).memory_info().rss < 200_000_000
 
 
 def test_a_large_request_answers_as_each_text_alone(client: httpx.Client) -> None:

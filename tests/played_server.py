@@ -1,0 +1,104 @@
+"""A small HTTP server that plays the embedding server: fixed vectors, and failures where it is told."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.conftest import MINILM
+
+
+class Played(ThreadingHTTPServer):
+    """Answers every text with one vector; fails, stalls or hangs up at the numbered requests it is told."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.loads: list[dict[str, Any]] = []
+        self.loaded = True
+        self.fails: frozenset[int] = frozenset()
+        self.hangs_up: frozenset[int] = frozenset()
+        self.stalled_until = 0.0
+        self.stall: tuple[int, float] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def texts(self) -> list[str]:
+        sent = [body["text"] for body in self.bodies]
+        return [text for one in sent for text in ([one] if isinstance(one, str) else one)]
+
+    def statistics(self) -> dict[str, Any]:
+        """A quarter of the requests came from the cache, the others ran in batches of three."""
+        number = len(self.bodies)
+        stats = {"cache_hit": {"count": number}, "cache_miss": {"count": 3 * number}}
+        mine = {"name": MINILM.replace("/", "_"), "inference_count": 3 * number, "execution_count": number}
+        other = {"name": "other", "inference_count": 9, "execution_count": 9, "inference_stats": stats}
+        return {"model_stats": [{**mine, "inference_stats": stats}, other]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, kept open."""
+
+    protocol_version = "HTTP/1.1"
+    server: Played
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self.answer(200, self.server.statistics())
+        else:
+            self.answer(404, {"detail": "no such route"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/load_sentence_transformer_model":
+            self.server.loads.append(body)
+            self.server.loaded = True
+            self.answer(200, {"message": "loaded"})
+            return
+        if not self.server.loaded:
+            self.answer(404, {"detail": "not loaded"})
+            return
+        with self.server.lock:
+            number = len(self.server.bodies)
+            self.server.bodies.append(body)
+            self.server.keys.add(self.headers["Authorization"])
+            if self.server.stall and number == self.server.stall[0]:
+                self.server.stalled_until = time.monotonic() + self.server.stall[1]
+        time.sleep(max(0.0, self.server.stalled_until - time.monotonic()))
+        if number in self.server.hangs_up:
+            self.close_connection = True
+        elif number in self.server.fails:
+            self.answer(503, {"detail": "Triton is not ready"})
+        else:
+            vectors = [[0.6, 0.8, 0.0]] * (1 if isinstance(body["text"], str) else len(body["text"]))
+            name = "embedding" if self.path == "/infer_text" else "text_embeddings"
+            self.answer(200, {name: vectors, "processingTimeMs": 1.5})
+
+    def answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content, separators=(",", ":")).encode()
+        head = (
+            f"HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.wfile.write(head.encode() + body)
+
+
+@contextmanager
+def played() -> Iterator[Played]:
+    with Played() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
