@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # Read when torch is imported. Threads that spin while they wait take the cores from what is serving,
-    # and on busy cores each waits for the other's turn: measured 29 s instead of 0.8 s for one step.
+    # and on busy cores each waits for the other's turn: a step of about a second then took up to 29 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress: Progress = JsonProgress(stream) if options.progress == "json" else BarProgress(stream)
     request = Request(

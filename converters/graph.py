@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from converters.packing import ATTENTION, Layout, packed_attention
+from converters.packing import ATTENTION, VECTOR, Layout, packed_attention
 from converters.pooling import GatherPooling
 from triton_models.tokens import NOT_POOLED, TOKEN_ID_BITS
 
@@ -124,7 +124,7 @@ class SentenceGraph(nn.Module):
             features = {"sentence_embedding": self.first(ids, lengths)}
             layout = None
         else:
-            layout = Layout.of(lengths, ids.shape[0])
+            layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1)
             features = {"token_embeddings": self.first(ids, layout)}
         for module in self.after:
             if isinstance(module, GatherPooling):

@@ -18,6 +18,15 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+VECTOR = 16
+"""fp32 numbers in the widest vector register.
+
+Kernels compute a row of attention in whole registers and its rest by other instructions, which round
+otherwise; where the rest begins depends on the longest text of the batch. Without a rest, a text's
+vector is the same to the last bit alone and among others, also in bfloat16, where rounding once
+differently is no longer small.
+"""
+
 ATTENTION = "packed"
 """The name under which transformers knows the attention function."""
 
@@ -47,7 +56,7 @@ class CannotPack(Exception):
 class Layout:
     """Where each token of a packed batch is.
 
-    longest: length of the longest text. lengths: int64 [batch].
+    longest: length of the longest text, rounded up. lengths: int64 [batch].
     valid: bool [batch, longest], False on padding.
     tokens: int64 [batch, longest], the place of each token in the packed row; any valid place on padding.
     cells: int64 [total], the place of each packed token in a flattened [batch * longest].
@@ -63,10 +72,14 @@ class Layout:
     positions: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor, total: int) -> "Layout":
-        """The layout of texts of `lengths` (int64 [batch], all at least 1) that sum to `total`."""
+    def of(cls, lengths: Tensor, total: int, multiple: int = 1) -> "Layout":
+        """The layout of texts of `lengths` (int64 [batch], all at least 1) that sum to `total`.
+
+        multiple: what `longest` is rounded up to.
+        """
+        rounded = (lengths.max() + (multiple - 1)) // multiple * multiple
         # A symbolic number while the graph is traced; int() would make it one number for ever.
-        longest: int = lengths.max().item()  # type: ignore[assignment]
+        longest: int = rounded.item()  # type: ignore[assignment]
         torch._check(longest >= 1)  # type: ignore[no-untyped-call]
         ends = lengths.cumsum(0)
         starts = ends - lengths

@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from triton_models.cache import parse_response_cache
 from triton_models.names import InvalidModelName, validate_model_name
 
+ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-matmul", "openvino:bf16")
+"""As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -54,6 +57,10 @@ class Settings(BaseSettings):
     response_cache: str = Field(
         "local:134217728",
         description="local:SIZE_IN_BYTES, redis://host:port or off; for the embedded Triton.",
+    )
+    engine: str = Field(
+        "auto",
+        description="What computes on the CPU: engine:precision, or auto for the fastest that is exact.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
         (), description="Comma-separated keys, one of which each request must carry; unset: open."
@@ -106,6 +113,13 @@ class Settings(BaseSettings):
     @classmethod
     def _response_cache(cls, value: str) -> str:
         parse_response_cache(value)
+        return value
+
+    @field_validator("engine")
+    @classmethod
+    def _engine(cls, value: str) -> str:
+        if value not in ENGINE_NAMES:
+            raise ValueError(f"must be one of {', '.join(ENGINE_NAMES)}")
         return value
 
     @field_validator("triton_grpc_url")

@@ -1,29 +1,26 @@
 """Triton's backend `onnxruntime` where the C++ one is missing: a Python-based backend.
 
 Runs in Triton's stub process. Serves the same `config.pbtxt` and `model.onnx` by the same contract.
-Imports nothing of the project but the files beside it.
+Imports no torch and nothing of the front end.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from triton_models.backends.onnxruntime.engine import Engine
-    from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
-else:
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from engine import Engine
-    from lifeline import end_with_triton, forget_shared_memory
+# The backend's directory is a link into the project; the stub knows nothing of the project's path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-TOKEN_ID_MASK = (1 << 29) - 1
-"""As triton_models.tokens has it; a test holds the two equal."""
+from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
+from triton_models.backends.onnxruntime.selection import engine_for
+from triton_models.tokens import token_ids
 
 
 class TritonPythonModel:
@@ -34,7 +31,6 @@ class TritonPythonModel:
 
         Raises:
             TritonModelException: numpy 2, or a model that does not fit the contract.
-
         """
         if int(np.__version__.split(".")[0]) >= 2:
             # With numpy 2 this stub answers wrong numbers without an error.
@@ -47,9 +43,10 @@ class TritonPythonModel:
         self._input = config["input"][0]["name"]
         self._output = config["output"][0]["name"]
         self._vocab_size = _vocab_size(directory)
-        self._engine = Engine(
-            directory / "model.onnx", _threads(config), gpu=args["model_instance_kind"] == "GPU"
-        )
+        threads, gpu = _threads(config), args["model_instance_kind"] == "GPU"
+        name = engine_for(directory, threads, gpu=gpu)
+        pb_utils.Logger.log_info(f"{args['model_name']} is computed by {name}, {threads} threads")
+        self._engine = Engine(directory / "model.onnx", threads, name, gpu=gpu)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests, each int64 [b, L] with its own b and L, by one run.
@@ -89,7 +86,7 @@ class TritonPythonModel:
         """Why these rows cannot be computed; None where they can."""
         if rows.dtype != np.int64 or rows.ndim != 2 or rows.size == 0:
             return f"{self._input} must be INT64 of shape [rows, tokens], at least one of each"
-        ids = rows & TOKEN_ID_MASK
+        ids = token_ids(rows)
         if rows.min() < 0 or (self._vocab_size is not None and ids.max() >= self._vocab_size):
             return f"{self._input} holds a token id outside the vocabulary"
         return None

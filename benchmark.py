@@ -1,0 +1,178 @@
+"""The load test: how many embeddings a second the server gives, and how long callers wait.
+
+    python benchmark.py                                   # 500 clients, 20 requests each
+    python benchmark.py --rate 300 --duration 30 --plot load.png
+
+Its last line on standard output is one JSON object. docs/benchmark.md explains the figures.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loadtest import machine
+from benchmarks.loadtest.figures import Run, figures, joined
+from benchmarks.loadtest.plot import check_plot, save_plot
+from benchmarks.loadtest.progress import Progress
+from benchmarks.loadtest.report import lines
+from benchmarks.loadtest.server import Server
+from benchmarks.loadtest.settings import ARRIVALS, KINDS, ROUTES, BenchmarkError, Settings
+from benchmarks.loadtest.texts import read_texts
+from benchmarks.loadtest.workers import Workers
+
+BUSY_CLIENT = 0.7
+"""Share of a core from which on the client's own work shows in the latencies."""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line; defaults are those of `Settings`."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    default = Settings()
+
+    def option(group: Any, name: str, text: str, **how: Any) -> None:  # noqa: ANN401 - argparse's own
+        field = name.removeprefix("--").replace("-", "_")
+        group.add_argument(name, help=text, default=getattr(default, field), **how)
+
+    server = parser.add_argument_group("server")
+    option(server, "--url", "of the server")
+    option(server, "--model", "to ask; loaded first where it is not")
+    option(server, "--route", "to ask", choices=ROUTES)
+    option(server, "--api-key", "sent as a bearer token")
+    load = parser.add_argument_group("load")
+    option(load, "--connections", "concurrent clients", type=positive)
+    option(load, "--requests", "requests of each client", type=positive)
+    option(load, "--duration", "seconds, instead of --requests", type=seconds)
+    option(load, "--rate", "requests due each second, whatever the answers (open loop)", type=seconds)
+    option(load, "--arrivals", "how --rate spreads them", choices=ARRIVALS)
+    option(load, "--warmup", "requests before the measurement", type=natural)
+    option(load, "--timeout", "seconds until a request counts as failed", type=seconds)
+    option(load, "--processes", "that send", type=positive)
+    text = parser.add_argument_group("texts")
+    option(text, "--texts-per-request", "1: a string; more: a list", type=positive)
+    option(text, "--texts", "built-in texts, all different", choices=KINDS)
+    option(text, "--text-file", "one text a line, instead of built-in ones", type=Path)
+    option(text, "--distinct", "draw from so many distinct texts, to test the cache", type=positive)
+    text.add_argument("--seed", type=natural, help="of texts and arrivals (default: new each run)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", default=False, help="print only the JSON object")
+    output.add_argument("--plot", type=Path, default=None, metavar="FILE.png", help="draw the run")
+    return parser
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    if (value := int(text)) < 0:
+        raise ValueError
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise ValueError
+    return value
+
+
+def measure(settings: Settings) -> tuple[Run, int, str | None]:
+    """Do the whole load test: the run, the length of a vector, the server's version.
+
+    Raises:
+        BenchmarkError: it cannot be done.
+    """
+    server = Server(settings)
+    dimension = server.check()
+    version = server.version()
+    with Workers(settings) as workers:
+        warm_up = workers.prepare(lambda _: None)
+        for records in warm_up:
+            if records.first_failure:
+                raise BenchmarkError(f"the warm-up failed: {records.first_failure[1]}")
+        before = server.counts()
+        progress = Progress(settings, "measuring", settings.total_requests)
+        start, processes = workers.run(progress.show)
+        progress.end(sum(len(records.answered) for records in processes))
+        after = server.counts()
+    counts = after.since(before) if after and before else None
+    return joined(settings, start, processes, counts), dimension, version
+
+
+def warn(run: Run) -> None:
+    """Say what makes the figures doubtful."""
+    settings = run.settings
+    if run.busy_share > BUSY_CLIENT:
+        share = f"{run.busy_share:.0%}"
+        print(
+            f"Warning: a process of the client was busy {share} of the time; add --processes", file=sys.stderr
+        )
+    if settings.text_file is not None and settings.distinct is None:
+        there = len(read_texts(settings))
+        sent = (run.answered.size + settings.warmup) * settings.texts_per_request
+        if sent > there:
+            print(f"Warning: {sent} texts were drawn from a file of {there}: they repeat", file=sys.stderr)
+
+
+def main() -> int:
+    """Run the command: 0, or 1 where the run is void or could not be made."""
+    parser = arguments()
+    options = vars(parser.parse_args())
+    only_json, plot = options.pop("json"), options.pop("plot")
+    options.setdefault("seed", secrets.randbelow(1 << 31))
+    settings = Settings(**options)
+    if settings.processes > settings.connections:
+        parser.error("--processes must not be more than --connections")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        if plot is not None:
+            check_plot(plot)
+        run, dimension, version = measure(settings)
+        found = None if run.failed else figures(run)
+        if found and plot is not None:
+            hardware = machine.hardware()
+            save_plot(plot, run, found, f"{hardware['cpu']}, {hardware['cores']} cores, {date[:10]}")
+    except BenchmarkError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    report = {
+        "benchmark": "load test",
+        "date": date,
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+        "server": version,
+        "dimension": dimension,
+        "settings": settings.shown(),
+        "void": found is None,
+        "errors": run.failed,
+        "first_error": run.first_failure,
+        "figures": found,
+    }
+    if found is None:
+        total = run.failed + run.answered.size
+        reason = f"{run.failed} of {total} requests failed; the first: {run.first_failure}"
+        print(f"This run is void: {reason}", file=sys.stderr)
+    else:
+        warn(run)
+        if not only_json:
+            print("\n".join(lines(settings, found)))
+    print(json.dumps(report))
+    return int(found is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

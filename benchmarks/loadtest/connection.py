@@ -1,0 +1,171 @@
+"""One HTTP/1.1 keep-alive connection, as cheap as Python allows: no event loop, no header dictionary.
+
+It knows nothing of when requests are sent, nor of what an answer means.
+"""
+
+import re
+import socket
+from typing import NamedTuple
+
+CONNECT_TIMEOUT = 10.0
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
+_STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d)")
+_CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
+
+
+class AnswerError(Exception):
+    """What came back is not an answer that this client reads; the text says why."""
+
+
+class Stale(Exception):
+    """The server closed a connection that was kept open, before it answered anything."""
+
+
+class Answer(NamedTuple):
+    """One whole answer inside `buffer`: the body is `buffer[start:end]`."""
+
+    status: int
+    buffer: bytearray
+    start: int
+    end: int
+    keep_alive: bool
+
+
+class Connection:
+    """A connection with at most one request on its way."""
+
+    __slots__ = (
+        "_answer",
+        "_kept",
+        "_partial",
+        "_unsent",
+        "address",
+        "due",
+        "quota",
+        "request",
+        "retried",
+        "sent",
+        "socket",
+    )
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self.socket: socket.socket | None = None
+        self.request: bytes | None = None
+        self.due = 0.0
+        self.sent = 0.0
+        self.quota = 0
+        self.retried = False
+        self._kept = False
+        self._partial: bytearray | None = None
+        self._answer: Answer | None = None
+        self._unsent: memoryview | None = None
+
+    def open(self) -> socket.socket:
+        """Connect.
+
+        Raises:
+            OSError: there is no connection to be had.
+        """
+        made = socket.create_connection(self.address, timeout=CONNECT_TIMEOUT)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.setblocking(False)
+        self.socket = made
+        self._kept = False
+        return made
+
+    def close(self) -> None:
+        """Disconnect and forget what was on its way."""
+        if self.socket is not None:
+            self.socket.close()
+        self.socket = self._partial = self._answer = self._unsent = None
+
+    def send(self, request: bytes) -> bool:
+        """Send a request as far as the socket takes it; true when it is all sent.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        assert self.socket is not None
+        self.request = request
+        try:
+            sent = self.socket.send(request)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(request):
+            return True
+        self._unsent = memoryview(request)[sent:]
+        return False
+
+    def send_rest(self) -> bool:
+        """Send more of a request that did not go at once; true when it is all sent.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        assert self.socket is not None
+        if self._unsent is not None:
+            try:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            except BlockingIOError:
+                return False
+            if self._unsent:
+                return False
+            self._unsent = None
+        return True
+
+    def receive(self, scratch: bytearray) -> Answer | None:
+        """Read what has come; the answer once it is whole. It is valid until `scratch` is used again.
+
+        Raises:
+            AnswerError: what came is not an answer, or it broke off.
+            Stale: the connection had been kept, and was closed before an answer began.
+            OSError: the connection is broken.
+        """
+        assert self.socket is not None
+        try:
+            size = self.socket.recv_into(scratch)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError as error:
+            if self._is_stale():
+                raise Stale from error
+            raise
+        if not size:
+            if self._is_stale():
+                raise Stale
+            raise AnswerError("the server closed the connection before the answer was whole")
+        buffer = scratch
+        if self._partial is not None:
+            self._partial += memoryview(scratch)[:size]
+            buffer, size = self._partial, len(self._partial)
+        answer = self._answer or read_head(buffer, size)
+        if answer is None or size < answer.end:
+            self._partial = buffer if buffer is self._partial else scratch[:size]
+            self._answer = answer and answer._replace(buffer=self._partial)
+            return None
+        if size > answer.end:
+            raise AnswerError("the answer is longer than its Content-Length")
+        self._partial = self._answer = None
+        self._kept = True
+        return answer
+
+    def _is_stale(self) -> bool:
+        return self._kept and self._partial is None
+
+
+def read_head(buffer: bytearray, size: int) -> Answer | None:
+    """The answer that begins in `buffer[:size]`, whole or not; None while its head is not whole.
+
+    Raises:
+        AnswerError: not HTTP/1.1, or without a Content-Length.
+    """
+    end = buffer.find(b"\r\n\r\n", 0, size)
+    if end < 0:
+        return None
+    status = _STATUS.match(buffer, 0, end)
+    length = _LENGTH.search(buffer, 0, end + 2)
+    if status is None or length is None:
+        raise AnswerError("the answer is not HTTP/1.1 with a Content-Length")
+    keep_alive = _CLOSE.search(buffer, 0, end + 2) is None
+    return Answer(int(status[1]), buffer, end + 4, end + 4 + int(length[1]), keep_alive)

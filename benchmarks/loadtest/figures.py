@@ -1,0 +1,117 @@
+"""From what the processes saw to the figures of the report."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.loadtest.load import Records
+from benchmarks.loadtest.server import Counts
+from benchmarks.loadtest.settings import Settings
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured run. Times in seconds after its start; one row per answered request."""
+
+    settings: Settings
+    due: Floats
+    answered: Floats
+    inference_ms: Floats
+    late: Floats
+    processes: list[Records]
+    counts: Counts | None
+
+    @property
+    def failed(self) -> int:
+        """Requests without a good answer: any makes the run void."""
+        return sum(records.failed for records in self.processes)
+
+    @property
+    def first_failure(self) -> str | None:
+        """Why the earliest of them failed."""
+        reasons = [records.first_failure for records in self.processes if records.first_failure]
+        return min(reasons)[1] if reasons else None
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the last answer."""
+        return float(self.answered.max()) if self.answered.size else 0.0
+
+    @property
+    def response_ms(self) -> Floats:
+        """From the moment each request was due to its answer."""
+        return (self.answered - self.due) * 1000
+
+    @property
+    def busy_share(self) -> float:
+        """CPU time of the busiest sending process, as a share of the run."""
+        return max(records.cpu_seconds for records in self.processes) / max(self.seconds, 1e-9)
+
+
+def joined(settings: Settings, start: float, processes: list[Records], counts: Counts | None) -> Run:
+    """The processes' records as one run."""
+
+    def all_of(arrays: Iterable[Any], zero: float) -> Floats:
+        return np.concatenate([np.asarray(values, dtype=np.float64) for values in arrays]) - zero
+
+    return Run(
+        settings,
+        due=all_of((records.due for records in processes), start),
+        answered=all_of((records.answered for records in processes), start),
+        inference_ms=all_of((records.inference_ms for records in processes), 0),
+        late=all_of((records.late for records in processes), 0),
+        processes=processes,
+        counts=counts,
+    )
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """Every figure, with its unit in its name; None: not known here."""
+    requests = int(run.answered.size)
+    cpu = sum(records.cpu_seconds for records in run.processes)
+    return {
+        "total_requests": requests,
+        "seconds": run.seconds,
+        "qps": requests / run.seconds,
+        "texts_per_second": requests * run.settings.texts_per_request / run.seconds,
+        "response_ms": {
+            **_spread(run.response_ms),
+            **{f"p{q}": float(np.percentile(run.response_ms, q)) for q in (50, 90, 95, 99)},
+            "max": float(run.response_ms.max()),
+        },
+        "inference_ms": _spread(run.inference_ms),
+        "bytes_out": sum(records.bytes_out for records in run.processes),
+        "bytes_in": sum(records.bytes_in for records in run.processes),
+        **_triton(run.counts),
+        "client_cpu_ms_per_request": cpu * 1000 / requests,
+        "client_busy_share": run.busy_share,
+        "client_late_ms": {
+            "p99": float(np.percentile(run.late, 99) * 1000),
+            "max": float(run.late.max() * 1000),
+        }
+        if run.late.size
+        else None,
+        "reconnects": sum(records.reconnects for records in run.processes),
+    }
+
+
+def _spread(values: Floats) -> dict[str, float]:
+    deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    return {"mean": float(values.mean()), "median": float(np.median(values)), "stdev": deviation}
+
+
+def _triton(counts: Counts | None) -> dict[str, Any]:
+    looked_up = counts.cache_hits + counts.cache_misses if counts else 0
+    return {
+        "cache_hits": counts and counts.cache_hits,
+        "cache_misses": counts and counts.cache_misses,
+        "cache_hit_share": counts.cache_hits / looked_up if counts and looked_up else None,
+        "rows_computed": counts and counts.rows,
+        "executions": counts and counts.executions,
+        "mean_batch_size": counts.rows / counts.executions if counts and counts.executions else None,
+    }

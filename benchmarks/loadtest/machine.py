@@ -1,0 +1,60 @@
+"""The machine and the versions that a figure belongs to."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("nvidia-pytriton", "tritonclient", "onnxruntime", "openvino", "uvicorn", "fastapi", "numpy")
+
+
+def hardware() -> dict[str, str | int | list[str]]:
+    """Of the machine that sends; with a loopback URL it is the server's as well."""
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        "gpus": _gpus(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Python, and of the environment of `benchmark.py` what a server of the same environment runs on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
+
+
+def _gpus() -> list[str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return answer.stdout.split("\n")[:-1] if answer.returncode == 0 else []

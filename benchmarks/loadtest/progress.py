@@ -1,0 +1,34 @@
+"""One line on standard error that says how far the run is."""
+
+import sys
+import time
+
+from benchmarks.loadtest.settings import Settings
+
+_EVERY_TERMINAL, _EVERY_LOG = 0.25, 5.0
+
+
+class Progress:
+    """Rewrites its line on a terminal; elsewhere writes a new one now and then."""
+
+    def __init__(self, settings: Settings, phase: str, total: int | None) -> None:
+        self._phase = phase
+        self._goal = f"of {total:,} requests" if total is not None else f"requests in {settings.duration:g} s"
+        self._terminal = sys.stderr.isatty()
+        self._start = self._written = time.monotonic()
+
+    def show(self, done: int) -> None:
+        """Tell that so many requests were answered."""
+        now = time.monotonic()
+        if now - self._written >= (_EVERY_TERMINAL if self._terminal else _EVERY_LOG):
+            self._written = now
+            self._write(done, now, "")
+
+    def end(self, done: int) -> None:
+        """Leave the last line standing."""
+        self._write(done, time.monotonic(), "\n" if self._terminal else "")
+
+    def _write(self, done: int, now: float, end: str) -> None:
+        elapsed = now - self._start
+        line = f"{self._phase}: {done:,} {self._goal}, {done / max(elapsed, 1e-9):,.0f}/s, {elapsed:.0f} s"
+        print(f"\r{line}\033[K" if self._terminal else f"{line}\n", end=end, file=sys.stderr, flush=True)

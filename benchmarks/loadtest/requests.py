@@ -1,0 +1,58 @@
+"""The requests as the bytes that go over the wire, built ahead of the run."""
+
+import json
+from collections import deque
+
+from benchmarks.loadtest.settings import Settings
+from benchmarks.loadtest.texts import texts
+
+AHEAD_PER_SECOND = 2000
+"""Requests built ahead for each second of a run that ends by its duration."""
+
+AHEAD_BYTES = 256 << 20
+"""What all processes together hold of requests built ahead."""
+
+
+def headers(settings: Settings) -> dict[str, str]:
+    """Of every request of the load test."""
+    key = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
+    return {"Content-Type": "application/json", "Accept": "application/json", **key}
+
+
+def body(settings: Settings, batch: list[str]) -> bytes:
+    """The JSON of one request; a lone text goes as a string, as most callers send it."""
+    text = batch[0] if len(batch) == 1 else batch
+    return json.dumps({"model_name": settings.model, "text": text}, ensure_ascii=False).encode()
+
+
+class Requests:
+    """One process's requests, in order."""
+
+    def __init__(self, settings: Settings, process: int) -> None:
+        self._settings = settings
+        self._texts = texts(settings, process)
+        self._ready: deque[bytes] = deque()
+        host, port = settings.address
+        lines = [f"POST {settings.route} HTTP/1.1", f"Host: {f'[{host}]' if ':' in host else host}:{port}"]
+        lines += [f"{name}: {value}" for name, value in headers(settings).items()]
+        self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
+
+    def take(self) -> bytes:
+        """The next request; one beyond those built ahead is built now."""
+        return self._ready.popleft() if self._ready else self._build()
+
+    def build_ahead(self, process: int) -> None:
+        """Build what the run will need, as far as memory for it is allowed."""
+        settings = self._settings
+        total = settings.total_requests or round(AHEAD_PER_SECOND * (settings.duration or 0))
+        size = 0
+        for _ in range(settings.share(total + settings.warmup, process) + settings.connections):
+            request = self._build()
+            self._ready.append(request)
+            size += len(request)
+            if size > AHEAD_BYTES // settings.processes:
+                break
+
+    def _build(self) -> bytes:
+        content = body(self._settings, [next(self._texts) for _ in range(self._settings.texts_per_request)])
+        return b"%b%d\r\n\r\n%b" % (self._head, len(content), content)

@@ -1,0 +1,110 @@
+"""The texts that are sent: of mixed length and, unless `--distinct` asks otherwise, all different.
+
+Sending one constant text flatters a server: it answers from its cache, and every batch has one
+length. The built-in texts are random words. They read as nonsense, but what costs a server time is their
+length in tokens, and that is drawn like the length of real texts.
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import accumulate, count
+from math import log
+
+from benchmarks.loadtest.settings import BenchmarkError, Settings
+from benchmarks.loadtest.words import CONTENT_WORDS, FUNCTION_WORDS
+
+GLOSS_MEDIAN, GLOSS_SIGMA, GLOSS_LONGEST = 10, 0.5, 60
+"""Words of a gloss, log-normal, about as the definitions of a dictionary such as WordNet."""
+
+PASSAGE_TOKENS = (100, 400)
+"""Tokens of a passage, uniform, with the full stops and the two special tokens of BERT."""
+
+_CODE_WORDS = 3
+_SCATTER = 7_368_787
+"""A prime larger than the number of words: multiplying by it scatters the serial numbers."""
+
+_WORDS = (*FUNCTION_WORDS, *CONTENT_WORDS)
+# Each function word as often as its rank says; together they make about 45 % of a text.
+_WEIGHTS = list(
+    accumulate([200 / (rank + 3) for rank in range(len(FUNCTION_WORDS))] + [1.0] * len(CONTENT_WORDS))
+)
+
+
+class BuiltInTexts:
+    """Texts by serial number: two numbers never give the same text, in whatever process."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self._kind = kind
+        self._random = random.Random(seed)
+        self._origin = random.Random(seed).randrange(len(CONTENT_WORDS) ** _CODE_WORDS)
+
+    def text(self, serial: int) -> str:
+        """The text of one serial number."""
+        return self._passage(serial) if self._kind == "passages" else self._gloss(serial)
+
+    def _code(self, serial: int) -> list[str]:
+        """Three words that no other serial number has: they keep the texts apart."""
+        base = len(CONTENT_WORDS)
+        number = (serial + self._origin) * _SCATTER % base**_CODE_WORDS
+        return [CONTENT_WORDS[number // base**place % base] for place in range(_CODE_WORDS)]
+
+    def _gloss(self, serial: int) -> str:
+        length = round(self._random.lognormvariate(log(GLOSS_MEDIAN), GLOSS_SIGMA))
+        more = min(max(length, _CODE_WORDS), GLOSS_LONGEST) - _CODE_WORDS
+        return " ".join([*self._code(serial), *self._random.choices(_WORDS, cum_weights=_WEIGHTS, k=more)])
+
+    def _passage(self, serial: int) -> str:
+        left = self._random.randint(*PASSAGE_TOKENS) - 2
+        sentences = []
+        words = self._code(serial)
+        while left > 1:
+            length = min(self._random.randint(8, 24), left - 1)
+            length += left - length == 2  # a lone token left over would be no sentence
+            words += self._random.choices(_WORDS, cum_weights=_WEIGHTS, k=max(0, length - len(words)))
+            sentences.append(" ".join(words).capitalize() + ".")
+            left -= len(words) + 1
+            words = []
+        return " ".join(sentences)
+
+
+def read_texts(settings: Settings) -> list[str]:
+    """The lines of `--text-file`, shuffled; empty ones are left out.
+
+    Raises:
+        BenchmarkError: the file cannot be read, or has too few texts.
+    """
+    assert settings.text_file is not None
+    try:
+        lines = settings.text_file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"--text-file {settings.text_file}: {error}") from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    needed = max(settings.distinct or 1, settings.processes)
+    if len(texts) < needed:
+        raise BenchmarkError(f"--text-file {settings.text_file}: has {len(texts)} texts, {needed} are needed")
+    random.Random(settings.seed).shuffle(texts)
+    return texts
+
+
+def distinct_texts(settings: Settings, number: int) -> list[str]:
+    """The same `number` texts in every process."""
+    if settings.text_file is not None:
+        return read_texts(settings)[:number]
+    made = BuiltInTexts(settings.texts, settings.seed)
+    return [made.text(serial) for serial in range(number)]
+
+
+def texts(settings: Settings, process: int) -> Iterator[str]:
+    """One process's endless row of texts; no other process has any of them, except with `--distinct`."""
+    draw = random.Random(f"{settings.seed}/{process}")
+    if settings.distinct is not None:
+        pool = distinct_texts(settings, settings.distinct)
+        while True:
+            yield draw.choice(pool)
+    if settings.text_file is not None:
+        mine = read_texts(settings)[process :: settings.processes]
+        while True:
+            yield from mine
+    made = BuiltInTexts(settings.texts, settings.seed)
+    for serial in count(process, settings.processes):
+        yield made.text(serial)

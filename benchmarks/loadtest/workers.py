@@ -1,0 +1,169 @@
+"""The processes that send: each has its share of the connections and of the requests."""
+
+import gc
+import multiprocessing
+import random
+import resource
+import signal
+import time
+from array import array
+from collections.abc import Callable
+from ctypes import c_uint64
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.sharedctypes import RawArray
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.loadtest.connection import Connection
+from benchmarks.loadtest.load import Load, OpenLoad, Records
+from benchmarks.loadtest.requests import Requests
+from benchmarks.loadtest.settings import BenchmarkError, Settings
+
+_START_AFTER = 0.1
+"""Seconds between the word to start and the start, so that all processes start at one moment."""
+
+Show = Callable[[int], None]
+
+
+def schedule(settings: Settings, process: int) -> "array[float]":
+    """The moments at which one process's requests are due, in seconds after the start.
+
+    Independent Poisson processes add up to one, so each process draws its own.
+    """
+    assert settings.rate is not None
+    total = settings.total_requests
+    assert total is not None
+    mine = settings.share(total, process)
+    if settings.arrivals == "uniform":
+        return array("d", [(process + settings.processes * i) / settings.rate for i in range(mine)])
+    draw = random.Random(f"{settings.seed}/arrivals/{process}")
+    moments = array("d")
+    moment = 0.0
+    for _ in range(mine):
+        moment += draw.expovariate(settings.rate / settings.processes)
+        moments.append(moment)
+    return moments
+
+
+class Workers:
+    """All processes of one load test."""
+
+    def __init__(self, settings: Settings) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answered = RawArray(c_uint64, settings.processes)
+        self._pipes: list[Pipe] = []
+        self._processes = []
+        _allow_sockets(settings.connections)
+        for number in range(settings.processes):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(settings, number, theirs, self._answered), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        """The processes are started already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes, also those that still send."""
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def prepare(self, show: Show) -> list[Records]:
+        """Wait until requests are built, connections open and the warm-up over: what the warm-up saw.
+
+        Raises:
+            BenchmarkError: the server cannot be reached, or a text file cannot be used.
+        """
+        return self._collect(show)
+
+    def run(self, show: Show) -> tuple[float, list[Records]]:
+        """Send the measured load: the moment of its start, and what each process saw.
+
+        Raises:
+            BenchmarkError: a process died.
+        """
+        start = time.monotonic() + _START_AFTER
+        for pipe in self._pipes:
+            pipe.send(start)
+        return start, self._collect(show)
+
+    def _collect(self, show: Show) -> list[Records]:
+        collected: dict[int, Records] = {}
+        while len(collected) < len(self._pipes):
+            for number, pipe in enumerate(self._pipes):
+                if number not in collected and pipe.poll(0.1):
+                    collected[number] = self._receive(pipe)
+            show(sum(self._answered))
+        return [collected[number] for number in range(len(self._pipes))]
+
+    @staticmethod
+    def _receive(pipe: Pipe) -> Records:
+        try:
+            received: Any = pipe.recv()
+        except EOFError as error:
+            raise BenchmarkError("a process of the load test died") from error
+        if not isinstance(received, Records):
+            raise BenchmarkError(str(received))
+        return received
+
+
+def _allow_sockets(number: int) -> None:
+    """Raise the limit on open files as far as the connections need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = number + 100
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise BenchmarkError(f"--connections {number}: the limit of open files is {hard} (ulimit -Hn)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  # noqa: ANN401 - a ctypes array
+    """One process: prepare, say so, wait for the word, send, hand over the records."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+    def show(done: int) -> None:
+        answered[number] = done
+
+    try:
+        requests = Requests(settings, number)
+        requests.build_ahead(number)
+        connections = [
+            Connection(settings.address) for _ in range(settings.share(settings.connections, number))
+        ]
+        for connection in connections:
+            connection.open()
+    except (BenchmarkError, OSError) as error:
+        pipe.send(str(error))
+        return
+    _share_out(settings.share(settings.warmup, number), connections)
+    warm_up = Load(connections, requests, settings.timeout).run(time.monotonic(), show)
+    # What was made until now lives to the end: the collector has nothing to find in it.
+    gc.freeze()
+    pipe.send(warm_up)
+    start: float = pipe.recv()
+    show(0)
+    pipe.send(_measured(settings, number, connections, requests).run(start, show))
+
+
+def _measured(settings: Settings, number: int, connections: list[Connection], requests: Requests) -> Load:
+    if settings.rate is not None:
+        return OpenLoad(connections, requests, settings.timeout, schedule(settings, number))
+    load = Load(connections, requests, settings.timeout)
+    for connection in connections:
+        connection.quota = settings.requests if settings.duration is None else 1 << 62
+    if settings.duration is not None:
+        load.stop_after(settings.duration)
+    return load
+
+
+def _share_out(total: int, connections: list[Connection]) -> None:
+    for index, connection in enumerate(connections):
+        connection.quota = total // len(connections) + (index < total % len(connections))
