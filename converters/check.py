@@ -17,6 +17,7 @@ from converters.errors import CheckFailed, InvalidModel
 from converters.reference import Reference
 from converters.texts import check_texts, overlong_text
 from converters.tokenizer import TextTokenizer, shorten
+from triton_models.tokens import ROW_START
 
 LEAST_COSINE = 0.9999
 """To the reference, for every text in every batch (the HTTP contract)."""
@@ -53,6 +54,12 @@ class Samples:
         """The flat ids and the lengths of some rows."""
         chosen = [self.ids[row] for row in rows]
         return np.concatenate(chosen), np.array([len(ids) for ids in chosen], dtype=np.int32)
+
+    def marked_batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The same with ROW_START on every row, as grouped requests have it; the vectors must not notice."""
+        ids, lengths = self.batch(rows)
+        ids[np.cumsum(lengths) - lengths] |= ROW_START
+        return ids, lengths
 
     def spread(self, count: int, longest: int) -> list[int]:
         """At most `count` rows of evenly spread lengths up to `longest` tokens, the longest included."""
@@ -137,7 +144,7 @@ def verify(
     worst_alone = _Worst()
     batches = mixed_batches([len(ids) for ids in samples.ids])
     for number, rows in enumerate(batches, start=1):
-        together = run(*samples.batch(rows))
+        together = run(*samples.marked_batch(rows))
         worst.see(cosines(together, samples.vectors[rows]), rows)
         worst_alone.see(cosines(together, alone[rows]), rows)
         report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")

@@ -118,7 +118,8 @@ class SentenceGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
         """float32 [batch, D] of int64 [total] and int32 [batch, 1]."""
-        ids = torch.remainder(input_ids, 1 << TOKEN_ID_BITS)
+        # By bits and not by Mod: OpenVINO computes Mod in fp32, which takes one id for another.
+        ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         lengths = item_shape.reshape(-1).to(torch.int64)
         if isinstance(self.first, StaticMean):
             features = {"sentence_embedding": self.first(ids, lengths)}
@@ -139,7 +140,7 @@ class SentenceGraph(nn.Module):
     def _pooled(self, input_ids: Tensor) -> Tensor:
         """Which tokens are pooled, bool [total]."""
         if self.prompt_flag:
-            return torch.remainder(input_ids, NOT_POOLED << 1) < NOT_POOLED
+            return torch.bitwise_and(input_ids, NOT_POOLED) == 0
         return torch.ones_like(input_ids, dtype=torch.bool)
 
 

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
-from converters import check, export, reference
+from converters import check, engines, export, reference
 from converters.check import CheckResult, Samples
 from converters.errors import CheckFailed, InvalidModel
 from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
@@ -33,9 +33,6 @@ from converters.pooling import GatherPooling
 from converters.progress import Progress, Step
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
-from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.selection import Sample, select, write
-from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
 from triton_models.manifest import Manifest, Source
 
 _TRIAL_TEXTS = 10
@@ -166,33 +163,8 @@ def _export_and_verify(
     export.write(program, path)
     del program
     progress.step("verify", 0.0, "Loading the converted model")
-    return _verify_engines(samples, path, threads, progress)
-
-
-def _verify_engines(samples: Samples, path: Path, threads: int, progress: Progress) -> CheckResult:
-    """Check with the fastest engine; one that fails is left out and the next is taken.
-
-    Raises:
-        CheckFailed: what is left is plain fp32, or the engine that the operator fixed, and it fails.
-    """
-    rows = samples.spread(check.KEPT_SAMPLES, check.KEPT_TOKENS)
-    sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
-    without: list[EngineName] = []
-    while True:
-        progress.step("verify", 0.0, "Measuring the engines")
-        selection = select(path, sample, threads, without)
-        least_alone = check.LEAST_COSINE if selection.fixed_by_operator else check.LEAST_ALONE
-        engine = Engine(path, threads, selection.name)
-        report = _part(progress, "verify", 0.1, 1.0)
-        try:
-            result = check.verify(engine.run, samples, report, least_alone)
-        except CheckFailed:
-            if selection.fixed_by_operator or selection.name == DEFAULT:
-                raise
-            without.append(selection.name)
-            continue
-        write(selection, path.parent)
-        return result
+    progress.step("verify", 0.0, "Measuring the engines")
+    return engines.verify(samples, path, threads, _part(progress, "verify", 0.1, 1.0))
 
 
 def _modules_after(loaded: Reference) -> list[nn.Module]:

@@ -44,6 +44,7 @@ class TextEmbedder:
         self._repository = repository
         self._max_inputs = max_inputs
         self._timeout = timeout
+        self._verified: dict[str, tuple[int, int]] = {}
 
     async def embed(self, model_name: str, texts: Sequence[str], *, normalize: bool) -> Embeddings:
         """Vectors float32 [len(texts), D], in order.
@@ -58,6 +59,7 @@ class TextEmbedder:
         deadline = time.monotonic() + self._timeout
         model = await self._catalog.get(model_name)
         try:
+            await self._require_verified(model)
             vectors = await self._embed(model, texts, deadline)
         except ModelNotReady:
             vectors = await self._embed_again(model, texts, deadline)
@@ -67,18 +69,37 @@ class TextEmbedder:
     async def _embed_again(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
         """Try the version that the repository holds now; say why where there is no other."""
         name = model.manifest.model_name
+        self._verified.pop(model.served, None)
         current = await self._catalog.refresh(name)
+        await self._require_verified(current)
         if current.version != model.version:
             try:
                 return await self._embed(current, texts, deadline)
             except ModelNotReady:
                 pass
+        raise Unavailable(f"model {name} is being loaded; retry in a moment")
+
+    async def _require_verified(self, model: TextModel) -> None:
+        """Return where the load of the model has ended with its check, in the Triton of this moment.
+
+        Triton answers from the moment it has a model, which is before its vectors were compared. Looked
+        up once for a version and a Triton, so that it costs a request nothing.
+
+        Raises:
+            ModelConflict, ModelNotFound, Unavailable: why not.
+        """
+        key = (model.version, self._triton.generation)
+        if self._verified.get(model.served) == key:
+            return
+        name = model.manifest.model_name
         state = await asyncio.to_thread(self._repository.state, model.served)
         if state.activity in ("unloading", "deleting"):
             raise ModelConflict(f"model {name} is being unloaded; load it again to use it")
-        if state.wanted:
+        if state.activity == "loading":
             raise Unavailable(f"model {name} is being loaded; retry in a moment")
-        raise not_loaded(name)
+        if not state.wanted:
+            raise not_loaded(name)
+        self._verified[model.served] = key
 
     async def _embed(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
         rows = await self._tokenize(model, texts)

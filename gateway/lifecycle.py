@@ -72,17 +72,19 @@ class Lifecycle:
         return f"Model {model_name} is loaded."
 
     async def restore(self, served: str) -> None:
-        """Load again what is marked as wanted and is not in Triton, without converting.
+        """Load again what is marked as wanted and is not in Triton, or not verified, without converting.
 
         Raises:
             GatewayError: it cannot be loaded or fails its check.
         """
-        async with self._changing(served, "loading"):
+        async with self._changing(served, None):
             state = await asyncio.to_thread(self._repository.state, served)
             if not state.wanted:
                 return
             manifest = await asyncio.to_thread(self._repository.manifest, served)
-            if not await self._triton.client.model_ready(served, manifest.version):
+            ready = await self._triton.client.model_ready(served, manifest.version)
+            # An activity that stands there while the lock is free is that of a process that died.
+            if not ready or state.activity is not None:
                 await self._serve(served, manifest, log_progress(manifest.model_name))
 
     async def unload(self, model_name: str) -> str:
@@ -201,7 +203,7 @@ class Lifecycle:
         await asyncio.to_thread(change)
 
     @asynccontextmanager
-    async def _changing(self, served: str, activity: str) -> AsyncIterator[None]:
+    async def _changing(self, served: str, activity: str | None) -> AsyncIterator[None]:
         """Hold the model's lock; what is done under it shows as the model's activity.
 
         Raises:
@@ -218,10 +220,11 @@ class Lifecycle:
                 ) from None
             await lock.acquire()
         try:
-            await self._set(served, activity=activity)
+            if activity is not None:
+                await self._set(served, activity=activity)
             yield
         except TritonError as error:
-            log.warning("%s %s: %s", activity, served, error)
+            log.warning("%s: %s", served, error)
             raise Unavailable("Triton is not ready; retry in a moment") from error
         finally:
             await self._set(served, activity=None)

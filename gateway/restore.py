@@ -66,9 +66,10 @@ class Restorer:
         for served, state in states.items():
             ready = served in index and index[served].state in ("READY", "LOADING")
             due = self._retry.get(served, (0.0, 0.0))[0] <= time.monotonic()
-            # A model that something is being done with is the business of whoever does it, unless
-            # that one died: its lock is free then, and the activity is what it left behind.
-            if state.wanted and not ready and due and served not in self._restoring:
+            # A model that something is being done with is the business of whoever does it, unless that
+            # one died: only then does its lock let the restoring begin with the activity still there.
+            settled = ready and state.activity is None
+            if state.wanted and not settled and due and served not in self._restoring:
                 self._restoring.add(served)
                 self._spawn(self._restore(served))
 

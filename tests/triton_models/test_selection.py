@@ -1,19 +1,109 @@
-"""Choosing an engine by measurement, on a real model."""
+"""Choosing an engine by measurement, on a model whose vectors are known."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from gateway.settings import ENGINE_NAMES
-from tests.triton_models.tiny_onnx import write_model
+from tests.triton_models.tiny_onnx import VOCAB_SIZE, expected, write_model
 from triton_models.backends.onnxruntime import selection
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.sessions import DEFAULT, ENGINES, UnknownEngine, parse_engine
+from triton_models.backends.onnxruntime.sessions import (
+    DEFAULT,
+    ENGINES,
+    UnknownEngine,
+    parse_engine,
+)
+
+LENGTHS = [1, 2, 3, 7, 15, 16, 17, 31, 33, 64]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A model with the sample that the converter leaves."""
+    write_model(tmp_path / "model.onnx", seed=1)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, VOCAB_SIZE, (1, length)) for length in LENGTHS]
+    np.savez(
+        tmp_path / "check.npz",
+        input_ids=np.concatenate([row[0] for row in rows]),
+        lengths=np.array(LENGTHS, np.int32),
+        embeddings=np.concatenate([expected(1, row) for row in rows]),
+    )
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_engine_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENGINE", raising=False)
+
+
+def use_modulus(path: Path) -> None:
+    """Take the ids by Mod, as OpenVINO computes wrong above 2**24."""
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "Mod"
+    modulus = next(one for one in model.graph.initializer if one.name == "mask")
+    modulus.CopyFrom(onnx.numpy_helper.from_array(np.array(1 << 29, np.int64), "mask"))
+    onnx.save(model, path)
 
 
 def test_the_front_end_knows_every_engine() -> None:
-    assert ENGINE_NAMES == ("auto", *map(str, ENGINES))
+    assert ("auto", *map(str, ENGINES)) == ENGINE_NAMES
 
 
+@pytest.mark.parametrize("name", ["", "onnxruntime", "openvino:int8", "auto"])
+def test_an_unknown_engine_is_refused(name: str) -> None:
+    with pytest.raises(UnknownEngine, match="onnxruntime:fp32"):
+        parse_engine(name)
+
+
+def test_the_choice_is_recorded_and_used_again(directory: Path) -> None:
+    chosen = selection.engine_for(directory, 2)
+    recorded = json.loads((directory / "engine.json").read_text())
+    assert recorded["engine"] == str(chosen)
+    assert [one["engine"] for one in recorded["measured"]] == [str(name) for name in ENGINES]
+    # Another record of this machine is believed, one of another machine or thread count is not.
+    recorded["engine"] = "openvino:bf16"
+    (directory / "engine.json").write_text(json.dumps(recorded))
+    assert str(selection.engine_for(directory, 2)) == "openvino:bf16"
+    recorded["machine"] = "another"
+    (directory / "engine.json").write_text(json.dumps(recorded))
+    assert selection.engine_for(directory, 2) == selection.read(directory).name  # type: ignore[union-attr]
+    assert json.loads((directory / "engine.json").read_text())["machine"] == selection.machine()
+
+
+def test_a_damaged_record_is_measured_again(directory: Path) -> None:
+    (directory / "engine.json").write_text("{")
+    assert selection.engine_for(directory, 2) in ENGINES
+    assert selection.read(directory) is not None
+
+
+def test_the_operator_fixes_the_engine(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE", "openvino:fp32")
+    assert str(selection.engine_for(directory, 2)) == "openvino:fp32"
+    assert not (directory / "engine.json").exists()
+
+
+def test_an_engine_that_stumbles_over_flags_is_refused(directory: Path) -> None:
+    use_modulus(directory / "model.onnx")
+    assert selection.engine_for(directory, 2) == DEFAULT
+    record = selection.read(directory)
+    assert record is not None
+    refused = {one.engine: one.refused for one in record.measured}
+    assert refused["onnxruntime:fp32"] is None
+    assert "cosine" in str(refused["openvino:fp32"])
+
+
+@pytest.mark.parametrize("name", [str(name) for name in ENGINES[:3]])
+def test_every_engine_gives_the_models_vectors_with_and_without_flags(directory: Path, name: str) -> None:
+    engine = Engine(directory / "model.onnx", 2, parse_engine(name))
+    sample = selection.Sample.of(directory)
+    assert sample is not None
+    lengths = np.array(LENGTHS, np.int32)
+    ids = np.concatenate(sample.rows)
+    assert selection.cosines(engine.run(ids, lengths), sample.vectors).min() >= 0.9999
+    flagged = ids | (1 << 30)
+    assert selection.cosines(engine.run(flagged, lengths), sample.vectors).min() >= 0.9999

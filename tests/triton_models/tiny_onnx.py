@@ -28,7 +28,7 @@ def expected(seed: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 def write_model(path: Path, seed: int, *, work: int = 0) -> None:
     """Write `model.onnx`. work: size of a square product computed in vain, to make a run take time."""
     constants: dict[str, NDArray[Any]] = {
-        "modulus": np.array(2**TOKEN_ID_BITS, np.int64),
+        "mask": np.array(2**TOKEN_ID_BITS - 1, np.int64),
         "table": table(seed),
         "zero": np.array(0, np.int64),
         "one": np.array(1, np.int64),
@@ -38,7 +38,7 @@ def write_model(path: Path, seed: int, *, work: int = 0) -> None:
         "axis1": np.array([1], np.int64),
     }
     nodes = [
-        _node("Mod", "input_ids modulus", "ids"),
+        _node("BitwiseAnd", "input_ids mask", "ids"),
         _node("Gather", "table ids", "vectors", axis=0),
         _node("Cast", "item_shape", "lengths", to=TensorProto.INT64),
         _node("Reshape", "lengths flat", "flat_lengths"),
