@@ -38,8 +38,10 @@ class Status:
         await self._http.aclose()
 
     async def loaded_models(self) -> list[str]:
-        """Served names of the models that are ready in Triton, sorted."""
-        return sorted({model.name for model in await self._triton.client.index() if model.state == "READY"})
+        """Served names of the models that are ready in Triton and verified, sorted."""
+        ready = {model.name for model in await self._triton.client.index() if model.state == "READY"}
+        states = await asyncio.to_thread(self._repository.states)
+        return sorted(name for name in ready if name not in states or states[name].activity != "loading")
 
     async def repository_models(self) -> list[RepositoryModel]:
         """Every model of the repository, and those being converted or failed."""

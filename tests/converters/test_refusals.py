@@ -17,6 +17,7 @@ from converters.check import Samples, mixed_batches, verify
 from converters.errors import CheckFailed, InvalidModel, NameCollision
 from tests.converters.conftest import Convert
 from tests.tiny_models import HIDDEN, static_model, transformer_model
+from triton_models.tokens import token_ids
 
 PROOF = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
 
@@ -190,7 +191,7 @@ def test_one_wrong_row_in_one_batch_is_found(bad_batch: int | None, fault: str |
 
     def run(ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         nonlocal batches
-        rows = ids[np.cumsum(lengths) - 1]
+        rows = token_ids(ids)[np.cumsum(lengths) - 1]
         vectors: NDArray[np.float32] = samples.vectors[rows].copy()
         if len(rows) > 1:
             batches += 1

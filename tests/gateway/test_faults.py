@@ -31,7 +31,9 @@ def converted(model_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A repository with the model converted, to start from."""
     repository = tmp_path_factory.mktemp("converted") / "repository"
     command = ["-m", "converters", "sentence-transformer", NAME, "--output", str(repository)]
-    subprocess.run([sys.executable, *command, "--sources", str(model_sources)], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, *command, "--sources", str(model_sources)], cwd=ROOT, check=True, capture_output=True
+    )
     return repository
 
 
