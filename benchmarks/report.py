@@ -225,5 +225,7 @@ def write(result: Summary, directory: Path) -> None:
     text = page.read_text(encoding="utf-8") if page.is_file() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}", encoding="utf-8")
+    page.write_text(
+        f"{before}{BEGIN}\n![results]({picture.name})\n\n{markdown(result)}\n{END}{after}", encoding="utf-8"
+    )
     print(f"written: {data}, {picture}, {page}", file=sys.stderr)

@@ -218,6 +218,6 @@ def test_a_backend_that_cannot_start_is_an_error_in_time(
     assert "retry-after" in answer.headers
     assert "stub/broken" in answer.json()["detail"]
     # Triton is started anew with a sound backend; what was loaded is loaded again, and now this is too.
-    own.wait_healthy(60)
+    own.wait_healthy()
     assert load(api, "stub/broken").status_code == 200
     assert np.isfinite(embed(api, ["a dog"], "stub/fine")).all()
