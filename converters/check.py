@@ -17,12 +17,9 @@ from converters.errors import CheckFailed, InvalidModel
 from converters.reference import Reference
 from converters.texts import check_texts, overlong_text
 from converters.tokenizer import TextTokenizer, shorten
+from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.tokens import ROW_START
 
-LEAST_COSINE = 0.9999
-"""To the reference, for every text in every batch (the HTTP contract)."""
-LEAST_ALONE = 0.99999
-"""Between the same text alone and among others (the HTTP contract)."""
 NORM_TOLERANCE = 0.01
 """Relative. A cosine does not see a wrong scale."""
 BATCHES = 64
@@ -111,19 +108,6 @@ def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[fl
     rows = [row for row, row_ids in enumerate(ids) if row_ids.size]
     empty = next((vectors[row] for row, row_ids in enumerate(ids) if not row_ids.size), None)
     return Samples([shown[row] for row in rows], [ids[row] for row in rows], vectors[rows], empty)
-
-
-def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Row by row, [n]. Two zero vectors are equal (1), one alone is not (0); no number is -1."""
-    a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    norms_a, norms_b = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
-    product = norms_a * norms_b
-    cosine: NDArray[np.float64] = np.divide(
-        (a64 * b64).sum(1), product, out=np.zeros_like(product), where=product > 0
-    )
-    cosine[(norms_a == 0) & (norms_b == 0)] = 1.0
-    cosine[~np.isfinite(a64).all(1) | ~np.isfinite(b64).all(1)] = -1.0
-    return cosine
 
 
 def verify(

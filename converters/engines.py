@@ -9,6 +9,7 @@ from pathlib import Path
 from converters import check
 from converters.check import CheckResult, Samples
 from converters.errors import CheckFailed
+from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.selection import Sample, select, write
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
@@ -25,7 +26,7 @@ def verify(samples: Samples, path: Path, threads: int, report: Callable[[float, 
     without: list[EngineName] = []
     while True:
         selection = select(path, sample, threads, without)
-        least_alone = check.LEAST_COSINE if selection.fixed_by_operator else check.LEAST_ALONE
+        least_alone = LEAST_COSINE if selection.fixed_by_operator else LEAST_ALONE
         engine = Engine(path, threads, selection.name)
         try:
             result = check.verify(engine.run, samples, report, least_alone)

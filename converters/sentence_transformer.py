@@ -33,6 +33,7 @@ from converters.pooling import GatherPooling
 from converters.progress import Progress, Step
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
+from triton_models.accuracy import LEAST_COSINE, cosines
 from triton_models.manifest import Manifest, Source
 
 _TRIAL_TEXTS = 10
@@ -143,8 +144,8 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
             vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
     except (CannotPack, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         return parts.padded(f"cannot be packed: {reference.describe(error)}")
-    least = float(check.cosines(vectors, samples.vectors[rows]).min())
-    if least < check.LEAST_COSINE:
+    least = float(cosines(vectors, samples.vectors[rows]).min())
+    if least < LEAST_COSINE:
         return parts.padded(f"packed, it gives other vectors than the reference (cosine {least:.4f})")
     return plan
 

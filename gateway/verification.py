@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel
+from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.client import TritonClient
 from triton_models.manifest import Manifest
 from triton_models.repository import Check
 from triton_models.tokens import ROW_START, mark_past_cache
-
-MIN_COSINE = 0.9999
-"""To the reference, as at conversion."""
-
-MIN_COSINE_ALONE = 0.99999
-"""Between the vector of an input alone and among others."""
 
 
 async def verify(client: TritonClient, served: str, manifest: Manifest, check: Check, timeout: float) -> None:
@@ -40,10 +35,10 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
     alone = np.array([await infer(past_cache(row)) for row in rows])
     mixed = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in rows)))
     for vectors, reference, least in (
-        (cached, check.embeddings, MIN_COSINE),
-        (alone, check.embeddings, MIN_COSINE),
-        (mixed, check.embeddings, MIN_COSINE),
-        (mixed, alone, MIN_COSINE_ALONE),
+        (cached, check.embeddings, LEAST_COSINE),
+        (alone, check.embeddings, LEAST_COSINE),
+        (mixed, check.embeddings, LEAST_COSINE),
+        (mixed, alone, LEAST_ALONE),
     ):
         lowest = float(cosines(vectors, reference).min())
         if not lowest >= least:
@@ -57,12 +52,3 @@ def past_cache(row: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row as int64 [1, L] in bytes that no request had: ROW_START, which the graph ignores, at random."""
     marks = np.random.default_rng().integers(0, 2, (1, row.size)) * ROW_START
     return mark_past_cache(row.reshape(1, -1) | marks)
-
-
-def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each row of `left` with that of `right`, [n, D] each; two rows of zeros are equal."""
-    a, b = left.astype(np.float64), right.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    equal = (np.abs(a).max(axis=1) < 1e-12) & (np.abs(b).max(axis=1) < 1e-12)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(equal, 1.0, (a * b).sum(axis=1) / norms))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.backends.onnxruntime.sessions import (
     DEFAULT,
     ENGINES,
@@ -30,10 +31,6 @@ from triton_models.backends.onnxruntime.sessions import (
 from triton_models.tokens import mark_past_cache
 
 RECORD = "engine.json"
-LEAST_COSINE = 0.9999
-"""To the reference."""
-LEAST_ALONE = 0.99999
-"""Between a text alone and among others."""
 ROUNDS = 3
 LONGEST = 128
 """Tokens of the rows that are timed: what most requests hold."""
@@ -146,15 +143,6 @@ def measure(path: Path, sample: Sample, threads: int, name: EngineName) -> Measu
     elif not to_alone >= LEAST_ALONE:
         refused = f"cosine alone to among others {to_alone:.6f}, at least {LEAST_ALONE} is needed"
     return Measurement(str(name), _seconds(session, sample), float(to_reference), float(to_alone), refused)
-
-
-def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Row by row, [n]; two rows of zeros are equal."""
-    left, right = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    product = (left * right).sum(axis=1)
-    equal = ~left.any(axis=1) & ~right.any(axis=1)
-    return np.where(equal, 1.0, np.divide(product, norms, out=np.zeros_like(product), where=norms > 0))
 
 
 def machine() -> str:
