@@ -12,10 +12,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from converters.errors import ConversionError, NoSpace
 from converters.pipeline import Request, run
 from converters.progress import BarProgress, JsonProgress, Progress
+from triton_models.accuracy import Precision
 from triton_models.names import InvalidModelName
 
 
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         trust_remote_code=options.trust_remote_code,
         threads=options.threads,
         locked=options.locked,
+        precision=options.precision,
     )
     return _run(request, progress)
 
@@ -106,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="of the engine in the check; as in serving"
+    )
+    command.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="of the weights; fp16 is for GPUs"
     )
     command.add_argument("--progress", choices=("json", "bar"), default="bar")
     command.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)

@@ -17,7 +17,7 @@ from converters.errors import CheckFailed, InvalidModel
 from converters.reference import Reference
 from converters.texts import check_texts, overlong_text
 from converters.tokenizer import TextTokenizer, shorten
-from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.accuracy import BOUNDS, Bounds, cosines
 from triton_models.tokens import ROW_START
 
 NORM_TOLERANCE = 0.01
@@ -111,7 +111,7 @@ def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[fl
 
 
 def verify(
-    run: Run, samples: Samples, report: Callable[[float, str], None], least_alone: float = LEAST_ALONE
+    run: Run, samples: Samples, report: Callable[[float, str], None], least: Bounds = BOUNDS["fp32"]
 ) -> CheckResult:
     """Compare every text, alone and in `BATCHES` mixed batches, with the reference.
 
@@ -133,16 +133,16 @@ def verify(
         worst_alone.see(cosines(together, alone[rows]), rows)
         report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")
     text = shorten(samples.texts[worst.row])
-    if worst.cosine < LEAST_COSINE:
+    if worst.cosine < least.reference:
         raise CheckFailed(
             f"the converted model differs from the reference: cosine {worst.cosine:.6f}, "
-            f"at least {LEAST_COSINE} is needed, for the text {text}"
+            f"at least {least.reference} is needed, for the text {text}"
         )
-    if worst_alone.cosine < least_alone:
+    if worst_alone.cosine < least.alone:
         other = shorten(samples.texts[worst_alone.row])
         raise CheckFailed(
             f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
-            f"at least {least_alone} is needed, for the text {other}"
+            f"at least {least.alone} is needed, for the text {other}"
         )
     return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
 

@@ -15,6 +15,7 @@ from converters import memory, sources
 from converters.errors import NameCollision, NoSpace
 from converters.inspect_source import Anatomy, inspect
 from converters.progress import Progress
+from triton_models.accuracy import Precision
 from triton_models.config import model_config, to_text
 from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
@@ -28,7 +29,7 @@ class Request:
     """What is asked for.
 
     output: the repository's directory. sources: directories that are searched for the model.
-    threads: of the engine in the check; the number that will serve.
+    threads: of the engine in the check; the number that will serve. precision: of the weights.
     locked: the caller already holds `Repository.lock` of this model.
     """
 
@@ -39,6 +40,7 @@ class Request:
     trust_remote_code: bool
     threads: int
     locked: bool
+    precision: Precision = "fp32"
 
 
 def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
@@ -92,7 +94,9 @@ def _build(
 
     building = staged / "building"
     building.mkdir()
-    origin = Origin(request.model_name, request.revision, found.source, request.trust_remote_code)
+    origin = Origin(
+        request.model_name, request.revision, found.source, request.trust_remote_code, request.precision
+    )
     manifest = build(found.directory, anatomy, origin, building, request.threads, progress)
     os.rename(building, staged / str(manifest.version))
     return manifest

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
-from converters import check, engines, export, reference
+from converters import check, engines, export, half_precision, reference
 from converters.check import CheckResult, Samples
 from converters.errors import CheckFailed, InvalidModel
 from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
@@ -33,7 +33,7 @@ from converters.pooling import GatherPooling
 from converters.progress import Progress, Step
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
-from triton_models.accuracy import LEAST_COSINE, cosines
+from triton_models.accuracy import LEAST_COSINE, Precision, cosines
 from triton_models.manifest import Manifest, Source
 
 _TRIAL_TEXTS = 10
@@ -44,12 +44,13 @@ _EXPORT_ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, Lookup
 
 @dataclass(frozen=True)
 class Origin:
-    """What the caller knows about a model and the conversion records."""
+    """What the caller knows and wants of a model, and the conversion records."""
 
     model_name: str
     revision: str | None
     source: Source
     trust_remote_code: bool
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class _Plan:
     reason: str
     graph: SentenceGraph
     vocab_size: int
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the graph goes, and what runs it."""
+
+    path: Path
+    threads: int
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ def build(
     modules = _modules_after(loaded)
     tokenizer = TextTokenizer(loaded)
     samples = check.prepare(loaded, tokenizer, _part(progress, "convert", 0.15, 0.45))
-    plan, result = _convert(_Parts(loaded, modules), samples, into / "model.onnx", threads, progress)
+    target = _Target(into / "model.onnx", threads, origin.precision)
+    plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
     manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, _digest(into))
@@ -119,17 +130,17 @@ def build(
 
 
 def _convert(
-    parts: _Parts, samples: Samples, path: Path, threads: int, progress: Progress
+    parts: _Parts, samples: Samples, target: _Target, progress: Progress
 ) -> tuple[_Plan, CheckResult]:
     """Export and verify; padded where the packed graph cannot be exported or fails its check."""
     plan = _plan(parts, samples)
     try:
-        return plan, _export_and_verify(plan, samples, path, threads, progress)
+        return plan, _export_and_verify(plan, samples, target, progress)
     except (InvalidModel, CheckFailed) as error:
         if plan.attention != "packed":
             raise
         plan = parts.padded(f"packed attention was tried and failed: {error}")
-    return plan, _export_and_verify(plan, samples, path, threads, progress)
+    return plan, _export_and_verify(plan, samples, target, progress)
 
 
 def _plan(parts: _Parts, samples: Samples) -> _Plan:
@@ -150,9 +161,7 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
     return plan
 
 
-def _export_and_verify(
-    plan: _Plan, samples: Samples, path: Path, threads: int, progress: Progress
-) -> CheckResult:
+def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress: Progress) -> CheckResult:
     progress.step("convert", 0.5, f"Exporting to ONNX, attention {plan.attention}: {plan.reason}")
     try:
         program = export.trace(plan.graph, plan.vocab_size)
@@ -161,11 +170,14 @@ def _export_and_verify(
     except _EXPORT_ERRORS as error:
         raise InvalidModel(f"the model cannot be exported to ONNX: {reference.describe(error)}") from error
     progress.step("convert", 0.9, "Writing the ONNX file")
-    export.write(program, path)
+    export.write(program, target.path)
     del program
+    if target.precision == "fp16":
+        half_precision.convert(target.path)
     progress.step("verify", 0.0, "Loading the converted model")
     progress.step("verify", 0.0, "Measuring the engines")
-    return engines.verify(samples, path, threads, _part(progress, "verify", 0.1, 1.0))
+    report = _part(progress, "verify", 0.1, 1.0)
+    return engines.verify(samples, target.path, target.threads, target.precision, report)
 
 
 def _modules_after(loaded: Reference) -> list[nn.Module]:
@@ -254,6 +266,7 @@ def _manifest(
         normalized=isinstance(last, Normalize) and loaded.truncate is None,
         sha256=digest,
         check=asdict(result),
+        precision=origin.precision,
         versions={name: importlib.metadata.version(name) for name in packages},
         **text_settings,
     )

@@ -77,6 +77,8 @@ def _command(settings: Settings, model_name: str, revision: str | None) -> list[
         command += ["--revision", revision]
     if settings.model_sources:
         command += ["--sources", os.pathsep.join(str(path.resolve()) for path in settings.model_sources)]
+    if settings.export_precision != "fp32":
+        command += ["--precision", settings.export_precision]
     if settings.trust_remote_code:
         command.append("--trust-remote-code")
     # Requests that are being served come first; and no converter outlives the server.

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import TooLarge, Unauthorized, error_response
-from gateway.metrics import IN_FLIGHT, LATENCY, REQUESTS
+from gateway.metrics import IN_FLIGHT, count_request
 
 OPEN_ROUTES = frozenset({"/health", "/health/live"})
 """Answered without a key: a load balancer has none, and they tell nothing."""
@@ -46,8 +46,7 @@ class Edge:
             # The router writes the route it chose into the scope; what matched none shares one label,
             # so that nobody can make labels without end.
             route = getattr(scope.get("route"), "path", "unmatched")
-            REQUESTS.labels(route, str(status)).inc()
-            LATENCY.labels(route).observe(time.perf_counter() - start)
+            count_request(route, status, time.perf_counter() - start)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

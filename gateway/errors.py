@@ -21,11 +21,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from triton_models.errors import InferenceRejected, ModelLoadFailed, TritonError, TritonTimeout
 
 log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""Status in the metrics, as other servers count it; none of the standard's."""
 
 
 class GatewayError(Exception):
@@ -122,36 +127,34 @@ def describe_validation(error: ValidationError | RequestValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def install(app: FastAPI) -> None:
+def response_to(error: Exception, scope: Scope) -> Response:
     """The one place where exceptions become responses."""
-
-    async def gateway_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, GatewayError)
+    if isinstance(error, GatewayError):
         return error_response(error)
-
-    async def triton_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, TritonError)
+    if isinstance(error, TritonError):
         log.warning("Triton: %s", error)
         return error_response(from_triton(error))
-
-    async def validation_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError | ValidationError)
+    if isinstance(error, RequestValidationError | ValidationError):
         return _json(422, {"detail": describe_validation(error)})
-
-    async def http_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    if isinstance(error, HTTPException):
         return _json(error.status_code, {"detail": str(error.detail)}, dict(error.headers or {}))
+    if isinstance(error, ClientDisconnect):
+        # Nobody reads it; it keeps the case apart from our own failures in the metrics.
+        return _json(CLIENT_GONE, {"detail": "the client went away before it had sent its body"})
+    log.error("unexpected error in %s %s", scope["method"], scope["path"], exc_info=error)
+    return _json(500, {"detail": "internal error; the server's log has the details"})
 
-    async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-        return _json(500, {"detail": "internal error; the server's log has the details"})
 
-    app.add_exception_handler(GatewayError, gateway_error)
-    app.add_exception_handler(TritonError, triton_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(ValidationError, validation_error)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, unexpected)
+def install(app: FastAPI) -> None:
+    """Let FastAPI answer every exception by `response_to`."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return response_to(error, request.scope)
+
+    for kind in (GatewayError, TritonError, RequestValidationError, ValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(ClientDisconnect, handle)
+    app.add_exception_handler(Exception, handle)
 
 
 def _json(status: int, body: dict[str, str], headers: dict[str, str] | None = None) -> Response:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.catalog import Catalog, TextModel, not_loaded
 from gateway.errors import DeadlineExceeded, InvalidInput, ModelConflict, TooLarge, Unavailable
-from gateway.metrics import TEXTS, TOKENS
+from gateway.metrics import texts_of, tokens_of
 from gateway.tokenizer import TokenIds
 from triton_models.errors import ModelNotReady, TritonTimeout
 from triton_models.repository import Repository
@@ -63,7 +63,7 @@ class TextEmbedder:
             vectors = await self._embed(model, texts, deadline)
         except ModelNotReady:
             vectors = await self._embed_again(model, texts, deadline)
-        TEXTS.labels(model.served).inc(len(texts))
+        texts_of(model.served).inc(len(texts))
         return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
 
     async def _embed_again(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
@@ -72,7 +72,7 @@ class TextEmbedder:
         self._verified.pop(model.served, None)
         current = await self._catalog.refresh(name)
         await self._require_verified(current)
-        if current.version != model.version:
+        if (current.version, current.max_rows) != (model.version, model.max_rows):
             try:
                 return await self._embed(current, texts, deadline)
             except ModelNotReady:
@@ -103,7 +103,7 @@ class TextEmbedder:
 
     async def _embed(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
         rows = await self._tokenize(model, texts)
-        TOKENS.labels(model.served).inc(sum(row.size for row in rows))
+        tokens_of(model.served).inc(sum(row.size for row in rows))
         if len(rows) == 1 and rows[0].size:
             return await self._infer(model, rows[0].reshape(1, -1), deadline)
         vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)

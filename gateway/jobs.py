@@ -8,17 +8,21 @@ from collections.abc import AsyncIterator
 
 from gateway.conversion import Progress
 from gateway.lifecycle import Lifecycle, log_progress
+from triton_models.config import Tuning
+
+AS_IT_IS = Tuning()
+"""Leaves a model's configuration alone."""
 
 
 class LoadJob:
     """One load: its last progress, and its end."""
 
-    def __init__(self, lifecycle: Lifecycle, model_name: str, revision: str | None) -> None:
+    def __init__(self, lifecycle: Lifecycle, model_name: str, revision: str | None, tuning: Tuning) -> None:
         self.model_name = model_name
         self.progress = Progress("download", 0.0, f"looking for {model_name}")
         self._changed = asyncio.Event()
         self._log = log_progress(model_name)
-        self.task = asyncio.create_task(lifecycle.load(model_name, revision, self._on_progress))
+        self.task = asyncio.create_task(lifecycle.load(model_name, revision, tuning, self._on_progress))
         self.task.add_done_callback(lambda _: self._changed.set())
 
     async def result(self) -> str:
@@ -48,14 +52,14 @@ class LoadJobs:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._jobs: dict[tuple[str, str | None], LoadJob] = {}
+        self._jobs: dict[tuple[str, str | None, Tuning], LoadJob] = {}
 
-    def start(self, model_name: str, revision: str | None = None) -> LoadJob:
+    def start(self, model_name: str, revision: str | None = None, tuning: Tuning = AS_IT_IS) -> LoadJob:
         """The load of this model: the one in progress, or a new one."""
-        key = (model_name, revision)
+        key = (model_name, revision, tuning)
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = LoadJob(self._lifecycle, model_name, revision)
+            job = self._jobs[key] = LoadJob(self._lifecycle, model_name, revision, tuning)
             job.task.add_done_callback(lambda task: self._done(key, task))
         return job
 
@@ -70,7 +74,7 @@ class LoadJobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _done(self, key: tuple[str, str | None], task: asyncio.Task[str]) -> None:
+    def _done(self, key: tuple[str, str | None, Tuning], task: asyncio.Task[str]) -> None:
         del self._jobs[key]
         # The callers raise it; this keeps asyncio from reporting it once more when none is left.
         if not task.cancelled():

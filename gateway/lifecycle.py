@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.settings import Settings
 from gateway.verification import verify
+from triton_models.config import Tuning
 from triton_models.errors import ModelLoadFailed, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
@@ -44,20 +45,24 @@ class Lifecycle:
         self._repository = repository
         self._triton = triton
 
-    async def load(self, model_name: str, revision: str | None, on_progress: OnProgress) -> str:
+    async def load(
+        self, model_name: str, revision: str | None, tuning: Tuning, on_progress: OnProgress
+    ) -> str:
         """Bring a model into service, converting it first where the repository has none.
 
+        tuning: written into the model's configuration, where it stays; a model that is loaded with another
+        is loaded anew beside the old one, which serves until then.
         Returns the sentence for the caller.
 
         Raises:
             GatewayError: the model cannot be found, converted, loaded or verified, or names collide.
         """
         served = served_name(model_name)
-        if await self._serves(served, model_name, revision):
+        if await self._serves(served, model_name, revision, tuning):
             return f"Model {model_name} is already loaded."
         async with self._changing(served, "loading"):
             # Another caller or process may have loaded it while this one waited for the lock.
-            if await self._serves(served, model_name, revision):
+            if await self._serves(served, model_name, revision, tuning):
                 return f"Model {model_name} is loaded."
             try:
                 manifest = await self._manifest(served, model_name, revision)
@@ -65,6 +70,7 @@ class Lifecycle:
                     await self._set(served, activity="converting")
                     await convert(self._settings, model_name, revision, on_progress)
                     manifest = await asyncio.to_thread(self._repository.manifest, served)
+                await self._tune(served, tuning)
                 await self._serve(served, manifest, on_progress)
             except (InvalidModel, DeadlineExceeded) as error:
                 await self._set(served, error=str(error))
@@ -156,12 +162,24 @@ class Lifecycle:
         await self._set(served, wanted=True, error=None)
         on_progress(Progress("ready", 1.0, f"{name} is being served"))
 
-    async def _serves(self, served: str, model_name: str, revision: str | None) -> bool:
-        """Whether Triton serves just this model in its present content."""
+    async def _serves(self, served: str, model_name: str, revision: str | None, tuning: Tuning) -> bool:
+        """Whether Triton serves just this model in its present content, tuned like this."""
         manifest = await self._manifest(served, model_name, revision)
         if manifest is None or not (await asyncio.to_thread(self._repository.state, served)).wanted:
             return False
+        config = await asyncio.to_thread(self._repository.config, served)
+        if tuning.apply(config) != config:
+            return False
         return await self._triton.client.model_ready(served, manifest.version)
+
+    async def _tune(self, served: str, tuning: Tuning) -> None:
+        def tune() -> None:
+            config = self._repository.config(served)
+            tuned = tuning.apply(config)
+            if tuned != config:
+                self._repository.set_config(served, tuned)
+
+        await asyncio.to_thread(tune)
 
     async def _manifest(self, served: str, model_name: str, revision: str | None) -> Manifest | None:
         """The converted model, or None where there is none or its source has changed.

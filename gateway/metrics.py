@@ -1,6 +1,7 @@
 """The front end's own Prometheus metrics, summed over its worker processes."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import shutil
@@ -51,6 +52,31 @@ IN_FLIGHT = Gauge(
 )
 TEXTS = Counter("embedding_texts_total", "Texts embedded.", ["model"])
 TOKENS = Counter("embedding_tokens_total", "Tokens sent to Triton, special ones included.", ["model"])
+
+
+def count_request(route: str, status: int, seconds: float) -> None:
+    """Note an answered request."""
+    requests, latency = _of_route(route, status)
+    requests.inc()
+    latency.observe(seconds)
+
+
+# The library's own look-up of a labelled metric costs several times what counting does.
+@functools.lru_cache(maxsize=1024)
+def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, str(status)), LATENCY.labels(route)
+
+
+@functools.lru_cache(maxsize=1024)
+def texts_of(model: str) -> Counter:
+    """Texts embedded with a model, by its name in Triton."""
+    return TEXTS.labels(model)
+
+
+@functools.lru_cache(maxsize=1024)
+def tokens_of(model: str) -> Counter:
+    """Tokens sent to a model, by its name in Triton."""
+    return TOKENS.labels(model)
 
 
 def exposition() -> bytes:

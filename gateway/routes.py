@@ -1,6 +1,5 @@
 """The routes: parse, call, answer. What they do is in the modules they call."""
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +8,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from gateway import schemas
-from gateway.errors import GatewayError, InvalidInput, error_body, from_triton
+from gateway import hot, schemas
+from gateway.errors import GatewayError, error_body, from_triton
 from gateway.jobs import LoadJob
 from gateway.services import Services
 from triton_models.errors import TritonError
@@ -30,12 +29,7 @@ def json_body(schema: type[BaseModel]) -> dict[str, Any]:
 @router.post("/infer", response_model=schemas.InferResponse, openapi_extra=json_body(schemas.InferRequest))
 async def infer(request: Request) -> Response:
     """Embed texts."""
-    start = time.perf_counter()
-    body = schemas.parse(schemas.InferRequest, await request.body())
-    if body.image is not None:
-        raise InvalidInput(f"image: model {body.model_name} embeds text only")
-    vectors = await embed_text(request, body, body.text or "")
-    return answer(start, text_embeddings=vectors, image_embeddings=None)
+    return written(await hot.infer(services(request), await request.body()))
 
 
 @router.post(
@@ -43,17 +37,7 @@ async def infer(request: Request) -> Response:
 )
 async def infer_text(request: Request) -> Response:
     """Embed texts, one modality."""
-    start = time.perf_counter()
-    body = schemas.parse(schemas.InferTextRequest, await request.body())
-    return answer(start, embedding=await embed_text(request, body, body.text))
-
-
-async def embed_text(
-    request: Request, body: schemas.InferRequest | schemas.InferTextRequest, text: str | list[str]
-) -> Any:  # noqa: ANN401 - an array, for orjson
-    """Vectors of the body's texts, float32 [n, D]."""
-    texts = [text] if isinstance(text, str) else text
-    return await services(request).embedder.embed(body.text_model(), texts, normalize=body.normalize)
+    return written(await hot.infer_text(services(request), await request.body()))
 
 
 @router.post(
@@ -64,7 +48,7 @@ async def embed_text(
 async def load_sentence_transformer_model(request: Request) -> Response:
     """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
     body = schemas.parse(schemas.LoadSentenceTransformer, await request.body())
-    job = services(request).jobs.start(body.model_name, body.revision)
+    job = services(request).jobs.start(body.model_name, body.revision, body.tuning())
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(progress_lines(job), media_type=NDJSON)
     return json({"message": await job.result()})
@@ -136,11 +120,11 @@ def services(request: Request) -> Services:
     return found
 
 
-def answer(start: float, **fields: Any) -> Response:  # noqa: ANN401 - arrays or None, for orjson
-    """The answer of an embedding route; arrays are written without becoming lists."""
-    return json({**fields, "processingTimeMs": (time.perf_counter() - start) * 1000})
-
-
 def json(content: dict[str, Any]) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+    return written(orjson.dumps(content))
+
+
+def written(content: bytes) -> Response:
+    """An answer of JSON that is already written."""
+    return Response(content, media_type="application/json")

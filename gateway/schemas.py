@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.errors import InvalidInput, ModelNotFound, describe_validation
+from triton_models.config import Tuning
 from triton_models.names import validate_model_name
 
 MODEL_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -36,7 +37,30 @@ class _Body(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class LoadSentenceTransformer(_Body):
+class _TuningFields(_Body):
+    """How Triton runs a model; what is not given stays as it is, at first as measured to be best."""
+
+    max_batch_size: int | None = Field(
+        None, ge=1, le=1024, description="Inputs that Triton merges into one execution at most."
+    )
+    max_queue_delay_microseconds: int | None = Field(
+        None, ge=0, le=1_000_000, description="How long Triton holds an input back to merge more with it."
+    )
+    instances: int | None = Field(
+        None, ge=1, le=64, description="Executions at a time, on each GPU or on the CPU; each takes memory."
+    )
+    response_cache: bool | None = Field(
+        None, description="Whether Triton keeps answers of this model, where it has a response cache."
+    )
+
+    def tuning(self) -> Tuning:
+        """The fields as Triton's configuration knows them."""
+        return Tuning(
+            self.max_batch_size, self.max_queue_delay_microseconds, self.instances, self.response_cache
+        )
+
+
+class LoadSentenceTransformer(_TuningFields):
     """Body of `POST /load_sentence_transformer_model`."""
 
     model_name: ModelName
@@ -100,12 +124,17 @@ class LoadedModels(BaseModel):
 
 
 class RepositoryModel(BaseModel):
-    """One model of `GET /repository_models`."""
+    """One model of `GET /repository_models`.
+
+    tuning: as of the load routes. engine: what computes it on the CPU, chosen from what was measured.
+    """
 
     name: str
     state: str
     model_name: str | None = None
     reason: str | None = None
+    tuning: dict[str, int | bool] | None = None
+    engine: dict[str, Any] | None = None
 
 
 class RepositoryModels(BaseModel):

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from triton_models.accuracy import Precision
 from triton_models.cache import parse_response_cache
 from triton_models.names import InvalidModelName, validate_model_name
 
-ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-matmul", "openvino:bf16")
+ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
 """As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -61,6 +62,10 @@ class Settings(BaseSettings):
     engine: str = Field(
         "auto",
         description="What computes on the CPU: engine:precision, or auto for the fastest that is exact.",
+    )
+    export_precision: Precision = Field(
+        "fp32",
+        description="Of the weights of models converted from now on; fp16 is for GPUs, within 0.999.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
         (), description="Comma-separated keys, one of which each request must carry; unset: open."

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from gateway.jobs import LoadJobs
 from gateway.metrics import exposition
 from gateway.restore import Restorer
 from gateway.schemas import RepositoryModel
+from triton_models.config import Tuning
 from triton_models.errors import TritonError
 from triton_models.manifest import ManifestError
 from triton_models.repository import Repository, RepositoryError
@@ -60,17 +62,20 @@ class Status:
             elif state.error is not None and shown != "READY":
                 shown, reason = "FAILED", state.error
             found.append(
-                RepositoryModel(
-                    name=served, state=shown, model_name=self._model_name(served), reason=reason or None
-                )
+                RepositoryModel(name=served, state=shown, reason=reason or None, **self._details(served))
             )
         return found
 
-    def _model_name(self, served: str) -> str | None:
+    def _details(self, served: str) -> dict[str, Any]:
+        """What the files of a model tell; nothing where they cannot be read."""
         try:
-            return self._repository.manifest(served).model_name
+            return {
+                "model_name": self._repository.manifest(served).model_name,
+                "tuning": asdict(Tuning.of(self._repository.config(served))),
+                "engine": self._repository.engine(served),
+            }
         except (RepositoryError, ManifestError):
-            return None
+            return {}
 
     def _is_held(self, served: str) -> bool:
         """Whether some process works on the model; a dead one's mark does not count."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel
-from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.accuracy import BOUNDS, cosines
 from triton_models.client import TritonClient
 from triton_models.manifest import Manifest
 from triton_models.repository import Check
@@ -34,11 +34,12 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
     cached = np.array(await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows)))
     alone = np.array([await infer(past_cache(row)) for row in rows])
     mixed = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in rows)))
+    bounds = BOUNDS[manifest.precision]
     for vectors, reference, least in (
-        (cached, check.embeddings, LEAST_COSINE),
-        (alone, check.embeddings, LEAST_COSINE),
-        (mixed, check.embeddings, LEAST_COSINE),
-        (mixed, alone, LEAST_ALONE),
+        (cached, check.embeddings, bounds.reference),
+        (alone, check.embeddings, bounds.reference),
+        (mixed, check.embeddings, bounds.reference),
+        (mixed, alone, bounds.alone),
     ):
         lowest = float(cosines(vectors, reference).min())
         if not lowest >= least:

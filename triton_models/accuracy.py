@@ -3,6 +3,8 @@
 Used at conversion, when an engine is chosen, and at the end of each load.
 """
 
+from typing import Literal, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,23 @@ LEAST_COSINE = 0.9999
 
 LEAST_ALONE = 0.99999
 """Between the same text alone and among others."""
+
+
+Precision = Literal["fp32", "fp16"]
+"""Of the weights in `model.onnx`; fp16 is for GPUs, and only ever chosen by the operator."""
+
+
+class Bounds(NamedTuple):
+    """Least cosines: to the reference, and between a text alone and among others."""
+
+    reference: float
+    alone: float
+
+
+BOUNDS: dict[Precision, Bounds] = {
+    "fp32": Bounds(LEAST_COSINE, LEAST_ALONE),
+    "fp16": Bounds(0.999, 0.9999),
+}
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

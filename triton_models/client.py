@@ -35,6 +35,8 @@ QUERY_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _UNLOAD_POLL_SECONDS = 0.02
 _NOT_READY = re.compile("unknown model|not at ready state")
+# The model was loaded with another max_batch_size: what is known of it is outdated, as of one that is gone.
+_OUTDATED = re.compile("batch-size must be <=")
 _STUB_DIED = re.compile("Stub process .* is not healthy")
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _NOBODY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
@@ -63,7 +65,7 @@ class IndexEntry(NamedTuple):
 class TritonClient:
     """A connection to the Triton at `url` ("host:port"). Made and used inside one running event loop.
 
-    channels: connections used in turn; one is a bottleneck at thousands of requests a second.
+    channels: connections used in turn.
     """
 
     def __init__(self, url: str, channels: int = 1) -> None:
@@ -220,7 +222,7 @@ class TritonClient:
         code, details = error.code(), error.details() or ""
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return TritonTimeout("Triton did not answer in time")
-        if code == grpc.StatusCode.NOT_FOUND or _NOT_READY.search(details):
+        if code == grpc.StatusCode.NOT_FOUND or _NOT_READY.search(details) or _OUTDATED.search(details):
             return ModelNotReady(f"{name} is not loaded")
         if code in _NOBODY or _STUB_DIED.search(details):
             return TritonUnavailable("Triton is not available")

@@ -3,6 +3,8 @@
 Knows the model contract (input and output names, ragged batching); knows nothing about files.
 """
 
+from dataclasses import dataclass
+
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -24,12 +26,51 @@ OUTPUT = "sentence_embedding"
 THREADS_PARAMETER = "intra_op_thread_count"
 """Understood by the C++ backend and by ours. Absent: all cores."""
 
-DEFAULT_MAX_BATCH_SIZE = 64
-"""Rows that Triton merges into one execution at most."""
+DEFAULT_MAX_BATCH_SIZE = 128
+"""Rows that Triton merges into one execution at most; the reason is in docs/architecture.md."""
 
 
 class ConfigError(ValueError):
     """`config.pbtxt` is not what this project writes."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What an operator sets of one model's configuration; None leaves it as it is.
+
+    max_batch_size: rows merged into one execution, at least 1. max_queue_delay_microseconds: how long
+    Triton holds a request back to merge more. instances: executions at a time, on each GPU or on the CPU.
+    response_cache: whether Triton's cache, where it has one, keeps this model's answers.
+    """
+
+    max_batch_size: int | None = None
+    max_queue_delay_microseconds: int | None = None
+    instances: int | None = None
+    response_cache: bool | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "Tuning":
+        """What a configuration says, nothing left out."""
+        return cls(
+            config.max_batch_size,
+            config.dynamic_batching.max_queue_delay_microseconds,
+            config.instance_group[0].count,
+            config.response_cache.enable,
+        )
+
+    def apply(self, config: ModelConfig) -> ModelConfig:
+        """A copy of the configuration with this set."""
+        tuned = ModelConfig()
+        tuned.CopyFrom(config)
+        if self.max_batch_size is not None:
+            tuned.max_batch_size = self.max_batch_size
+        if self.max_queue_delay_microseconds is not None:
+            tuned.dynamic_batching.max_queue_delay_microseconds = self.max_queue_delay_microseconds
+        if self.instances is not None:
+            tuned.instance_group[0].count = self.instances
+        if self.response_cache is not None:
+            tuned.response_cache.enable = self.response_cache
+        return tuned
 
 
 def model_config(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from triton_models.accuracy import Precision
+
 FORMAT = 1
 """Raised when older readers would misread a newer file."""
 
@@ -59,7 +61,7 @@ class Manifest:
     normalized: the graph's output has unit length.
     sha256: of `model.onnx`; Triton's version number is made of it.
     check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
-    versions: of the libraries that converted it.
+    versions: of the libraries that converted it. precision: of the weights.
     """
 
     model_name: str
@@ -79,6 +81,7 @@ class Manifest:
     special_ids: list[int] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    precision: Precision = "fp32"
     library: str = "sentence-transformers"
     format: int = FORMAT
 

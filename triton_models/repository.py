@@ -1,7 +1,7 @@
 """The model repository on disk: what exists, whole models only, shared by any number of processes.
 
     <root>/<served>/config.pbtxt        names one version
-    <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz
+    <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz  engine.json
     <root>/.state/                      locks, staging, what is wanted; Triton never looks inside
 
 Knows nothing about Triton's process or the network. Messages of its errors hold no paths.
@@ -20,14 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from triton_models.config import ConfigError, from_text, served_version
+from triton_models.config import ConfigError, from_text, served_version, to_text
 from triton_models.files import move_into_place, remove_whole, sync_tree, write_atomic
 from triton_models.manifest import Manifest, ManifestError
 
@@ -36,6 +37,7 @@ MODEL = "model.onnx"
 MANIFEST = "model.json"
 TOKENIZER = "tokenizer.json"
 CHECK = "check.npz"
+ENGINE = "engine.json"
 
 Activity = Literal["converting", "loading", "unloading", "deleting"]
 
@@ -111,19 +113,14 @@ class Repository:
 
         """
         model_dir = self._model_dir(served)
-        text = None
+        config = None
         while True:
-            before, text = text, _read_config(model_dir, served)
-            try:
-                directory = model_dir / str(served_version(from_text(text)))
-            except ConfigError as error:
-                raise DamagedModel(
-                    f"{served}: config.pbtxt is damaged; delete and load the model again"
-                ) from error
+            before, config = config, self.config(served)
+            directory = model_dir / str(served_version(config))
             if all((directory / name).is_file() for name in (MODEL, MANIFEST)):
                 return directory
             # The model may have been replaced since its configuration was read: then that is another now.
-            if text == before:
+            if config == before:
                 raise _absent(served)
 
     def manifest(self, served: str) -> Manifest:
@@ -166,6 +163,34 @@ class Repository:
         if check.lengths.sum() != check.input_ids.size or len(check.lengths) != len(check.embeddings):
             raise DamagedModel(f"{served}: check.npz does not fit itself; delete and load the model again")
         return check
+
+    def config(self, served: str) -> ModelConfig:
+        """Triton's configuration of a model; it names one version.
+
+        Raises:
+            ModelNotInRepository, DamagedModel: it is not there or cannot be read.
+        """
+        try:
+            config = from_text((self._model_dir(served) / CONFIG).read_text(encoding="utf-8"))
+            served_version(config)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _absent(served) from error
+        except (ConfigError, UnicodeDecodeError) as error:
+            problem = f"{served}: config.pbtxt is damaged; delete and load the model again"
+            raise DamagedModel(problem) from error
+        return config
+
+    def set_config(self, served: str, config: ModelConfig) -> None:
+        """Replace a model's configuration at once. The caller holds `lock(served)`."""
+        write_atomic(self._model_dir(served) / CONFIG, to_text(config))
+
+    def engine(self, served: str) -> dict[str, Any] | None:
+        """What was measured of the engines on the CPU (backends/onnxruntime/selection.py), if anything."""
+        try:
+            record: dict[str, Any] = json.loads((self.version_dir(served) / ENGINE).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return record
 
     @contextmanager
     def staging(self, served: str) -> Iterator[Path]:
@@ -269,15 +294,6 @@ class Repository:
 
     def _state_path(self, served: str) -> Path:
         return self.state_dir / "models" / f"{self._model_dir(served).name}.json"
-
-
-def _read_config(model_dir: Path, served: str) -> str:
-    try:
-        return (model_dir / CONFIG).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _absent(served) from error
-    except UnicodeDecodeError as error:
-        raise DamagedModel(f"{served}: config.pbtxt is damaged; delete and load the model again") from error
 
 
 def _absent(served: str) -> ModelNotInRepository:

@@ -156,6 +156,53 @@ def test_new_weights_under_the_same_name_are_new_vectors(api: httpx.Client, sour
         assert version(api, "changing_weights") != old_version
 
 
+def test_tuning_is_written_into_the_models_configuration(api: httpx.Client, sources: Path) -> None:
+    tiny_models.transformer_model(sources / "tuned", seed=4)
+    assert load(api, "tuned").status_code == 200
+    texts = [f"a {number}" for number in range(20)]
+    before = embed(api, texts, "tuned")
+    tuning = {
+        "max_batch_size": 4,
+        "max_queue_delay_microseconds": 100,
+        "instances": 2,
+        "response_cache": False,
+    }
+    answer = api.post(LOAD, json={"model_name": "tuned", **tuning})
+    assert answer.json() == {"message": "Model tuned is loaded."}
+    shown = next(one for one in api.get("/repository_models").json()["models"] if one["name"] == "tuned")
+    assert shown["tuning"] == tuning
+    assert shown["engine"]["engine"] in [one["engine"] for one in shown["engine"]["measured"]]
+    # More rows of one length than Triton now takes at once, by what the front end knew before.
+    assert cosines(embed(api, texts, "tuned"), before).min() > 0.99999
+    # The cache is off: what was asked for before is computed again.
+    assert cosines(embed(api, texts[:1], "tuned"), before[:1]).min() > 0.99999
+    stats = next(one for one in api.get("/metrics").json()["model_stats"] if one["name"] == "tuned")
+    assert int(stats["inference_stats"].get("cache_hit", {}).get("count", 0)) == 0
+    # What is not given stays.
+    assert load(api, "tuned").json() == {"message": "Model tuned is already loaded."}
+    assert api.post("/unload_model", json={"model_name": "tuned"}).status_code == 200
+    assert load(api, "tuned").status_code == 200
+    shown = next(one for one in api.get("/repository_models").json()["models"] if one["name"] == "tuned")
+    assert shown["tuning"] == tuning
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_batch_size", 0),
+        ("max_batch_size", 100_000),
+        ("max_queue_delay_microseconds", -1),
+        ("instances", 0),
+        ("instances", "many"),
+        ("response_cache", "perhaps"),
+    ],
+)
+def test_tuning_that_cannot_be(api: httpx.Client, name: str, value: object) -> None:
+    answer = api.post(LOAD, json={"model_name": "tuned", name: value})
+    assert answer.status_code == 422
+    assert name in answer.json()["detail"]
+
+
 def test_colliding_names_are_refused(api: httpx.Client, sources: Path) -> None:
     tiny_models.transformer_model(sources / "same" / "name_x")
     tiny_models.transformer_model(sources / "same_name" / "x")

@@ -10,7 +10,7 @@ MANIFEST = manifest("tiny", b"", sha256="0123456789ab" + "0" * 52)
 GOLDEN = """
 name: "tiny"
 version_policy { specific { versions: 1250999896491 } }
-max_batch_size: 64
+max_batch_size: 128
 input { name: "input_ids" data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true }
 output { name: "sentence_embedding" data_type: TYPE_FP32 dims: 8 }
 instance_group { count: 1 }

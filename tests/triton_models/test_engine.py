@@ -8,17 +8,18 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.triton_models.tiny_onnx import expected, write_model
-from triton_models.backends.onnxruntime.engine import PADDED_TOKENS, Engine, sub_batches
+from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.sub_batches import PADDED_TOKENS
 from triton_models.tokens import ROW_START
 
 PROJECT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 stream", "2 streams"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     path = tmp_path_factory.mktemp("engine") / "model.onnx"
     write_model(path, seed=1)
-    return Engine(path, threads=2)
+    return Engine(path, threads=2, streams=request.param)
 
 
 def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
@@ -63,13 +64,3 @@ def test_flags_change_nothing(engine: Engine) -> None:
 def test_lengths_that_do_not_fit_are_refused(engine: Engine, lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="lengths"):
         engine.run(np.arange(5), np.array(lengths, np.int32))
-
-
-def test_sub_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = np.random.default_rng(3).integers(1, 300, 200).astype(np.int32)
-    lengths[7] = 2000
-    groups = sub_batches(lengths, padded_tokens=1000)
-    assert sorted(np.concatenate(groups).tolist()) == list(range(200))
-    for group in groups:
-        assert group.size == 1 or group.size * lengths[group].max() <= 1000
-    assert [7] in [group.tolist() for group in groups]

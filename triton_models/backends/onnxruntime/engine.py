@@ -4,28 +4,40 @@ Used by the backend's stub and by the converter's check, so that what is checked
 Imports no torch.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName, open_session
-
-PADDED_TOKENS = 16384
-"""Rows times the longest row of one run: bounds the memory that attention takes."""
+from triton_models.backends.onnxruntime.sub_batches import Rows, sub_batches
 
 
 class Engine:
     """One open model.
 
-    model_path: `model.onnx`. threads: of one run, at least 1. name: what computes it. gpu: use CUDA
-    where ONNX Runtime offers it.
+    model_path: `model.onnx`. threads: of all runs together, at least 1. name: what computes it.
+    streams: runs at a time, from 1 to `threads`; more than one are for batches, which then need not
+    wait for each other's threads, and a single text still gets all threads by a session of its own: the
+    weights of products are in memory twice. gpu: use CUDA where ONNX Runtime offers it.
     """
 
     def __init__(
-        self, model_path: Path, threads: int, name: EngineName = DEFAULT, *, gpu: bool = False
+        self,
+        model_path: Path,
+        threads: int,
+        name: EngineName = DEFAULT,
+        streams: int = 1,
+        *,
+        gpu: bool = False,
     ) -> None:
-        self._session = open_session(model_path, threads, name, gpu=gpu)
+        self._whole = open_session(model_path, threads, name, gpu=gpu)
+        self._streams = streams
+        self._pool: ThreadPoolExecutor | None = None
+        if streams > 1:
+            self._shared = open_session(model_path, threads, name, streams)
+            self._pool = ThreadPoolExecutor(streams)
 
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         """Embed a ragged batch.
@@ -39,32 +51,18 @@ class Engine:
         """
         if lengths.size == 0 or lengths.min() < 1 or int(lengths.sum()) != input_ids.size:
             raise ValueError("lengths must be positive and add up to the number of input_ids")
-        if lengths.size * int(lengths.max()) <= PADDED_TOKENS:
-            return self._session.run(input_ids, lengths)
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        embeddings: NDArray[np.float32] | None = None
-        for rows in sub_batches(lengths):
-            ids = np.concatenate([input_ids[starts[row] : starts[row + 1]] for row in rows])
-            part = self._session.run(ids, lengths[rows])
-            if embeddings is None:
-                embeddings = np.empty((lengths.size, part.shape[1]), np.float32)
+        groups = sub_batches(lengths, self._streams) if lengths.size > 1 else []
+        if len(groups) < 2:
+            return self._whole.run(input_ids, lengths)
+        session = self._shared if self._pool else self._whole
+        starts = np.cumsum(lengths) - lengths
+
+        def run(rows: Rows) -> NDArray[np.float32]:
+            ids = np.concatenate([input_ids[starts[row] : starts[row] + lengths[row]] for row in rows])
+            return session.run(ids, lengths[rows])
+
+        parts = list(self._pool.map(run, groups) if self._pool else map(run, groups))
+        embeddings = np.empty((lengths.size, parts[0].shape[1]), np.float32)
+        for rows, part in zip(groups, parts, strict=True):
             embeddings[rows] = part
-        assert embeddings is not None
         return embeddings
-
-
-def sub_batches(lengths: NDArray[np.int32], padded_tokens: int = PADDED_TOKENS) -> list[NDArray[np.intp]]:
-    """Row numbers of each run, every row once.
-
-    Rows of like length go together; rows times the longest stays within `padded_tokens`, a row that
-    is longer by itself runs alone.
-    """
-    order = np.argsort(lengths, kind="stable")
-    groups = []
-    start = 0
-    for end in range(1, order.size):
-        if (end + 1 - start) * int(lengths[order[end]]) > padded_tokens:
-            groups.append(order[start:end])
-            start = end
-    groups.append(order[start:])
-    return groups

@@ -42,11 +42,15 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self._input = config["input"][0]["name"]
         self._output = config["output"][0]["name"]
-        self._vocab_size = _vocab_size(directory)
+        record = _record(directory)
+        self._vocab_size = record.get("vocab_size")
         threads, gpu = _threads(config), args["model_instance_kind"] == "GPU"
-        name = engine_for(directory, threads, gpu=gpu)
-        pb_utils.Logger.log_info(f"{args['model_name']} is computed by {name}, {threads} threads")
-        self._engine = Engine(directory / "model.onnx", threads, name, gpu=gpu)
+        # Weights in fp16 are for a GPU: there is no engine to choose.
+        chosen = engine_for(directory, threads, measured=not gpu and record.get("precision") != "fp16")
+        pb_utils.Logger.log_info(
+            f"{args['model_name']}: {chosen.engine}, {threads} threads in {chosen.streams} streams"
+        )
+        self._engine = Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests, each int64 [b, L] with its own b and L, by one run.
@@ -96,16 +100,19 @@ def _error(message: str) -> Any:  # noqa: ANN401 - the class exists only inside 
     return pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
 
 
-def _vocab_size(directory: Path) -> int | None:
-    """From `model.json` beside the model; None where there is none, then ids are not checked."""
+def _record(directory: Path) -> dict[str, Any]:
+    """`model.json` beside the model; empty where there is none, then ids are not checked."""
     try:
-        return int(json.loads((directory / "model.json").read_text(encoding="utf-8"))["vocab_size"])
+        record: dict[str, Any] = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
+    return record
 
 
 def _threads(config: dict[str, Any]) -> int:
     parameter = config.get("parameters", {}).get("intra_op_thread_count")
     if parameter is not None:
         return max(1, int(parameter["string_value"]))
-    return len(os.sched_getaffinity(0))
+    # Instances work at the same time and share the cores.
+    instances = sum(int(group["count"]) for group in config["instance_group"])
+    return max(1, len(os.sched_getaffinity(0)) // instances)

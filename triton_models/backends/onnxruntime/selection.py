@@ -1,7 +1,7 @@
-"""Which engine serves a model on this machine: the fastest of those that keep to the reference.
+"""Which engine serves a model on this machine, in how many streams: the fastest that keeps to the reference.
 
 Measured once a machine, at conversion or at the first load elsewhere, and recorded as `engine.json`
-beside the model. The environment variable ENGINE fixes it instead.
+beside the model. The environment variable ENGINE fixes the engine; its streams are measured still.
 """
 
 import dataclasses
@@ -19,19 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.sessions import (
     DEFAULT,
     ENGINES,
     EngineName,
-    Session,
     has_bfloat16,
-    open_session,
     parse_engine,
 )
 from triton_models.tokens import mark_past_cache
 
 RECORD = "engine.json"
 ROUNDS = 3
+TOGETHER = 6
+"""Times that all rows are run together for each time that they are run one by one."""
+
+WORTHWHILE = 0.95
+"""More streams must take at most this part of the time of one: they take memory."""
+
 LONGEST = 128
 """Tokens of the rows that are timed: what most requests hold."""
 
@@ -58,12 +63,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One engine on this machine.
+    """One engine on this machine, with so many runs at a time.
 
     seconds: for the timed rows, each alone and then all together, median. refused: why it may not serve.
     """
 
     engine: str
+    streams: int
     seconds: float | None
     min_cosine: float | None
     min_alone: float | None
@@ -75,6 +81,7 @@ class Selection:
     """The engine that serves, why, and where that holds."""
 
     engine: str
+    streams: int
     machine: str
     threads: int
     fixed_by_operator: bool
@@ -85,56 +92,63 @@ class Selection:
         """The engine."""
         return parse_engine(self.engine)
 
+    def holds(self, threads: int, fixed: EngineName | None) -> bool:
+        """Whether it was measured on this machine, with as many threads and what ENGINE says now."""
+        asked = self.name == fixed if fixed else not self.fixed_by_operator
+        return asked and (self.machine, self.threads) == (machine(), threads)
 
-def engine_for(directory: Path, threads: int, *, gpu: bool = False) -> EngineName:
-    """The engine for the model of `directory`: fixed by ENGINE, recorded, or measured now and recorded.
+
+def engine_for(directory: Path, threads: int, *, measured: bool = True) -> Selection:
+    """The engine for the model of `directory`: recorded, or measured now and recorded.
+
+    measured: False for the plain one, where there is no choice.
 
     Raises:
         UnknownEngine: ENGINE names none.
     """
-    fixed = os.environ.get("ENGINE", "auto")
-    if fixed != "auto":
-        return parse_engine(fixed)
-    sample = Sample.of(directory)
-    if gpu or sample is None:
-        return DEFAULT
+    fixed = _fixed()
+    sample = Sample.of(directory) if measured else None
+    if sample is None:
+        return Selection(str(fixed or DEFAULT), 1, machine(), threads, fixed is not None, [])
     recorded = read(directory)
-    if recorded is not None and (recorded.machine, recorded.threads) == (machine(), threads):
-        return recorded.name
+    if recorded is not None and recorded.holds(threads, fixed):
+        return recorded
     selection = select(directory / "model.onnx", sample, threads)
     try:
         write(selection, directory)
     except OSError as error:
         log.warning("the choice of engine cannot be recorded and is measured at every load: %s", error)
-    return selection.name
+    return selection
 
 
 def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
-    """Measure every engine on the sample; `without` are known not to serve.
+    """Measure every engine on the sample, then the fastest in more streams; `without` are known not to serve.
 
-    ENGINE is respected: the engine that it fixes is chosen without measuring.
+    The engine that ENGINE fixes is chosen whatever its accuracy.
     """
-    fixed = os.environ.get("ENGINE", "auto")
-    if fixed != "auto":
-        return Selection(str(parse_engine(fixed)), machine(), threads, True, [])
-    measured = [measure(path, sample, threads, name) for name in ENGINES if name not in without]
-    usable = [one for one in measured if one.refused is None and one.seconds is not None]
-    fastest = min(usable, key=lambda one: one.seconds or 0.0).engine if usable else str(DEFAULT)
-    return Selection(fastest, machine(), threads, False, measured)
+    fixed = _fixed()
+    names = [fixed] if fixed else [name for name in ENGINES if name not in without]
+    measured = [measure(path, sample, threads, name) for name in names]
+    best = _fastest(measured) or Measurement(str(fixed or DEFAULT), 1, None, None, None, None)
+    more = [measure(path, sample, threads, parse_engine(best.engine), count) for count in _streams(threads)]
+    faster = _fastest(more)
+    if faster is not None and (faster.seconds or 0.0) <= WORTHWHILE * (best.seconds or 0.0):
+        best = faster
+    return Selection(best.engine, best.streams, machine(), threads, fixed is not None, measured + more)
 
 
-def measure(path: Path, sample: Sample, threads: int, name: EngineName) -> Measurement:
+def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams: int = 1) -> Measurement:
     """Speed and accuracy of one engine."""
     try:
         if name.precision != "fp32" and not has_bfloat16():
-            return Measurement(str(name), None, None, None, "this CPU has no bfloat16")
-        session = open_session(path, threads, name)
-        alone = np.concatenate([_run(session, [row]) for row in sample.rows])
+            return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
+        engine = Engine(path, threads, name, streams)
+        alone = np.concatenate([_run(engine, [row]) for row in sample.rows])
         # As grouped requests mark their rows; an engine that stumbles over the flag must not serve.
-        together = _run(session, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
+        together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
     except (RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        return Measurement(str(name), None, None, None, reason)
+        return Measurement(str(name), streams, None, None, None, reason)
     to_reference = min(cosines(alone, sample.vectors).min(), cosines(together, sample.vectors).min())
     to_alone = cosines(alone, together).min()
     refused = None
@@ -142,7 +156,25 @@ def measure(path: Path, sample: Sample, threads: int, name: EngineName) -> Measu
         refused = f"cosine to the reference {to_reference:.6f}, at least {LEAST_COSINE} is needed"
     elif not to_alone >= LEAST_ALONE:
         refused = f"cosine alone to among others {to_alone:.6f}, at least {LEAST_ALONE} is needed"
-    return Measurement(str(name), _seconds(session, sample), float(to_reference), float(to_alone), refused)
+    seconds = _seconds(engine, sample)
+    return Measurement(str(name), streams, seconds, float(to_reference), float(to_alone), refused)
+
+
+def _fixed() -> EngineName | None:
+    """What ENGINE names; None for auto."""
+    name = os.environ.get("ENGINE", "auto")
+    return None if name == "auto" else parse_engine(name)
+
+
+def _fastest(measured: Sequence[Measurement]) -> Measurement | None:
+    usable = [one for one in measured if one.refused is None and one.seconds is not None]
+    return min(usable, key=lambda one: one.seconds or 0.0) if usable else None
+
+
+def _streams(threads: int) -> list[int]:
+    """Numbers of streams to try beside one: powers of two, and one a thread."""
+    powers = {1 << bits for bits in range(1, threads.bit_length())}
+    return sorted(powers | {threads}) if threads > 1 else []
 
 
 def machine() -> str:
@@ -182,20 +214,20 @@ def write(selection: Selection, directory: Path) -> None:
     temporary.replace(directory / RECORD)
 
 
-def _run(session: Session, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-    return session.run(np.concatenate(rows), np.array([row.size for row in rows], dtype=np.int32))
+def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    return engine.run(np.concatenate(rows), np.array([row.size for row in rows], dtype=np.int32))
 
 
-def _seconds(session: Session, sample: Sample) -> float:
-    """Median time for the shorter rows of the sample, each alone, then all together three times over."""
+def _seconds(engine: Engine, sample: Sample) -> float:
+    """Median time for the shorter rows of the sample, each alone, then all together several times over."""
     rows = [row for row in sample.rows if row.size <= LONGEST] or sample.rows[:1]
     taken = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         for row in rows:
-            _run(session, [row])
-        for _ in range(3):
-            _run(session, rows)
+            _run(engine, [row])
+        for _ in range(TOGETHER):
+            _run(engine, rows)
         taken.append(time.perf_counter() - start)
     # The first round warms up.
     return float(np.median(taken[1:]))

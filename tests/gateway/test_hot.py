@@ -1,0 +1,124 @@
+"""The embedding routes ahead of FastAPI answer as FastAPI's own routes do."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from starlette.exceptions import HTTPException
+
+from app import create_app
+from gateway import errors, hot
+from gateway.settings import Settings
+from triton_models.errors import InferenceRejected, TritonTimeout, TritonUnavailable
+
+BODY = {"model_name": "a/model", "text": "a dog"}
+FAILURES = [
+    *(kind("what to change") for kind in errors.STATUS),
+    TritonTimeout("late"),
+    TritonUnavailable("gone"),
+    InferenceRejected("no"),
+    HTTPException(413, "too much", {"X-Header": "kept"}),
+    RuntimeError("a fault of ours"),
+]
+
+
+class Embedder:
+    """Answers with one vector, or fails as it is told."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self._failure = failure
+
+    async def embed(self, _model: str, texts: list[str], *, normalize: bool) -> Any:  # noqa: ANN401
+        if self._failure is not None:
+            raise self._failure
+        return np.full((len(texts), 2), 0.5 if normalize else 0.25, np.float32)
+
+
+def application(failure: Exception | None = None) -> FastAPI:
+    app = create_app(Settings(load_models=()))
+    app.state.services = SimpleNamespace(embedder=Embedder(failure))
+    return app
+
+
+def post(app: FastAPI, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
+    """The answer; what is mounted below /api is a path of FastAPI's router."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(
+            app, raise_app_exceptions=False, root_path="/api" if path.startswith("/api") else ""
+        )
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.post(path, **request)
+
+    return asyncio.run(ask())
+
+
+def requests_counted(route: str, status: int) -> float:
+    labels = {"route": route, "status": str(status)}
+    return REGISTRY.get_sample_value("embedding_http_requests_total", labels) or 0
+
+
+def test_each_is_a_documented_route() -> None:
+    paths = application().openapi()["paths"]
+    for path in hot.ROUTES:
+        assert paths[path]["post"]["requestBody"]["required"]
+
+
+@pytest.mark.parametrize("path", hot.ROUTES)
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_failure_has_one_answer(path: str, failure: Exception) -> None:
+    app = application(failure)
+    before = requests_counted(path, post(app, path, json=BODY).status_code)
+    ahead, routed = post(app, path, json=BODY), post(app, f"/api{path}", json=BODY)
+    assert ahead.status_code == routed.status_code >= 400
+    assert ahead.headers == routed.headers
+    assert ahead.json() == routed.json()
+    assert set(ahead.json()) == {"detail"}
+    assert requests_counted(path, ahead.status_code) == before + 2
+
+
+@pytest.mark.parametrize("path", hot.ROUTES)
+def test_an_answer_is_the_same_by_either_way(path: str) -> None:
+    app = application()
+    for body in (BODY, {**BODY, "text": ["a", "b"], "normalize": True}):
+        ahead, routed = post(app, path, json=body), post(app, f"/api{path}", json=body)
+        assert ahead.status_code == routed.status_code == 200
+        assert ahead.headers["content-type"] == routed.headers["content-type"] == "application/json"
+        took = [answer.json().pop("processingTimeMs") for answer in (ahead, routed)]
+        assert min(took) > 0
+        vectors = [
+            {key: value for key, value in answer.json().items() if key != "processingTimeMs"}
+            for answer in (ahead, routed)
+        ]
+        assert vectors[0] == vectors[1]
+
+
+def test_a_body_in_parts_is_one_body() -> None:
+    async def parts() -> Any:  # noqa: ANN401
+        for part in (b'{"model_name": "a/model", ', b'"text": ', b'["a", "b"]}'):
+            yield part
+
+    answer = post(application(), "/infer_text", content=parts())
+    assert answer.json()["embedding"] == [[0.25, 0.25]] * 2
+
+
+def test_a_client_that_goes_away_is_no_failure_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    app = application()
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": "/infer_text", "headers": []}
+    before = requests_counted("/infer_text", errors.CLIENT_GONE)
+
+    async def receive() -> Any:  # noqa: ANN401
+        return messages.pop(0)
+
+    async def send(_: Any) -> None:  # noqa: ANN401
+        pass
+
+    asyncio.run(app(scope, receive, send))
+    assert requests_counted("/infer_text", errors.CLIENT_GONE) == before + 1
+    assert caplog.text == ""
