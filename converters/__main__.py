@@ -1,4 +1,7 @@
-"""`python -m converters sentence-transformer NAME --output DIR`: convert one model and install it.
+"""Convert one model and install it.
+
+    python -m converters sentence-transformer NAME --output DIR
+    python -m converters clip NAME PRETRAINED --output DIR
 
 The protocol with a program is `--progress json`: one JSON object a line on stdout, the last of them
 `{"result": ...}` or `{"error": KIND, "message": ...}`; everything for people goes to stderr.
@@ -14,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from converters import clip_pipeline
 from converters.errors import ConversionError, NoSpace
 from converters.pipeline import Request, run
 from converters.progress import BarProgress, JsonProgress, Progress
@@ -37,20 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
     request = Request(
         model_name=options.name,
         output=options.output,
-        revision=options.revision,
+        revision=getattr(options, "revision", None),
         sources=[Path(directory) for directory in options.sources.split(os.pathsep) if directory],
-        trust_remote_code=options.trust_remote_code,
+        trust_remote_code=getattr(options, "trust_remote_code", False),
         threads=options.threads,
         locked=options.locked,
-        precision=options.precision,
+        precision=getattr(options, "precision", "fp32"),
     )
-    return _run(request, progress)
+    return _run(request, getattr(options, "pretrained", None), progress)
 
 
-def _run(request: Request, progress: Progress) -> int:
+def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
     """The one place where errors become what the caller reads."""
     try:
-        served, manifest = run(request, progress)
+        if pretrained is None:
+            outcome = _sentence_transformer(request, progress)
+        else:
+            outcome = _clip(request, pretrained, progress)
     except InvalidModelName as error:
         progress.result({"error": "not_found", "message": str(error)})
     except ConversionError as error:
@@ -67,14 +74,28 @@ def _run(request: Request, progress: Progress) -> int:
                 {"error": "internal", "message": "the conversion failed; the server's log says why"}
             )
     else:
-        outcome = {
-            "served_name": served,
-            "version": manifest.version,
-            "min_cosine": manifest.check["min_cosine"],
-        }
         progress.result({"result": outcome})
         return 0
     return 1
+
+
+def _sentence_transformer(request: Request, progress: Progress) -> dict[str, object]:
+    served, manifest = run(request, progress)
+    return {
+        "served_name": served,
+        "version": manifest.version,
+        "min_cosine": manifest.check["min_cosine"],
+    }
+
+
+def _clip(request: Request, pretrained: str, progress: Progress) -> dict[str, object]:
+    converted = clip_pipeline.run(request, pretrained, progress)
+    towers = (converted.text, converted.image)
+    return {
+        "served_names": [converted.names.text, converted.names.image],
+        "versions": [tower.version for tower in towers],
+        "min_cosine": [tower.check["min_cosine"] for tower in towers],
+    }
 
 
 def _is_disk_full(error: BaseException) -> bool:
@@ -91,31 +112,48 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m converters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="family", required=True)
     command = commands.add_parser("sentence-transformer", help="a text model")
     command.add_argument("name", help="the model's name, 'name' or 'owner/name'")
-    command.add_argument("--output", type=Path, required=True, help="the model repository's directory")
     command.add_argument("--revision", help="branch, tag or commit on the Hub")
-    command.add_argument(
-        "--sources",
-        default=os.environ.get("MODEL_SOURCES", ""),
-        help="directories that hold models by name, ':'-separated; $MODEL_SOURCES by default",
-    )
     command.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run code that the model brings along; never for a request",
     )
     command.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="of the engine in the check; as in serving"
+        "--precision", choices=get_args(Precision), default="fp32", help="of the weights; fp16 is for GPUs"
+    )
+    _add_common(command)
+    command = commands.add_parser("clip", help="a model of open_clip: text and images")
+    command.add_argument("name", help="open_clip's name of the architecture, or 'hf-hub:owner/name'")
+    command.add_argument(
+        "pretrained",
+        nargs="?",
+        default="",
+        help="open_clip's tag, or the name of a checkpoint file in a source directory; none for 'hf-hub:'",
+    )
+    _add_common(command)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--output", type=Path, required=True, help="the model repository's directory")
+    command.add_argument(
+        "--sources",
+        default=os.environ.get("MODEL_SOURCES", ""),
+        help="directories that hold models by name, ':'-separated; $MODEL_SOURCES by default",
     )
     command.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="of the weights; fp16 is for GPUs"
+        "--threads", type=int, default=os.cpu_count() or 1, help="of the engine in the check; as in serving"
     )
     command.add_argument("--progress", choices=("json", "bar"), default="bar")
     command.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)
-    return parser
 
 
 if __name__ == "__main__":

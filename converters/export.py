@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,41 +11,66 @@ from torch import nn
 OPSET = 18
 """Understood by ONNX Runtime 1.14 and later, so by every Triton container of the last years."""
 
+UNLIKE_LENGTHS = (5, 9, 3, 4)
+"""None of them 1: the exporter would take a dimension of 1 for a constant."""
+
 _LARGEST_INLINE = 1_500_000_000
 """Bytes of weights; above, they go to a file beside the graph. A protobuf file ends at 2 GB."""
 
 
-def trace(graph: nn.Module, vocab_size: int) -> torch.onnx.ONNXProgram:
-    """`graph` (int64 [total], int32 [batch, 1] -> float32 [batch, D]) as an ONNX program.
+def trace(
+    graph: nn.Module, vocab_size: int, lengths: Sequence[int] = UNLIKE_LENGTHS
+) -> torch.onnx.ONNXProgram:
+    """A text `graph` (int64 [total], int32 [batch, 1] -> float32 [batch, D]) as an ONNX program.
 
-    vocab_size: example ids are drawn below it.
+    vocab_size: example ids are drawn below it. lengths: of the example's texts.
 
     Raises:
         torch.onnx.errors.OnnxExporterError, RuntimeError, and whatever the graph raises while it is traced.
     """
-    # Unlike lengths, none of them 1: the exporter would take a dimension of 1 for a constant.
-    lengths = torch.tensor([[5], [9], [3], [4]], dtype=torch.int32)
-    ids = torch.arange(int(lengths.sum()), dtype=torch.int64) % vocab_size
+    shape = torch.tensor(lengths, dtype=torch.int32).reshape(-1, 1)
+    ids = torch.arange(int(shape.sum()), dtype=torch.int64) % vocab_size
+    return _trace(graph, (ids, shape), ["input_ids", "item_shape"], "sentence_embedding")
+
+
+def trace_images(graph: nn.Module, height: int, width: int) -> torch.onnx.ONNXProgram:
+    """An image `graph` (uint8 [batch, height, width, 3] -> float32 [batch, D]) as an ONNX program.
+
+    Raises:
+        As `trace`.
+    """
+    images = torch.zeros(3, height, width, 3, dtype=torch.uint8)
+    return _trace(graph, (images,), ["image"], "image_embedding")
+
+
+def _trace(
+    graph: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], output: str
+) -> torch.onnx.ONNXProgram:
+    """Of every input the first dimension may change."""
     dynamic = torch.export.Dim.DYNAMIC
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # In evaluation mode torch's own attention is one operation that no exporter knows.
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # torch's own use of what it deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             traced = torch.export.export(
-                graph, (ids, lengths), dynamic_shapes=({0: dynamic}, {0: dynamic}), strict=False
+                graph, example, dynamic_shapes=tuple({0: dynamic} for _ in example), strict=False
             )
             program = torch.onnx.export(
                 traced,
-                input_names=["input_ids", "item_shape"],
-                output_names=["sentence_embedding"],
+                input_names=inputs,
+                output_names=[output],
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
             )
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         chatter.setLevel(level)
         # Exporting leaves a module in training mode, its children included.
         graph.eval()

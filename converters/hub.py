@@ -5,10 +5,11 @@ Heeds the environment that huggingface_hub heeds (HF_HOME, HF_HUB_OFFLINE, HF_TO
 
 import fnmatch
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     DryRunError,
     HfHubHTTPError,
@@ -65,8 +66,21 @@ def cached(repo: str, revision: str | None) -> Path | None:
     return None
 
 
-def download(repo: str, revision: str | None, progress: Progress) -> Path:
+def cached_file(repo: str, name: str) -> Path | None:
+    """One file of the default branch in the cache; None where it is not there."""
+    path = try_to_load_from_cache(repo, name)
+    return Path(path) if isinstance(path, str) else None
+
+
+def download(
+    repo: str,
+    revision: str | None,
+    progress: Progress,
+    choose: Callable[[list[str]], list[str]] | None = None,
+) -> Path:
     """Fetch the snapshot.
+
+    choose: of a repository's files those to fetch; `needed` by default.
 
     Raises:
         SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
@@ -78,7 +92,7 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
             snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=needed(files),
+                allow_patterns=(choose or needed)(files),
                 etag_timeout=_ANSWER_SECONDS,
                 tqdm_class=_bar(repo, progress),
             )

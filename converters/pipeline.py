@@ -21,7 +21,7 @@ from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
 from triton_models.repository import ModelNotInRepository, Repository
 
-_LOCK_POLL_SECONDS = 1.0
+LOCK_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
     lock = repository.lock(served)
     while True:
         try:
-            with lock.acquire(timeout=_LOCK_POLL_SECONDS):
+            with lock.acquire(timeout=LOCK_POLL_SECONDS):
                 return served, _convert(request, served, repository, progress)
         except Timeout:
             progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
@@ -90,6 +90,9 @@ def _build(
     request: Request, found: sources.Found, anatomy: Anatomy, staged: Path, progress: Progress
 ) -> Manifest:
     progress.step("convert", 0.0, "Loading torch and sentence-transformers")
+    from converters.torchvision_cpu import make_importable
+
+    make_importable()
     from converters.sentence_transformer import Origin, build
 
     building = staged / "building"
@@ -104,12 +107,14 @@ def _build(
 
 def _refuse_collision(repository: Repository, served: str, model_name: str) -> None:
     try:
-        other = repository.manifest(served).model_name
+        other = repository.manifest(served)
     except (ModelNotInRepository, ManifestError):
         # Nothing there, or something damaged that the new model replaces.
         return
-    if other != model_name:
-        raise NameCollision(f"{model_name} would be served as {served}, which is the name of {other} already")
+    if other.model_name != model_name or other.tower is not None:
+        raise NameCollision(
+            f"{model_name} would be served as {served}, which is the name of {other.model_name} already"
+        )
 
 
 def _refuse_full_disk(directory: Path, anatomy: Anatomy) -> None:

@@ -25,6 +25,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from converters import check, engines, export, half_precision, reference
 from converters.check import CheckResult, Samples
+from converters.digest import digest
 from converters.errors import CheckFailed, InvalidModel
 from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
 from converters.inspect_source import Anatomy
@@ -123,7 +124,7 @@ def build(
     plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
-    manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, _digest(into))
+    manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, digest(into))
     (into / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     progress.step("verify", 1.0, f"Verified: cosine to the reference at least {result.min_cosine:.6f}")
     return manifest
@@ -241,16 +242,16 @@ def _manifest(
     samples: Samples,
     result: CheckResult,
     origin: Origin,
-    digest: str,
+    content: str,
 ) -> Manifest:
-    """What is recorded; the digest also covers what changes a text's ids beside the tokenizer."""
+    """What is recorded; the sha256 also covers what changes a text's ids beside the tokenizer."""
     text_settings: dict[str, Any] = {
         "prompts": loaded.prompts,
         "default_prompt_name": loaded.default_prompt_name,
         "include_prompt": loaded.include_prompt,
         "special_ids": tokenizer.special_ids,
     }
-    digest = hashlib.sha256((digest + json.dumps(text_settings, sort_keys=True)).encode()).hexdigest()
+    sha256 = hashlib.sha256((content + json.dumps(text_settings, sort_keys=True)).encode()).hexdigest()
     last = list(loaded.model)[-1]
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
     return Manifest(
@@ -264,24 +265,12 @@ def _manifest(
         attention=plan.attention,
         attention_reason=plan.reason,
         normalized=isinstance(last, Normalize) and loaded.truncate is None,
-        sha256=digest,
+        sha256=sha256,
         check=asdict(result),
         precision=origin.precision,
         versions={name: importlib.metadata.version(name) for name in packages},
         **text_settings,
     )
-
-
-def _digest(directory: Path) -> str:
-    """sha256 of the graph, its weights and the tokenizer: all that makes a vector of a text."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith("model.onnx") or path.name == "tokenizer.json":
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def _part(progress: Progress, step: Step, start: float, end: float) -> Callable[[float, str], None]:

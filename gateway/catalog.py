@@ -1,30 +1,33 @@
-"""What the front end keeps in memory of each model: its manifest and its tokenizer.
+"""What the front end keeps in memory of each model: its manifest, its tokenizer, its picture of an image.
 
 A cache of the repository, not a truth: whoever finds it outdated calls `refresh`.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import ModelConflict, ModelNotFound
+from gateway.references import Reference
 from gateway.tokenizer import TextTokenizer
 from triton_models.config import from_text
-from triton_models.manifest import Manifest
-from triton_models.names import served_name
+from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError
 from triton_models.repository import CONFIG, ModelNotInRepository, Repository
 
 
 @dataclass(frozen=True)
 class TextModel:
-    """One model as a request needs it.
+    """A text model, or the text tower of a CLIP model, as a request needs it.
 
     max_rows: texts that one request to Triton may carry.
     empty_embedding: float32 [D], the vector of a text of no tokens, where the model has one.
     """
 
+    reference: Reference
     served: str
     manifest: Manifest
     version: int
@@ -33,53 +36,70 @@ class TextModel:
     empty_embedding: NDArray[np.float32] | None
 
 
-class Catalog:
-    """Models by the name that callers use."""
+@dataclass(frozen=True)
+class ImageModel:
+    """The image tower of a CLIP model as a request needs it."""
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._models: dict[str, TextModel] = {}
-        self._reading: dict[str, asyncio.Task[TextModel]] = {}
+    reference: Reference
+    served: str
+    manifest: Manifest
+    version: int
+    preprocessing: ImagePreprocessing
 
-    async def get(self, model_name: str) -> TextModel:
-        """The model, read from the repository the first time.
+
+Kept = TypeVar("Kept")
+
+
+class Models(Generic[Kept]):
+    """Models by reference, each read from the repository the first time it is asked for."""
+
+    def __init__(self, read: Callable[[Reference], Kept]) -> None:
+        self._read = read
+        self._models: dict[Reference, Kept] = {}
+        self._reading: dict[Reference, asyncio.Task[Kept]] = {}
+
+    async def get(self, reference: Reference) -> Kept:
+        """The model.
 
         Raises:
             ModelNotFound: it has not been converted, or another model holds its served name.
         """
-        return self._models.get(model_name) or await self.refresh(model_name)
+        return self._models.get(reference) or await self.refresh(reference)
 
-    async def refresh(self, model_name: str) -> TextModel:
+    async def refresh(self, reference: Reference) -> Kept:
         """Read the model again.
 
         Raises:
             ModelNotFound: as `get`.
         """
-        task = self._reading.get(model_name)
+        task = self._reading.get(reference)
         if task is None:
             # One reading for all who ask meanwhile: a tokenizer takes megabytes and milliseconds.
-            task = self._reading[model_name] = asyncio.create_task(self._replace(model_name))
-            task.add_done_callback(lambda _: self._reading.pop(model_name))
+            task = self._reading[reference] = asyncio.create_task(self._replace(reference))
+            task.add_done_callback(lambda _: self._reading.pop(reference))
         return await asyncio.shield(task)
 
-    async def _replace(self, model_name: str) -> TextModel:
-        self._models.pop(model_name, None)
-        model = await asyncio.to_thread(self._read, model_name)
-        self._models[model_name] = model
+    async def _replace(self, reference: Reference) -> Kept:
+        self._models.pop(reference, None)
+        model = await asyncio.to_thread(self._read, reference)
+        self._models[reference] = model
         return model
 
-    def _read(self, model_name: str) -> TextModel:
-        served = served_name(model_name)
-        try:
-            manifest = self._repository.manifest(served)
-        except ModelNotInRepository as error:
-            raise not_loaded(model_name) from error
-        if manifest.model_name != model_name:
-            raise ModelNotFound(
-                f"model {model_name} is not loaded; its served name {served} belongs to {manifest.model_name}"
-            )
+
+class Catalog:
+    """What embeds text, and what embeds images."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.texts = Models(self._read_text)
+        self.images = Models(self._read_image)
+
+    def _read_text(self, reference: Reference) -> TextModel:
+        served = reference.text_served
+        manifest = self._manifests(reference)[served]
         directory = self._repository.version_dir(served)
         return TextModel(
+            reference=reference,
             served=served,
             manifest=manifest,
             version=manifest.version,
@@ -88,18 +108,51 @@ class Catalog:
             empty_embedding=self._repository.load_check(served).empty_embedding,
         )
 
+    def _read_image(self, reference: Reference) -> ImageModel:
+        served = reference.image_served
+        manifest = self._manifests(reference)[served]
+        assert manifest.image is not None
+        return ImageModel(reference, served, manifest, manifest.version, manifest.image)
 
-def not_loaded(model_name: str) -> ModelNotFound:
+    def _manifests(self, reference: Reference) -> dict[str, Manifest]:
+        try:
+            return manifests(self._repository, reference)
+        except (ModelNotInRepository, ManifestError) as error:
+            raise not_loaded(reference) from error
+        except ModelConflict as error:
+            raise ModelNotFound(f"model {reference} is not loaded; {error}") from error
+
+
+def manifests(repository: Repository, reference: Reference) -> dict[str, Manifest]:
+    """The manifests of all parts of a model, by served name.
+
+    Raises:
+        ModelNotInRepository: there is none, or of a CLIP model only one half, or halves of two conversions.
+        ManifestError: one is damaged.
+        ModelConflict: the served name is another model's.
+    """
+    found = {served: repository.manifest(served) for served in reference.served}
+    for manifest in found.values():
+        if Reference.of(manifest) != reference:
+            raise collision(reference, Reference.of(manifest))
+    if len({manifest.pair for manifest in found.values()}) > 1:
+        raise ModelNotInRepository(f"the halves of {reference} are of two conversions")
+    return found
+
+
+def not_loaded(reference: Reference) -> ModelNotFound:
     """The error for a model that could be loaded but is not."""
-    return ModelNotFound(
-        f"model {model_name} is not loaded; load it with POST /load_sentence_transformer_model "
-        f'{{"model_name": "{model_name}"}}'
-    )
+    fields = f'"model_name": "{reference.model_name}"'
+    if reference.is_clip:
+        route, fields = "/load_clip_model", f'{fields}, "pretrained": "{reference.pretrained}"'
+    else:
+        route = "/load_sentence_transformer_model"
+    return ModelNotFound(f"model {reference} is not loaded; load it with POST {route} {{{fields}}}")
 
 
-def collision(model_name: str, holder: str) -> ModelConflict:
+def collision(reference: Reference, holder: Reference) -> ModelConflict:
     """The error for two models of one served name."""
     return ModelConflict(
-        f"model {model_name} would be served as {served_name(model_name)}, which is {holder}; "
+        f"model {reference} would be served as {reference.text_served}, which is {holder}; "
         "delete that model first"
     )

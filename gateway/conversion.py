@@ -22,6 +22,7 @@ from gateway.errors import (
     ModelConflict,
     ModelNotFound,
 )
+from gateway.references import Reference
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,14 +50,16 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-async def convert(settings: Settings, model_name: str, revision: str | None, on_progress: OnProgress) -> None:
-    """Convert one model into the repository; the caller holds the model's lock.
+async def convert(
+    settings: Settings, reference: Reference, revision: str | None, on_progress: OnProgress
+) -> None:
+    """Convert one model, with all its parts, into the repository; the caller holds their locks.
 
     Raises:
         ModelNotFound, ModelConflict, InvalidModel, InsufficientStorage: as the converter found.
     """
     last: dict[str, Any] = {}
-    async with _process(_command(settings, model_name, revision), settings.conversion_timeout) as lines:
+    async with _process(_command(settings, reference, revision), settings.conversion_timeout) as lines:
         async for line in lines:
             last = _parse(line)
             if "step" in last:
@@ -66,21 +69,23 @@ async def convert(settings: Settings, model_name: str, revision: str | None, on_
     if "error" in last and last["error"] in FAILURES:
         raise FAILURES[last["error"]](str(last["message"]))
     raise InvalidModel(
-        f"the conversion of {model_name} ended before it was done; the server's log has the reason"
+        f"the conversion of {reference} ended before it was done; the server's log has the reason"
     )
 
 
-def _command(settings: Settings, model_name: str, revision: str | None) -> list[str]:
-    command = [sys.executable, "-m", "converters", "sentence-transformer", model_name]
+def _command(settings: Settings, reference: Reference, revision: str | None) -> list[str]:
+    command = [sys.executable, "-m", "converters"]
+    if reference.pretrained is None:
+        command += ["sentence-transformer", reference.model_name, "--precision", settings.export_precision]
+        if settings.trust_remote_code:
+            command.append("--trust-remote-code")
+    else:
+        command += ["clip", reference.model_name, reference.pretrained]
     command += ["--output", str(settings.model_repository), "--progress", "json", "--locked"]
     if revision is not None:
         command += ["--revision", revision]
     if settings.model_sources:
         command += ["--sources", os.pathsep.join(str(path.resolve()) for path in settings.model_sources)]
-    if settings.export_precision != "fp32":
-        command += ["--precision", settings.export_precision]
-    if settings.trust_remote_code:
-        command.append("--trust-remote-code")
     # Requests that are being served come first; and no converter outlives the server.
     nice, setpriv = shutil.which("nice"), shutil.which("setpriv")
     return [
@@ -121,3 +126,16 @@ def _parse(line: bytes) -> dict[str, Any]:
         log.warning("the converter printed: %s", line.decode(errors="replace").rstrip())
         return {}
     return parsed
+
+
+def log_progress(name: str) -> OnProgress:
+    """Progress as lines of the log, one for each step and each quarter of it."""
+    seen: set[tuple[str, int]] = set()
+
+    def report(progress: Progress) -> None:
+        quarter = (progress.step, int(progress.progress * 4))
+        if quarter not in seen:
+            seen.add(quarter)
+            log.info("%s: %s %3.0f %% %s", name, progress.step, progress.progress * 100, progress.message)
+
+    return report

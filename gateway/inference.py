@@ -13,12 +13,13 @@ from collections.abc import Coroutine, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import Catalog, TextModel, not_loaded
-from gateway.errors import DeadlineExceeded, InvalidInput, ModelConflict, TooLarge, Unavailable
+from gateway.catalog import Catalog, TextModel
+from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
 from gateway.metrics import texts_of, tokens_of
+from gateway.references import Reference
 from gateway.tokenizer import TokenIds
+from gateway.verified import Verified
 from triton_models.errors import ModelNotReady, TritonTimeout
-from triton_models.repository import Repository
 from triton_models.supervisor import Triton
 
 Embeddings = NDArray[np.float32]
@@ -37,16 +38,15 @@ class TextEmbedder:
     """Embeds texts with any loaded model."""
 
     def __init__(
-        self, catalog: Catalog, triton: Triton, repository: Repository, *, max_inputs: int, timeout: float
+        self, catalog: Catalog, triton: Triton, verified: Verified, *, max_inputs: int, timeout: float
     ) -> None:
         self._catalog = catalog
         self._triton = triton
-        self._repository = repository
+        self._verified = verified
         self._max_inputs = max_inputs
         self._timeout = timeout
-        self._verified: dict[str, tuple[int, int]] = {}
 
-    async def embed(self, model_name: str, texts: Sequence[str], *, normalize: bool) -> Embeddings:
+    async def embed(self, reference: Reference, texts: Sequence[str], *, normalize: bool) -> Embeddings:
         """Vectors float32 [len(texts), D], in order.
 
         Raises:
@@ -57,9 +57,9 @@ class TextEmbedder:
         if len(texts) > self._max_inputs:
             raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
         deadline = time.monotonic() + self._timeout
-        model = await self._catalog.get(model_name)
+        model = await self._catalog.texts.get(reference)
         try:
-            await self._require_verified(model)
+            await self._verified.require(model.reference, model.served, model.version)
             vectors = await self._embed(model, texts, deadline)
         except ModelNotReady:
             vectors = await self._embed_again(model, texts, deadline)
@@ -68,38 +68,15 @@ class TextEmbedder:
 
     async def _embed_again(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
         """Try the version that the repository holds now; say why where there is no other."""
-        name = model.manifest.model_name
-        self._verified.pop(model.served, None)
-        current = await self._catalog.refresh(name)
-        await self._require_verified(current)
+        self._verified.forget(model.served)
+        current = await self._catalog.texts.refresh(model.reference)
+        await self._verified.require(current.reference, current.served, current.version)
         if (current.version, current.max_rows) != (model.version, model.max_rows):
             try:
                 return await self._embed(current, texts, deadline)
             except ModelNotReady:
                 pass
-        raise Unavailable(f"model {name} is being loaded; retry in a moment")
-
-    async def _require_verified(self, model: TextModel) -> None:
-        """Return where the load of the model has ended with its check, in the Triton of this moment.
-
-        Triton answers from the moment it has a model, which is before its vectors were compared. Looked
-        up once for a version and a Triton, so that it costs a request nothing.
-
-        Raises:
-            ModelConflict, ModelNotFound, Unavailable: why not.
-        """
-        key = (model.version, self._triton.generation)
-        if self._verified.get(model.served) == key:
-            return
-        name = model.manifest.model_name
-        state = await asyncio.to_thread(self._repository.state, model.served)
-        if state.activity in ("unloading", "deleting"):
-            raise ModelConflict(f"model {name} is being unloaded; load it again to use it")
-        if state.activity == "loading":
-            raise Unavailable(f"model {name} is being loaded; retry in a moment")
-        if not state.wanted:
-            raise not_loaded(name)
-        self._verified[model.served] = key
+        raise Unavailable(f"model {model.reference} is being loaded; retry in a moment")
 
     async def _embed(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
         rows = await self._tokenize(model, texts)
@@ -154,10 +131,14 @@ def unit_length(vectors: Embeddings) -> Embeddings:
 
 
 async def gather(coroutines: Iterable[Coroutine[None, None, Embeddings]]) -> list[Embeddings]:
-    """Run all at once; the first failure cancels the others and is raised as it was."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(coroutine) for coroutine in coroutines]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in running]
+    """Run all at once; the first failure is raised as it was, when all have ended.
+
+    The others are not cancelled: Triton can crash when a call is cancelled under it.
+    """
+    answers = await asyncio.gather(*coroutines, return_exceptions=True)
+    embeddings = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+        embeddings.append(answer)
+    return embeddings

@@ -6,8 +6,9 @@ A caller that goes away does not end the load; a second caller joins the first o
 import asyncio
 from collections.abc import AsyncIterator
 
-from gateway.conversion import Progress
-from gateway.lifecycle import Lifecycle, log_progress
+from gateway.conversion import Progress, log_progress
+from gateway.lifecycle import Lifecycle
+from gateway.references import Reference
 from triton_models.config import Tuning
 
 AS_IT_IS = Tuning()
@@ -17,12 +18,14 @@ AS_IT_IS = Tuning()
 class LoadJob:
     """One load: its last progress, and its end."""
 
-    def __init__(self, lifecycle: Lifecycle, model_name: str, revision: str | None, tuning: Tuning) -> None:
-        self.model_name = model_name
-        self.progress = Progress("download", 0.0, f"looking for {model_name}")
+    def __init__(
+        self, lifecycle: Lifecycle, reference: Reference, revision: str | None, tuning: Tuning
+    ) -> None:
+        self.reference = reference
+        self.progress = Progress("download", 0.0, f"looking for {reference}")
         self._changed = asyncio.Event()
-        self._log = log_progress(model_name)
-        self.task = asyncio.create_task(lifecycle.load(model_name, revision, tuning, self._on_progress))
+        self._log = log_progress(str(reference))
+        self.task = asyncio.create_task(lifecycle.load(reference, revision, tuning, self._on_progress))
         self.task.add_done_callback(lambda _: self._changed.set())
 
     async def result(self) -> str:
@@ -52,14 +55,14 @@ class LoadJobs:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._jobs: dict[tuple[str, str | None, Tuning], LoadJob] = {}
+        self._jobs: dict[tuple[Reference, str | None, Tuning], LoadJob] = {}
 
-    def start(self, model_name: str, revision: str | None = None, tuning: Tuning = AS_IT_IS) -> LoadJob:
+    def start(self, reference: Reference, revision: str | None = None, tuning: Tuning = AS_IT_IS) -> LoadJob:
         """The load of this model: the one in progress, or a new one."""
-        key = (model_name, revision, tuning)
+        key = (reference, revision, tuning)
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = LoadJob(self._lifecycle, model_name, revision, tuning)
+            job = self._jobs[key] = LoadJob(self._lifecycle, reference, revision, tuning)
             job.task.add_done_callback(lambda task: self._done(key, task))
         return job
 
@@ -74,7 +77,7 @@ class LoadJobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _done(self, key: tuple[str, str | None, Tuning], task: asyncio.Task[str]) -> None:
+    def _done(self, key: tuple[Reference, str | None, Tuning], task: asyncio.Task[str]) -> None:
         del self._jobs[key]
         # The callers raise it; this keeps asyncio from reporting it once more when none is left.
         if not task.cancelled():

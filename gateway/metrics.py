@@ -51,6 +51,7 @@ IN_FLIGHT = Gauge(
     "embedding_http_requests_in_flight", "Requests not answered yet.", multiprocess_mode="livesum"
 )
 TEXTS = Counter("embedding_texts_total", "Texts embedded.", ["model"])
+IMAGES = Counter("embedding_images_total", "Images embedded.", ["model"])
 TOKENS = Counter("embedding_tokens_total", "Tokens sent to Triton, special ones included.", ["model"])
 
 
@@ -71,6 +72,12 @@ def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
 def texts_of(model: str) -> Counter:
     """Texts embedded with a model, by its name in Triton."""
     return TEXTS.labels(model)
+
+
+@functools.lru_cache(maxsize=1024)
+def images_of(model: str) -> Counter:
+    """Images embedded with a model, by its name in Triton."""
+    return IMAGES.labels(model)
 
 
 @functools.lru_cache(maxsize=1024)

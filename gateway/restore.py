@@ -7,6 +7,7 @@ import time
 from gateway.errors import GatewayError
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
+from gateway.references import Reference
 from triton_models.errors import TritonError
 from triton_models.repository import Repository, RepositoryError
 from triton_models.supervisor import Triton
@@ -73,11 +74,11 @@ class Restorer:
                 self._restoring.add(served)
                 self._spawn(self._restore(served))
 
-    async def _load(self, model_name: str) -> None:
+    async def _load(self, name: str) -> None:
         try:
-            log.info(await self._jobs.start(model_name).result())
+            log.info(await self._jobs.start(Reference.parse(name)).result())
         except (GatewayError, TritonError) as error:
-            log.error("%s could not be loaded: %s", model_name, error)
+            log.error("%s could not be loaded: %s", name, error)
 
     async def _restore(self, served: str) -> None:
         try:

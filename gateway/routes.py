@@ -1,5 +1,6 @@
 """The routes: parse, call, answer. What they do is in the modules they call."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway import hot, schemas
 from gateway.errors import GatewayError, error_body, from_triton
 from gateway.jobs import LoadJob
+from gateway.references import Reference
 from gateway.services import Services
 from triton_models.errors import TritonError
 
@@ -28,8 +30,10 @@ def json_body(schema: type[BaseModel]) -> dict[str, Any]:
 
 @router.post("/infer", response_model=schemas.InferResponse, openapi_extra=json_body(schemas.InferRequest))
 async def infer(request: Request) -> Response:
-    """Embed texts."""
-    return written(await hot.infer(services(request), await request.body()))
+    """Embed texts, images or both."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, schemas.InferRequest) as body:
+        return written(await hot.infer(services(request), body, start))
 
 
 @router.post(
@@ -37,7 +41,21 @@ async def infer(request: Request) -> Response:
 )
 async def infer_text(request: Request) -> Response:
     """Embed texts, one modality."""
-    return written(await hot.infer_text(services(request), await request.body()))
+    start = time.perf_counter()
+    body = schemas.parse(schemas.InferTextRequest, await request.body())
+    return written(await hot.infer_text(services(request), body, start))
+
+
+@router.post(
+    "/infer_image",
+    response_model=schemas.EmbeddingResponse,
+    openapi_extra=json_body(schemas.InferImageRequest),
+)
+async def infer_image(request: Request) -> Response:
+    """Embed images, one modality."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, schemas.InferImageRequest) as body:
+        return written(await hot.infer_image(services(request), body, start))
 
 
 @router.post(
@@ -48,7 +66,19 @@ async def infer_text(request: Request) -> Response:
 async def load_sentence_transformer_model(request: Request) -> Response:
     """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
     body = schemas.parse(schemas.LoadSentenceTransformer, await request.body())
-    job = services(request).jobs.start(body.model_name, body.revision, body.tuning())
+    job = services(request).jobs.start(Reference(body.model_name), body.revision, body.tuning())
+    return await load_answer(request, job)
+
+
+@router.post("/load_clip_model", response_model=schemas.Message, openapi_extra=json_body(schemas.LoadClip))
+async def load_clip_model(request: Request) -> Response:
+    """Convert where need be, load, check both towers; one line a step for `Accept: application/x-ndjson`."""
+    body = schemas.parse(schemas.LoadClip, await request.body())
+    return await load_answer(request, services(request).jobs.start(body.reference(), None, body.tuning()))
+
+
+async def load_answer(request: Request, job: LoadJob) -> Response:
+    """The end of a load, or its steps where the caller accepts lines."""
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(progress_lines(job), media_type=NDJSON)
     return json({"message": await job.result()})
@@ -70,14 +100,14 @@ async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
 async def unload_model(request: Request) -> schemas.Message:
     """Take a model out of Triton; its files stay."""
     body = schemas.parse(schemas.ModelReference, await request.body())
-    return schemas.Message(message=await services(request).lifecycle.unload(body.text_model()))
+    return schemas.Message(message=await services(request).lifecycle.unload(body.reference()))
 
 
 @router.post("/delete_model", openapi_extra=json_body(schemas.ModelReference))
 async def delete_model(request: Request) -> schemas.Message:
     """Unload a model and remove its files."""
     body = schemas.parse(schemas.ModelReference, await request.body())
-    return schemas.Message(message=await services(request).lifecycle.delete(body.text_model()))
+    return schemas.Message(message=await services(request).lifecycle.delete(body.reference()))
 
 
 @router.get("/loaded_models")

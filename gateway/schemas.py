@@ -5,15 +5,23 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gateway.errors import InvalidInput, ModelNotFound, describe_validation
+from gateway.errors import InvalidInput, describe_validation
+from gateway.references import Reference
 from triton_models.config import Tuning
-from triton_models.names import validate_model_name
+from triton_models.names import HUB_PREFIX, validate_model_name
 
 MODEL_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
+CLIP_EXAMPLE = "ViT-B-32"
+IMAGE_EXAMPLE = "https://upload.wikimedia.org/wikipedia/commons/a/a9/Example.jpg"
 
 
 def _model_name(value: str) -> str:
     validate_model_name(value)
+    return value
+
+
+def _any_model_name(value: str) -> str:
+    validate_model_name(value.removeprefix(HUB_PREFIX))
     return value
 
 
@@ -24,7 +32,14 @@ def _not_empty(value: str | list[str] | None) -> str | list[str] | None:
 
 
 ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=[MODEL_EXAMPLE])]
-Pretrained = Annotated[str, AfterValidator(_model_name), Field(examples=["laion2b_s34b_b79k"])]
+AnyModelName = Annotated[str, AfterValidator(_any_model_name), Field(examples=[MODEL_EXAMPLE, CLIP_EXAMPLE])]
+Pretrained = Annotated[
+    str,
+    Field(
+        examples=["laion2b_s34b_b79k"],
+        description="Of a CLIP model: a tag of open_clip or a checkpoint file's name; none for `hf-hub:`.",
+    ),
+]
 Inputs = Annotated[
     str | list[str] | None,
     AfterValidator(_not_empty),
@@ -72,25 +87,34 @@ class LoadSentenceTransformer(_TuningFields):
 class ModelReference(_Body):
     """Body of `POST /unload_model` and `POST /delete_model`."""
 
-    model_name: ModelName
+    model_name: AnyModelName
     pretrained: Pretrained | None = None
 
-    def text_model(self) -> str:
-        """The name of the text model that is meant.
+    @model_validator(mode="after")
+    def _can_be_a_model(self) -> Self:
+        self.reference()
+        return self
 
-        Raises:
-            ModelNotFound: `pretrained` is given, which no text model has.
-        """
-        if self.pretrained is not None:
-            raise ModelNotFound(f"model {self.model_name} with pretrained {self.pretrained} is not loaded")
-        return self.model_name
+    def reference(self) -> Reference:
+        """The model that is meant."""
+        return Reference.named(self.model_name, self.pretrained)
+
+
+class LoadClip(ModelReference, _TuningFields):
+    """Body of `POST /load_clip_model`."""
+
+    @model_validator(mode="after")
+    def _is_clip(self) -> Self:
+        if not self.reference().is_clip:
+            raise ValueError(f"pretrained: needed, unless model_name begins with {HUB_PREFIX}")
+        return self
 
 
 class InferRequest(ModelReference):
     """Body of `POST /infer`: texts, images or both."""
 
     text: Inputs = None
-    image: Inputs = None
+    image: Annotated[Inputs, Field(examples=[[IMAGE_EXAMPLE]])] = None
     normalize: bool = Field(
         False, description="Scale every vector to unit length; false: as the model gives it."
     )
@@ -106,6 +130,15 @@ class InferTextRequest(ModelReference):
     """Body of `POST /infer_text`."""
 
     text: Annotated[str | list[str], AfterValidator(_not_empty), Field(examples=[["a diver", "a dog"]])]
+    normalize: bool = Field(
+        False, description="Scale every vector to unit length; false: as the model gives it."
+    )
+
+
+class InferImageRequest(ModelReference):
+    """Body of `POST /infer_image`."""
+
+    image: Annotated[str | list[str], AfterValidator(_not_empty), Field(examples=[[IMAGE_EXAMPLE]])]
     normalize: bool = Field(
         False, description="Scale every vector to unit length; false: as the model gives it."
     )
@@ -132,6 +165,7 @@ class RepositoryModel(BaseModel):
     name: str
     state: str
     model_name: str | None = None
+    pretrained: str | None = None
     reason: str | None = None
     tuning: dict[str, int | bool] | None = None
     engine: dict[str, Any] | None = None

@@ -6,13 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from gateway.addresses import AllowedHosts
+from gateway.bodies import Bodies
 from gateway.catalog import Catalog
+from gateway.decoding import ImageDecoder
+from gateway.fetching import ImageFetcher
+from gateway.image_inference import ImageEmbedder
 from gateway.inference import TextEmbedder
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
 from gateway.restore import Restorer
 from gateway.settings import Settings
 from gateway.status import Status
+from gateway.verified import Verified
 from triton_models.repository import Repository
 from triton_models.supervisor import Triton
 
@@ -30,7 +36,9 @@ METRICS_PORT = 8002
 class Services:
     """The parts that routes call."""
 
+    bodies: Bodies
     embedder: TextEmbedder
+    image_embedder: ImageEmbedder
     lifecycle: Lifecycle
     jobs: LoadJobs
     status: Status
@@ -53,18 +61,34 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         jobs = LoadJobs(lifecycle)
         restorer = Restorer(repository, triton, lifecycle, jobs, settings.load_models)
         status = Status(repository, triton, jobs, restorer)
-        embedder = TextEmbedder(
-            catalog, triton, repository, max_inputs=settings.max_inputs, timeout=settings.request_timeout
-        )
+        verified = Verified(repository, triton)
+        most, timeout = settings.max_inputs, settings.request_timeout
+        embedder = TextEmbedder(catalog, triton, verified, max_inputs=most, timeout=timeout)
+        fetcher, decoder = image_readers(settings)
+        images = ImageEmbedder(catalog, triton, verified, fetcher, decoder, max_inputs=most, timeout=timeout)
+        bodies = Bodies(settings.max_body_bytes, timeout)
         restoring = asyncio.create_task(restorer.run())
         try:
-            yield Services(embedder, lifecycle, jobs, status)
+            yield Services(bodies, embedder, images, lifecycle, jobs, status)
         finally:
             restoring.cancel()
             with suppress(asyncio.CancelledError):
                 await restoring
             await jobs.close()
             await status.close()
+            await fetcher.close()
+            decoder.close()
+
+
+def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
+    """What gets at images, within the operator's limits."""
+    fetcher = ImageFetcher(
+        AllowedHosts(settings.image_hosts_allowed),
+        max_bytes=settings.max_image_bytes,
+        timeout=settings.image_fetch_timeout,
+        concurrency=settings.image_fetch_concurrency,
+    )
+    return fetcher, ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
 
 
 def default_metrics_url(grpc_url: str | None) -> str | None:

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.addresses import AllowedHosts
+from gateway.references import Reference
 from triton_models.accuracy import Precision
 from triton_models.cache import parse_response_cache
-from triton_models.names import InvalidModelName, validate_model_name
+from triton_models.names import InvalidModelName
 
 ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
 """As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
@@ -65,7 +67,7 @@ class Settings(BaseSettings):
     )
     export_precision: Precision = Field(
         "fp32",
-        description="Of the weights of models converted from now on; fp16 is for GPUs, within 0.999.",
+        description="Of weights of sentence-transformers models; fp16 is for GPUs, within 0.999.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
         (), description="Comma-separated keys, one of which each request must carry; unset: open."
@@ -74,6 +76,13 @@ class Settings(BaseSettings):
     max_inputs: int = Field(4096, ge=1, description="Texts or images one request may carry.")
     max_body_bytes: int = Field(64 << 20, ge=1024, description="Size of a request's body, in bytes.")
     request_timeout: float = Field(120, gt=0, description="Seconds an embedding request may take.")
+    max_image_bytes: int = Field(16 << 20, ge=1024, description="Size of one image as it is sent, in bytes.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Width times height of one image.")
+    image_hosts_allowed: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (), description="Hosts, addresses and networks that images may come from besides public addresses."
+    )
+    image_fetch_timeout: float = Field(10, gt=0, description="Seconds that fetching one image may take.")
+    image_fetch_concurrency: int = Field(32, ge=1, description="Images fetched at a time.")
     load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
     conversion_timeout: float = Field(3600, gt=0, description="Seconds one conversion may take.")
     trust_remote_code: bool = Field(
@@ -109,9 +118,15 @@ class Settings(BaseSettings):
     def _model_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             try:
-                validate_model_name(name)
+                Reference.parse(name)
             except InvalidModelName as error:
                 raise ValueError(f"{name!r}: {error}") from error
+        return value
+
+    @field_validator("image_hosts_allowed")
+    @classmethod
+    def _image_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowedHosts(value)
         return value
 
     @field_validator("response_cache")

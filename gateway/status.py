@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from gateway.errors import Unavailable
 from gateway.jobs import LoadJobs
 from gateway.metrics import exposition
+from gateway.references import Reference, partners
 from gateway.restore import Restorer
 from gateway.schemas import RepositoryModel
 from triton_models.config import Tuning
@@ -42,8 +43,20 @@ class Status:
     async def loaded_models(self) -> list[str]:
         """Served names of the models that are ready in Triton and verified, sorted."""
         ready = {model.name for model in await self._triton.client.index() if model.state == "READY"}
-        states = await asyncio.to_thread(self._repository.states)
-        return sorted(name for name in ready if name not in states or states[name].activity != "loading")
+        return await asyncio.to_thread(self._whole, ready)
+
+    def _whole(self, ready: set[str]) -> list[str]:
+        """Those of `ready` that may be asked: verified, and a tower only beside its other half."""
+        states = self._repository.states()
+        settled = {name for name in ready if name not in states or states[name].activity != "loading"}
+        return sorted(name for name in settled if partners(name) <= settled or self._is_alone(name))
+
+    def _is_alone(self, served: str) -> bool:
+        """Whether a model that is named like a tower is none."""
+        try:
+            return self._repository.manifest(served).tower is None
+        except (RepositoryError, ManifestError):
+            return True
 
     async def repository_models(self) -> list[RepositoryModel]:
         """Every model of the repository, and those being converted or failed."""
@@ -69,8 +82,10 @@ class Status:
     def _details(self, served: str) -> dict[str, Any]:
         """What the files of a model tell; nothing where they cannot be read."""
         try:
+            reference = Reference.of(self._repository.manifest(served))
             return {
-                "model_name": self._repository.manifest(served).model_name,
+                "model_name": reference.model_name,
+                "pretrained": reference.pretrained,
                 "tuning": asdict(Tuning.of(self._repository.config(served))),
                 "engine": self._repository.engine(served),
             }
@@ -104,7 +119,7 @@ class Status:
             return
         for job in self._jobs.running():
             step = job.progress
-            raise Unavailable(f"loading {job.model_name}: {step.step} {step.progress:.0%}, {step.message}")
+            raise Unavailable(f"loading {job.reference}: {step.step} {step.progress:.0%}, {step.message}")
         if missing := sorted(wanted) or self._restorer.waiting:
             raise Unavailable(f"not loaded yet: {', '.join(missing)}")
         if failed := {served: state.error for served, state in states.items() if state.error}:

@@ -11,10 +11,29 @@ from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel
 from triton_models.accuracy import BOUNDS, cosines
+from triton_models.checks import Check, ImageCheck
 from triton_models.client import TritonClient
 from triton_models.manifest import Manifest
-from triton_models.repository import Check
+from triton_models.repository import Repository
 from triton_models.tokens import ROW_START, mark_past_cache
+
+
+async def verify_part(
+    client: TritonClient, repository: Repository, served: str, manifest: Manifest, timeout: float
+) -> None:
+    """Compare what Triton answers with what was recorded: of a text model, or of either tower.
+
+    Raises:
+        InvalidModel: a vector differs.
+        TritonError: Triton does not answer.
+        RepositoryError: what was recorded cannot be read.
+    """
+    if manifest.tower == "image":
+        images = await asyncio.to_thread(repository.load_image_check, served)
+        await verify_images(client, served, manifest, images, timeout)
+    else:
+        texts = await asyncio.to_thread(repository.load_check, served)
+        await verify(client, served, manifest, texts, timeout)
 
 
 async def verify(client: TritonClient, served: str, manifest: Manifest, check: Check, timeout: float) -> None:
@@ -31,17 +50,52 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
         vectors = await client.infer(served, manifest.version, row, timeout=timeout)
         return np.asarray(vectors[0])
 
-    cached = np.array(await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows)))
-    alone = np.array([await infer(past_cache(row)) for row in rows])
-    mixed = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in rows)))
+    cached = await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows))
+    alone = [await infer(past_cache(row)) for row in rows]
+    mixed = await asyncio.gather(*(infer(past_cache(row)) for row in rows))
+    compare(manifest, check.embeddings, np.array(cached), np.array(alone), np.array(mixed))
+
+
+async def verify_images(
+    client: TritonClient, served: str, manifest: Manifest, check: ImageCheck, timeout: float
+) -> None:
+    """The same with images.
+
+    Raises:
+        InvalidModel, TritonError: as `verify`.
+    """
+
+    async def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors = await client.infer_images(served, manifest.version, images, timeout=timeout)
+        return np.asarray(vectors[0])
+
+    each = [check.images[index : index + 1] for index in range(len(check.images))]
+    cached = await asyncio.gather(*(infer(image) for image in each))
+    alone = [await infer(beside_noise(image)) for image in each]
+    mixed = await asyncio.gather(*(infer(beside_noise(image)) for image in each))
+    compare(manifest, check.embeddings, np.array(cached), np.array(alone), np.array(mixed))
+
+
+def compare(
+    manifest: Manifest,
+    reference: NDArray[np.float32],
+    cached: NDArray[np.float32],
+    alone: NDArray[np.float32],
+    mixed: NDArray[np.float32],
+) -> None:
+    """Hold the three answers, each float32 [n, D], to the reference, and the last two to each other.
+
+    Raises:
+        InvalidModel: a vector differs.
+    """
     bounds = BOUNDS[manifest.precision]
-    for vectors, reference, least in (
-        (cached, check.embeddings, bounds.reference),
-        (alone, check.embeddings, bounds.reference),
-        (mixed, check.embeddings, bounds.reference),
+    for vectors, expected, least in (
+        (cached, reference, bounds.reference),
+        (alone, reference, bounds.reference),
+        (mixed, reference, bounds.reference),
         (mixed, alone, bounds.alone),
     ):
-        lowest = float(cosines(vectors, reference).min())
+        lowest = float(cosines(vectors, expected).min())
         if not lowest >= least:
             raise InvalidModel(
                 f"{manifest.model_name} as served by Triton differs from the reference: cosine {lowest:.6f}, "
@@ -53,3 +107,9 @@ def past_cache(row: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row as int64 [1, L] in bytes that no request had: ROW_START, which the graph ignores, at random."""
     marks = np.random.default_rng().integers(0, 2, (1, row.size)) * ROW_START
     return mark_past_cache(row.reshape(1, -1) | marks)
+
+
+def beside_noise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image and one of noise, uint8 [2, H, W, 3], in bytes that no request had."""
+    noise = np.random.default_rng().integers(0, 256, image.shape, dtype=np.uint8)
+    return np.concatenate([image, noise])

@@ -26,6 +26,7 @@ from triton_models.errors import (
     TritonTimeout,
     TritonUnavailable,
 )
+from triton_models.image_calls import image_request, uncancelled
 from triton_models.statistics import statistics_as_dicts
 from triton_models.tokens import mark_past_cache, mark_rows
 
@@ -123,6 +124,39 @@ class TritonClient:
         except asyncio.CancelledError as error:
             raise _closed_or_cancelled() from error
         return _embeddings(response, marked.shape[0])
+
+    async def infer_images(
+        self, name: str, version: int, pixels: NDArray[np.uint8], *, timeout: float
+    ) -> NDArray[np.float32]:
+        """The vectors of `pixels` (uint8 [b, H, W, 3]): float32 [b, D], read-only.
+
+        H and W are the model's, so equal bytes mean equal shape. timeout: in seconds.
+
+        Raises:
+            TritonError: any but ModelLoadFailed and EmbeddedTritonError.
+
+        """
+        embeddings = await self._infer_images(name, version, pixels, timeout)
+        if embeddings is None:
+            # A failure that Triton has cached, as above; twice the images are other bytes.
+            twice = np.concatenate([pixels, pixels])
+            embeddings = await self._infer_images(name, version, twice, timeout)
+        if embeddings is None:
+            raise InferenceRejected(f"Triton could not compute the request to {name}")
+        return embeddings[: len(pixels)]
+
+    async def _infer_images(
+        self, name: str, version: int, pixels: NDArray[np.uint8], timeout: float
+    ) -> NDArray[np.float32] | None:
+        """The answer as it comes; None for an answer without a vector."""
+        request = image_request(name, version, pixels)
+        try:
+            response = await uncancelled(next(self._turn)(request, timeout=timeout))
+        except grpc.aio.AioRpcError as error:
+            raise await self._translate(error, name) from error
+        except asyncio.CancelledError as error:
+            raise _closed_or_cancelled() from error
+        return _embeddings(response, len(pixels))
 
     async def load(self, name: str, timeout: float) -> None:
         """Load the model, or load it again if its files changed.

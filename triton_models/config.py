@@ -1,4 +1,4 @@
-"""Triton's `config.pbtxt` for a text model, built as the protobuf message that it is.
+"""Triton's `config.pbtxt`, built as the protobuf message that it is.
 
 Knows the model contract (input and output names, ragged batching); knows nothing about files.
 """
@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from triton_models.manifest import Manifest
+from triton_models.manifest import ImagePreprocessing, Manifest
 
 BACKEND = "onnxruntime"
 """Triton's backend by this name: the C++ one in NVIDIA's container, else `backends/onnxruntime`."""
@@ -23,8 +23,17 @@ ITEM_SHAPE = "item_shape"
 OUTPUT = "sentence_embedding"
 """float32 [b, D]."""
 
+IMAGE_INPUT = "image"
+"""uint8 [b, H, W, 3]: RGB, of the size that the manifest's `image` names."""
+
+IMAGE_OUTPUT = "image_embedding"
+"""float32 [b, D]."""
+
 THREADS_PARAMETER = "intra_op_thread_count"
 """Understood by the C++ backend and by ours. Absent: all cores."""
+
+DEFAULT_IMAGE_BATCH_SIZE = 64
+"""The same of an image tower, where one execution of more would keep the others waiting for long."""
 
 DEFAULT_MAX_BATCH_SIZE = 128
 """Rows that Triton merges into one execution at most; the reason is in docs/architecture.md."""
@@ -77,31 +86,30 @@ def model_config(
     served: str,
     manifest: Manifest,
     *,
-    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    max_batch_size: int | None = None,
     instances: int = 1,
     threads: int | None = None,
 ) -> ModelConfig:
-    """The configuration of one text model.
+    """The configuration of one text model or one tower of a CLIP model.
 
-    served: name in Triton. instances: executions at a time, on each GPU or on the CPU; one merges most and
-    costs the memory of one copy (without a word about it Triton starts two on a CPU).
+    served: name in Triton. max_batch_size: None for the default of its kind.
+    instances: executions at a time, on each GPU or on the CPU; one merges most and costs the memory of one
+    copy (without a word about it Triton starts two on a CPU).
     threads: of one execution on the CPU; None leaves it to the backend.
 
     Raises:
-        ValueError: max_batch_size below 1; ragged batching needs a batch dimension.
+        ValueError: max_batch_size below 1; batching needs a batch dimension.
 
     """
+    if max_batch_size is None:
+        max_batch_size = DEFAULT_MAX_BATCH_SIZE if manifest.image is None else DEFAULT_IMAGE_BATCH_SIZE
     if max_batch_size < 1:
         raise ValueError("max_batch_size must be at least 1")
     config = ModelConfig(name=served, backend=BACKEND, max_batch_size=max_batch_size)
-    config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
-    config.batch_input.add(
-        kind=model_config_pb2.BatchInput.BATCH_ITEM_SHAPE,
-        target_name=[ITEM_SHAPE],
-        data_type=model_config_pb2.TYPE_INT32,
-        source_input=[INPUT],
-    )
-    config.output.add(name=OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[manifest.dimensions])
+    if manifest.image is not None:
+        _add_image(config, manifest.image, manifest.dimensions)
+    else:
+        _add_text(config, manifest.dimensions)
     # KIND_AUTO, the default, is the GPU where Triton has one, else the CPU.
     config.instance_group.add(count=instances)
     config.dynamic_batching.SetInParent()
@@ -110,6 +118,24 @@ def model_config(
     if threads is not None:
         config.parameters[THREADS_PARAMETER].string_value = str(threads)
     return config
+
+
+def _add_text(config: ModelConfig, dimensions: int) -> None:
+    config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
+    config.batch_input.add(
+        kind=model_config_pb2.BatchInput.BATCH_ITEM_SHAPE,
+        target_name=[ITEM_SHAPE],
+        data_type=model_config_pb2.TYPE_INT32,
+        source_input=[INPUT],
+    )
+    config.output.add(name=OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
+
+
+def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) -> None:
+    # All images of a model are of one size, so equal bytes mean equal shape, as the response cache needs.
+    dims = [image.height, image.width, 3]
+    config.input.add(name=IMAGE_INPUT, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
+    config.output.add(name=IMAGE_OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
 
 
 def to_text(config: ModelConfig) -> str:

@@ -4,6 +4,7 @@ Written once by the converter, read by the front end; the front end needs nothin
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ FORMAT = 1
 """Raised when older readers would misread a newer file."""
 
 
+TextCleaning = Literal["lower", "whitespace", "canonicalize"]
+"""open_clip's cleaning functions by their names there; `triton_models/cleaning.py` has them."""
+
+
 class ManifestError(ValueError):
     """`model.json` is damaged or of a format that this version does not read."""
 
@@ -23,31 +28,49 @@ class ManifestError(ValueError):
 class Source:
     """Where the weights came from.
 
-    kind: which of the places that are searched, in their order.
-    path: directory that was read.
+    kind: which of the places that are searched, in their order; `file` is a checkpoint in a source directory.
+    path: directory or file that was read.
     commit: the Hub's commit for `cache` and `hub`, else None.
     files: relative path to [size in bytes, mtime in ns] of what was read, to notice a change.
     """
 
-    kind: Literal["directory", "package", "cache", "hub"]
+    kind: Literal["directory", "file", "package", "cache", "hub"]
     path: str
     commit: str | None
     files: dict[str, list[int]]
 
     def has_changed(self) -> bool:
-        """Whether the directory is still there and holds other files than those converted.
+        """Whether the source is still there and holds other files than those converted.
 
         A source that is gone has not changed: the converted model goes on serving without it.
         """
         root = Path(self.path)
-        if not root.is_dir():
+        if not root.exists():
             return False
         return fingerprint(root) != self.files
 
 
 @dataclass(frozen=True)
+class ImagePreprocessing:
+    """What is done to a picture, as RGB, before the graph gets it as uint8 [height, width, 3].
+
+    Scaling to 0..1, mean and standard deviation are in the graph.
+
+    resize_mode: `shortest`: the shorter edge is resized to the size, then the centre is cut out;
+        `longest`: the longer edge is, then the rest is filled; `squash`: both, whatever the proportions.
+    interpolation: `bicubic`, `bilinear` or `nearest`, of Pillow. fill_color: 0 to 255, of what is filled.
+    """
+
+    height: int
+    width: int
+    resize_mode: Literal["shortest", "longest", "squash"]
+    interpolation: Literal["bicubic", "bilinear", "nearest"]
+    fill_color: int = 0
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """One converted text model.
+    """One converted model: a text model, or one tower of a CLIP model.
 
     model_name: as the caller names it; revision: as the caller asked for it, None for the default.
     dimensions: length of one embedding. vocab_size: ids must lie in [0, vocab_size).
@@ -62,6 +85,14 @@ class Manifest:
     sha256: of `model.onnx`; Triton's version number is made of it.
     check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
     versions: of the libraries that converted it. precision: of the weights.
+
+    Of CLIP models only:
+    pretrained: as the caller names it; empty for models of `hf-hub:`.
+    tower: which half this is; None for a model of sentence-transformers.
+    pair: `pair_digest` of both towers. Halves that differ in it, or one alone, are no model.
+    text_cleaning: what open_clip does to a text before its tokenizer sees it, see `TextCleaning`.
+    fixed_length: ids are filled up with `pad_id` to this length where the tower sees its padding; else None.
+    image: of the image tower; its vocab_size is 0 and there is no tokenizer.
     """
 
     model_name: str
@@ -83,6 +114,13 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     precision: Precision = "fp32"
     library: str = "sentence-transformers"
+    pretrained: str | None = None
+    tower: Literal["text", "image"] | None = None
+    pair: str | None = None
+    text_cleaning: TextCleaning | None = None
+    fixed_length: int | None = None
+    pad_id: int = 0
+    image: ImagePreprocessing | None = None
     format: int = FORMAT
 
     @property
@@ -109,13 +147,31 @@ class Manifest:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise ManifestError(f"model.json has format {data['format']}, this version reads {FORMAT}")
-            return cls(**{**data, "source": Source(**data["source"])})
+            image = data.get("image")
+            return cls(
+                **{
+                    **data,
+                    "source": Source(**data["source"]),
+                    "image": None if image is None else ImagePreprocessing(**image),
+                }
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise ManifestError(f"model.json cannot be read: {error}") from error
 
 
+def pair_digest(text_sha256: str, image_sha256: str) -> str:
+    """What both manifests of a CLIP model carry as `pair`: towers of different conversions differ in it."""
+    return hashlib.sha256(f"{text_sha256} {image_sha256}".encode()).hexdigest()
+
+
 def fingerprint(root: Path) -> dict[str, list[int]]:
-    """Size in bytes and modification time in ns of every file below `root`, by relative path."""
+    """Size in bytes and modification time in ns of every file below `root`, by relative path.
+
+    Of `root` itself, by its name, where it is a file.
+    """
+    if root.is_file():
+        stat = root.stat()
+        return {root.name: [stat.st_size, stat.st_mtime_ns]}
     found = {}
     for path in sorted(root.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:

@@ -4,9 +4,17 @@ Knows nothing about files or servers; every other part asks here.
 """
 
 import re
+from dataclasses import dataclass
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 _MODEL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
+_TAG = re.compile(_PART)
+
+HUB_PREFIX = "hf-hub:"
+"""Before the name of a CLIP model that the Hugging Face Hub holds, as open_clip writes it."""
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+"""A `pretrained` that ends so is a file of a source directory, and no tag of open_clip."""
 
 
 class InvalidModelName(ValueError):
@@ -38,3 +46,46 @@ def served_name(model_name: str) -> str:
     """
     validate_model_name(model_name)
     return model_name.replace("/", "_")
+
+
+@dataclass(frozen=True)
+class ClipNames:
+    """The names in Triton of a CLIP model's two towers."""
+
+    text: str
+    image: str
+
+
+def validate_clip_name(model_name: str, pretrained: str) -> None:
+    """Accept `ViT-B-32` with a tag or a file's name, or `hf-hub:owner/name`, for which `pretrained` is empty.
+
+    Raises:
+        InvalidModelName: for anything else, and for what could leave a directory.
+
+    """
+    if model_name.startswith(HUB_PREFIX):
+        validate_model_name(model_name.removeprefix(HUB_PREFIX))
+        if pretrained:
+            raise InvalidModelName(f"pretrained must be left out or empty for a model of {HUB_PREFIX}")
+    elif not _TAG.fullmatch(model_name) or ".." in model_name:
+        raise InvalidModelName(
+            "model_name of a CLIP model must be one of open_clip's names, as 'ViT-B-32', "
+            f"or '{HUB_PREFIX}owner/name'"
+        )
+    elif not _TAG.fullmatch(pretrained) or ".." in pretrained:
+        raise InvalidModelName(
+            "pretrained must be a tag of open_clip, as 'laion2b_s34b_b79k', or the name of a file "
+            f"({', '.join(CHECKPOINT_SUFFIXES)}) in a source directory; no path"
+        )
+
+
+def clip_served_names(model_name: str, pretrained: str) -> ClipNames:
+    """`ViT-B-32` with `openai`: `ViT-B-32_openai_text_encoder` and `ViT-B-32_openai_image_encoder`.
+
+    Raises:
+        InvalidModelName: as `validate_clip_name`.
+
+    """
+    validate_clip_name(model_name, pretrained)
+    stem = "_".join(part for part in (model_name, pretrained) if part).replace("/", "_").replace(":", "_")
+    return ClipNames(f"{stem}_text_encoder", f"{stem}_image_encoder")

@@ -2,6 +2,7 @@
 
     <root>/<served>/config.pbtxt        names one version
     <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz  engine.json
+                                        (an image tower has no tokenizer)
     <root>/.state/                      locks, staging, what is wanted; Triton never looks inside
 
 Knows nothing about Triton's process or the network. Messages of its errors hold no paths.
@@ -11,23 +12,20 @@ Knows nothing about Triton's process or the network. Messages of its errors hold
     └── DamagedModel (also a ManifestError)
 """
 
-import io
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import BadZipFile
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from triton_models.checks import Check, DamagedCheck, ImageCheck
 from triton_models.config import ConfigError, from_text, served_version, to_text
 from triton_models.files import move_into_place, remove_whole, sync_tree, write_atomic
 from triton_models.manifest import Manifest, ManifestError
@@ -40,6 +38,7 @@ CHECK = "check.npz"
 ENGINE = "engine.json"
 
 Activity = Literal["converting", "loading", "unloading", "deleting"]
+Recorded = TypeVar("Recorded")
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +66,6 @@ class ModelState:
     wanted: bool = False
     activity: Activity | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Texts as ids and their reference vectors, recorded at conversion.
-
-    input_ids: int64 [sum of lengths], rows one after another. lengths: int32 [n].
-    embeddings: float32 [n, D]. empty_embedding: float32 [D], the vector of a text without tokens,
-    None where every text has some.
-    """
-
-    input_ids: NDArray[np.int64]
-    lengths: NDArray[np.int32]
-    embeddings: NDArray[np.float32]
-    empty_embedding: NDArray[np.float32] | None
 
 
 class Repository:
@@ -150,19 +134,16 @@ class Repository:
             DamagedModel: `check.npz` is missing, cannot be read or does not fit itself.
 
         """
-        try:
-            with np.load(io.BytesIO(self._read(served, CHECK)[1]), allow_pickle=False) as arrays:
-                check = Check(
-                    arrays["input_ids"].astype(np.int64, casting="safe"),
-                    arrays["lengths"].astype(np.int32, casting="same_kind"),
-                    arrays["embeddings"].astype(np.float32, casting="same_kind"),
-                    arrays.get("empty_embedding"),
-                )
-        except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
-            raise DamagedModel(f"{served}: check.npz is damaged; delete and load the model again") from error
-        if check.lengths.sum() != check.input_ids.size or len(check.lengths) != len(check.embeddings):
-            raise DamagedModel(f"{served}: check.npz does not fit itself; delete and load the model again")
-        return check
+        return self._load(served, Check.read)
+
+    def load_image_check(self, served: str) -> ImageCheck:
+        """The same of an image tower.
+
+        Raises:
+            ModelNotInRepository, DamagedModel: as `load_check`.
+
+        """
+        return self._load(served, ImageCheck.read)
 
     def config(self, served: str) -> ModelConfig:
         """Triton's configuration of a model; it names one version.
@@ -286,6 +267,12 @@ class Repository:
             except FileNotFoundError:
                 if directory == before:
                     raise
+
+    def _load(self, served: str, read: Callable[[bytes], Recorded]) -> Recorded:
+        try:
+            return read(self._read(served, CHECK)[1])
+        except (OSError, DamagedCheck) as error:
+            raise DamagedModel(f"{served}: {CHECK} is damaged; delete and load the model again") from error
 
     def _model_dir(self, served: str) -> Path:
         if served.startswith(".") or "/" in served or "\0" in served or not served:

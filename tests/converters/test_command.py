@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.tiny_clip import config, write_clip
 from tests.tiny_models import static_model, transformer_model
 from triton_models.repository import Repository
 
@@ -58,6 +59,53 @@ def started(name: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
     process.kill()
     process.wait()
     process.stdout.close()
+
+
+def test_the_protocol_of_a_clip_conversion(sources: Path) -> None:
+    write_clip(sources / "tiny" / "clip", config())
+    arguments_of_clip = arguments("hf-hub:tiny/clip", sources, "--threads", "2")
+    arguments_of_clip[3] = "clip"
+    done = subprocess.run(arguments_of_clip, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    *steps, last = [json.loads(line) for line in done.stdout.splitlines()]
+    for name in ("download", "convert", "verify"):
+        progress = [line["progress"] for line in steps if line["step"] == name]
+        assert progress == sorted(progress)
+        assert 0 <= progress[0] <= progress[-1] <= 1
+    names = ["hf-hub_tiny_clip_text_encoder", "hf-hub_tiny_clip_image_encoder"]
+    assert last["result"]["served_names"] == names
+    assert min(last["result"]["min_cosine"]) >= 0.9999
+    repository = Repository(sources.parent / "repository")
+    assert repository.served_names() == sorted(names)
+    manifests = [repository.manifest(name) for name in names]
+    assert [manifest.version for manifest in manifests] == last["result"]["versions"]
+    # What open_clip says of its own ways is no part of the server's log.
+    assert "No pretrained weights" not in done.stderr
+    assert not list((repository.state_dir / "staging").iterdir())
+
+
+def test_a_kill_between_two_towers_leaves_no_pair(sources: Path) -> None:
+    directory = sources / "tiny" / "clip"
+    write_clip(directory, config())
+    command = arguments("hf-hub:tiny/clip", sources)
+    command[3] = "clip"
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    repository = Repository(sources.parent / "repository")
+    text, image = "hf-hub_tiny_clip_text_encoder", "hf-hub_tiny_clip_image_encoder"
+    before = repository.manifest(text).pair
+    write_clip(directory, config(), spread=0.2)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while repository.manifest(text).pair == before and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    process.kill()
+    process.wait()
+    # Whenever the kill came: a reader finds a whole pair, or two halves that say they are none.
+    pairs = {repository.manifest(text).pair, repository.manifest(image).pair}
+    assert pairs != {before}
+    assert len(pairs) == 1 or before in pairs
+    repository.clean()
+    assert not list((repository.state_dir / "staging").iterdir())
 
 
 def test_the_protocol_of_a_conversion(static: Path) -> None:

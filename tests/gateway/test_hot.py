@@ -13,10 +13,18 @@ from starlette.exceptions import HTTPException
 
 from app import create_app
 from gateway import errors, hot
+from gateway.bodies import Bodies
+from gateway.references import Reference
 from gateway.settings import Settings
 from triton_models.errors import InferenceRejected, TritonTimeout, TritonUnavailable
 
-BODY = {"model_name": "a/model", "text": "a dog"}
+MODEL = {"model_name": "a/model"}
+BODIES: dict[str, dict[str, Any]] = {
+    "/infer": {**MODEL, "text": "a dog", "image": ["a", "b"]},
+    "/infer_text": {**MODEL, "text": "a dog"},
+    "/infer_image": {**MODEL, "image": "a"},
+}
+LENGTH = [(b"content-length", b"100")]
 FAILURES = [
     *(kind("what to change") for kind in errors.STATUS),
     TritonTimeout("late"),
@@ -33,15 +41,18 @@ class Embedder:
     def __init__(self, failure: Exception | None = None) -> None:
         self._failure = failure
 
-    async def embed(self, _model: str, texts: list[str], *, normalize: bool) -> Any:  # noqa: ANN401
+    async def embed(self, _model: Reference, inputs: list[str], *, normalize: bool) -> Any:  # noqa: ANN401
         if self._failure is not None:
             raise self._failure
-        return np.full((len(texts), 2), 0.5 if normalize else 0.25, np.float32)
+        return np.full((len(inputs), 2), 0.5 if normalize else 0.25, np.float32)
 
 
 def application(failure: Exception | None = None) -> FastAPI:
     app = create_app(Settings(load_models=()))
-    app.state.services = SimpleNamespace(embedder=Embedder(failure))
+    embedder = Embedder(failure)
+    app.state.services = SimpleNamespace(
+        bodies=Bodies(1 << 20, 5.0), embedder=embedder, image_embedder=embedder
+    )
     return app
 
 
@@ -73,8 +84,9 @@ def test_each_is_a_documented_route() -> None:
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_a_failure_has_one_answer(path: str, failure: Exception) -> None:
     app = application(failure)
-    before = requests_counted(path, post(app, path, json=BODY).status_code)
-    ahead, routed = post(app, path, json=BODY), post(app, f"/api{path}", json=BODY)
+    body = BODIES[path]
+    before = requests_counted(path, post(app, path, json=body).status_code)
+    ahead, routed = post(app, path, json=body), post(app, f"/api{path}", json=body)
     assert ahead.status_code == routed.status_code >= 400
     assert ahead.headers == routed.headers
     assert ahead.json() == routed.json()
@@ -85,7 +97,7 @@ def test_a_failure_has_one_answer(path: str, failure: Exception) -> None:
 @pytest.mark.parametrize("path", hot.ROUTES)
 def test_an_answer_is_the_same_by_either_way(path: str) -> None:
     app = application()
-    for body in (BODY, {**BODY, "text": ["a", "b"], "normalize": True}):
+    for body in (BODIES[path], {**BODIES[path], "normalize": True}):
         ahead, routed = post(app, path, json=body), post(app, f"/api{path}", json=body)
         assert ahead.status_code == routed.status_code == 200
         assert ahead.headers["content-type"] == routed.headers["content-type"] == "application/json"
@@ -110,7 +122,7 @@ def test_a_body_in_parts_is_one_body() -> None:
 def test_a_client_that_goes_away_is_no_failure_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
     app = application()
     messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
-    scope = {"type": "http", "method": "POST", "path": "/infer_text", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/infer_text", "headers": LENGTH}
     before = requests_counted("/infer_text", errors.CLIENT_GONE)
 
     async def receive() -> Any:  # noqa: ANN401

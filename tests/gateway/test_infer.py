@@ -101,13 +101,14 @@ def test_concurrent_texts_of_different_lengths_are_merged(server: Server, client
         stats = client.get("/metrics").json()["model_stats"]
         return sum(int(model["execution_count"]) for model in stats if "MiniLM" in model["name"])
 
-    counts = []
-    for attempt in range(3):
-        texts = [f"{attempt} " + "word " * length for length in range(1, 17)]
+    def attempt(number: int) -> int:
+        texts = [f"{number} " + "word " * length for length in range(1, 17)]
         before = executions()
         asyncio.run(concurrently(server, texts, 16))
-        counts.append(executions() - before)
-    assert min(counts) <= 4
+        return executions() - before
+
+    # On busy cores the texts of one attempt may come one after the other; merged by length they never were.
+    assert any(attempt(number) <= 4 for number in range(20))
 
 
 def test_what_is_sent_holds_no_padding(client: httpx.Client, reference: SentenceTransformer) -> None:

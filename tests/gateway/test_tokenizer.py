@@ -49,6 +49,20 @@ def test_ids_are_the_tokenizers_truncated(version_dir: Path) -> None:
     assert all(row.dtype == np.int64 for row in rows)
 
 
+def test_a_clip_models_text_is_cleaned_first(version_dir: Path) -> None:
+    cleaned = manifest(text_cleaning="lower")
+    assert TextTokenizer(version_dir, cleaned).encode(["  A &amp;amp;\n DOG"])[0].tolist() == [0, 5, 2, 6, 1]
+    bare = manifest(text_cleaning="canonicalize")
+    assert TextTokenizer(version_dir, bare).encode(["A, (dog)!"])[0].tolist() == [0, 5, 6, 1]
+
+
+def test_a_tower_that_sees_its_padding_gets_it(version_dir: Path) -> None:
+    fixed = manifest(fixed_length=6, pad_id=2)
+    rows = TextTokenizer(version_dir, fixed).encode(["a dog", "dog " * 10])
+    assert [row.tolist() for row in rows] == [[0, 5, 6, 1, 2, 2], [0, 6, 6, 6, 6, 1]]
+    assert all(row.dtype == np.int64 for row in rows)
+
+
 def test_the_default_prompt_is_put_before_each_text(version_dir: Path) -> None:
     prompted = manifest(prompts={"query": "query: "}, default_prompt_name="query")
     assert TextTokenizer(version_dir, prompted).encode(["a"])[0].tolist() == [0, 3, 4, 5, 1]

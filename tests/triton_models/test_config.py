@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.triton_models.helpers import manifest
 from triton_models.config import ConfigError, from_text, model_config, served_version, to_text
+from triton_models.manifest import ImagePreprocessing
 
 MANIFEST = manifest("tiny", b"", sha256="0123456789ab" + "0" * 52)
 
@@ -25,6 +28,24 @@ response_cache { enable: true }
 
 def test_the_text_is_the_contract() -> None:
     assert to_text(model_config("tiny", MANIFEST)).split() == GOLDEN.split()
+
+
+IMAGE_GOLDEN = """
+name: "tiny"
+version_policy { specific { versions: 1250999896491 } }
+max_batch_size: 64
+input { name: "image" data_type: TYPE_UINT8 dims: 4 dims: 6 dims: 3 }
+output { name: "image_embedding" data_type: TYPE_FP32 dims: 8 }
+instance_group { count: 1 }
+dynamic_batching { }
+backend: "onnxruntime"
+response_cache { enable: true }
+"""
+
+
+def test_an_image_tower_takes_images_of_one_size() -> None:
+    tower = dataclasses.replace(MANIFEST, tower="image", image=ImagePreprocessing(4, 6, "squash", "bicubic"))
+    assert to_text(model_config("tiny", tower)).split() == IMAGE_GOLDEN.split()
 
 
 def test_text_and_message_are_one() -> None:

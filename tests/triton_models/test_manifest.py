@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from tests.triton_models.helpers import manifest
-from triton_models.manifest import Manifest, ManifestError, Source, fingerprint
+from triton_models.manifest import (
+    ImagePreprocessing,
+    Manifest,
+    ManifestError,
+    Source,
+    fingerprint,
+    pair_digest,
+)
 
 
 def test_what_is_written_is_read() -> None:
@@ -19,6 +26,42 @@ def test_what_is_written_is_read() -> None:
         check={"min_cosine": 0.99999},
     )
     assert Manifest.from_json(written.to_json()) == written
+
+
+def test_a_tower_is_written_and_read() -> None:
+    written = manifest(
+        "ViT-B-32",
+        b"model",
+        pretrained="openai",
+        tower="image",
+        pair=pair_digest("a", "b"),
+        image=ImagePreprocessing(224, 336, "longest", "bilinear", 127),
+    )
+    assert Manifest.from_json(written.to_json()) == written
+
+
+def test_what_was_written_before_clip_is_read() -> None:
+    data = json.loads(manifest("a", b"").to_json())
+    for name in ("pretrained", "tower", "pair", "text_cleaning", "fixed_length", "pad_id", "image"):
+        del data[name]
+    assert Manifest.from_json(json.dumps(data)) == manifest("a", b"")
+
+
+def test_towers_of_different_conversions_are_no_pair() -> None:
+    assert pair_digest("a", "b") == pair_digest("a", "b")
+    assert len({pair_digest(*pair) for pair in (("a", "b"), ("b", "a"), ("a", "c"), ("ab", ""))}) == 4
+
+
+def test_a_checkpoint_file_is_a_source_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"1")
+    source = Source("file", str(path), None, fingerprint(path))
+    (tmp_path / "other.pt").write_bytes(b"1")
+    assert not source.has_changed()
+    path.write_bytes(b"22")
+    assert source.has_changed()
+    path.unlink()
+    assert not source.has_changed()
 
 
 def test_versions_are_of_the_content_and_exact_in_every_reader() -> None:

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 # The backend's directory is a link into the project; the stub knows nothing of the project's path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
-from triton_models.backends.onnxruntime.selection import engine_for
-from triton_models.tokens import token_ids
+from triton_models.backends.onnxruntime.towers import open_tower
 
 
 class TritonPythonModel:
@@ -42,26 +40,20 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self._input = config["input"][0]["name"]
         self._output = config["output"][0]["name"]
-        record = _record(directory)
-        self._vocab_size = record.get("vocab_size")
         threads, gpu = _threads(config), args["model_instance_kind"] == "GPU"
-        # Weights in fp16 are for a GPU: there is no engine to choose.
-        chosen = engine_for(directory, threads, measured=not gpu and record.get("precision") != "fp16")
-        pb_utils.Logger.log_info(
-            f"{args['model_name']}: {chosen.engine}, {threads} threads in {chosen.streams} streams"
-        )
-        self._engine = Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu)
+        self._tower = open_tower(config, directory, threads, gpu=gpu)
+        pb_utils.Logger.log_info(f"{args['model_name']}: {self._tower.name}, {threads} threads")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests, each int64 [b, L] with its own b and L, by one run.
+        """Answer a batch of requests, each of any number of rows, by one run; see `towers`.
 
         A request that cannot be computed gets an error of its own; the others are answered.
         """
         responses: list[Any] = [None] * len(requests)
-        accepted: list[tuple[int, NDArray[np.int64]]] = []
+        accepted: list[tuple[int, NDArray[Any]]] = []
         for index, request in enumerate(requests):
             rows = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
-            problem = self._problem(rows)
+            problem = self._tower.problem(rows)
             if problem is None:
                 accepted.append((index, rows))
             else:
@@ -70,11 +62,9 @@ class TritonPythonModel:
             self._answer(accepted, responses)
         return responses
 
-    def _answer(self, accepted: list[tuple[int, NDArray[np.int64]]], responses: list[Any]) -> None:
-        input_ids = np.concatenate([rows.reshape(-1) for _, rows in accepted])
-        lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for _, rows in accepted])
+    def _answer(self, accepted: list[tuple[int, NDArray[Any]]], responses: list[Any]) -> None:
         try:
-            embeddings = self._engine.run(input_ids, lengths)
+            embeddings = self._tower.run([rows for _, rows in accepted])
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is the answer, not the stub's end
             pb_utils.Logger.log_error(f"the run failed: {error}")
             for index, _ in accepted:
@@ -86,27 +76,9 @@ class TritonPythonModel:
             start += rows.shape[0]
             responses[index] = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, part)])
 
-    def _problem(self, rows: NDArray[Any]) -> str | None:
-        """Why these rows cannot be computed; None where they can."""
-        if rows.dtype != np.int64 or rows.ndim != 2 or rows.size == 0:
-            return f"{self._input} must be INT64 of shape [rows, tokens], at least one of each"
-        ids = token_ids(rows)
-        if rows.min() < 0 or (self._vocab_size is not None and ids.max() >= self._vocab_size):
-            return f"{self._input} holds a token id outside the vocabulary"
-        return None
-
 
 def _error(message: str) -> Any:  # noqa: ANN401 - the class exists only inside the stub
     return pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-
-
-def _record(directory: Path) -> dict[str, Any]:
-    """`model.json` beside the model; empty where there is none, then ids are not checked."""
-    try:
-        record: dict[str, Any] = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return record
 
 
 def _threads(config: dict[str, Any]) -> int:

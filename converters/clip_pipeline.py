@@ -1,0 +1,141 @@
+"""From a CLIP model's name to its two installed towers: find, wait for memory, convert, move into place.
+
+Both towers are built before either is installed. A kill between the two moves leaves towers of
+different `pair`, which readers take for no model.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import Timeout
+
+from converters import memory
+from converters.errors import NameCollision, NoSpace
+from converters.pipeline import LOCK_POLL_SECONDS, Request
+from converters.progress import Progress
+from triton_models.config import model_config, to_text
+from triton_models.manifest import Manifest, ManifestError
+from triton_models.names import ClipNames, clip_served_names
+from triton_models.repository import CONFIG, ModelNotInRepository, Repository
+
+if TYPE_CHECKING:
+    from converters.clip_source import ClipFound
+
+
+@dataclass(frozen=True)
+class ClipConverted:
+    """Both towers as they were installed."""
+
+    names: ClipNames
+    text: Manifest
+    image: Manifest
+
+
+def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
+    """Convert and install.
+
+    request: its revision and trust_remote_code are not used. pretrained: a tag, a file's name, or empty.
+
+    Raises:
+        ConversionError: see `converters.errors`.
+        InvalidModelName: the names cannot be ones.
+        OSError: the disk is full or the repository cannot be written.
+    """
+    names = clip_served_names(request.model_name, pretrained)
+    repository = Repository(request.output)
+    with ExitStack() as stack:
+        if not request.locked:
+            for served in (names.text, names.image):
+                stack.enter_context(_locked(repository, served, progress))
+        for served in (names.text, names.image):
+            _refuse_collision(repository, served, request.model_name, pretrained)
+        return _convert(request, pretrained, names, repository, progress)
+
+
+def _convert(
+    request: Request, pretrained: str, names: ClipNames, repository: Repository, progress: Progress
+) -> ClipConverted:
+    with repository.staging(names.text) as staged:
+        progress.step("download", 0.0, "Loading torch and open_clip")
+        # open_clip knows its models only once torch is there.
+        from converters.torchvision_cpu import make_importable
+
+        make_importable()
+        from converters import clip_source
+        from converters.clip_reference import weight_bytes
+
+        found = clip_source.find(request.model_name, pretrained, request.sources, progress)
+        size = weight_bytes(found.checkpoint)
+        _refuse_full_disk(staged, size)
+
+        def waiting() -> None:
+            progress.step("convert", 0.0, "Waiting for memory that other conversions are using")
+
+        with memory.reserve(repository.state_dir / "conversions", memory.estimate(size), waiting):
+            text, image = _build(request, pretrained, found, staged, progress)
+        for served, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
+            config = to_text(model_config(served, manifest))
+            (staged / tower / CONFIG).write_text(config, encoding="utf-8")
+            repository.install(staged / tower, served)
+        return ClipConverted(names, text, image)
+
+
+def _build(
+    request: Request, pretrained: str, found: "ClipFound", staged: Path, progress: Progress
+) -> tuple[Manifest, Manifest]:
+    from converters import clip, clip_reference
+
+    scratch = staged / "scratch"
+    scratch.mkdir()
+    text, image = (staged / tower / "building" for tower in ("text", "image"))
+    for building in (text, image):
+        building.mkdir(parents=True)
+    progress.step("convert", 0.05, "Loading the reference")
+    reference = clip_reference.load(found, scratch)
+    origin = clip.ClipOrigin(request.model_name, pretrained, found.source)
+    manifests = clip.build(reference, origin, text, image, request.threads, progress)
+    for building, manifest in zip((text, image), manifests, strict=True):
+        os.rename(building, building.parent / str(manifest.version))
+    return manifests
+
+
+@contextmanager
+def _locked(repository: Repository, served: str, progress: Progress) -> Iterator[None]:
+    lock = repository.lock(served)
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_POLL_SECONDS)
+            break
+        except Timeout:
+            progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_collision(repository: Repository, served: str, model_name: str, pretrained: str) -> None:
+    try:
+        other = repository.manifest(served)
+    except (ModelNotInRepository, ManifestError):
+        # Nothing there, or something damaged that the new model replaces.
+        return
+    if (other.model_name, other.pretrained) != (model_name, pretrained):
+        taken = f"{other.model_name} {other.pretrained or ''}".rstrip()
+        raise NameCollision(
+            f"{model_name} {pretrained} would be served as {served}, which is the name of {taken} already"
+        )
+
+
+def _refuse_full_disk(directory: Path, needed: int) -> None:
+    """Say at once what would otherwise fail after minutes."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise NoSpace(
+            f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free"
+        )

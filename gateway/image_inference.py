@@ -1,0 +1,165 @@
+"""Images to vectors: fetch, decode, send to Triton, put the answers in order.
+
+Each image goes to Triton alone, so that each can hit its cache, and is merged with others in its dynamic
+batcher. However many images a request carries, only so many are in memory at a time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, nullcontext
+
+import numpy as np
+
+from gateway.catalog import Catalog, ImageModel
+from gateway.decoding import ImageDecoder
+from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
+from gateway.fetching import ImageFetcher
+from gateway.image_sources import is_url
+from gateway.images import ImageError, ImageTooLarge
+from gateway.inference import Embeddings, unit_length
+from gateway.metrics import images_of
+from gateway.references import Reference
+from gateway.verified import Verified
+from triton_models.errors import ModelNotReady, TritonTimeout
+from triton_models.supervisor import Triton
+
+OF_ONE_REQUEST = 64
+"""Images of one request that are worked on at a time."""
+
+FETCHES_OF_ONE_REQUEST = 8
+"""Of these, how many are fetched at a time: one request's slow hosts must not hold up another's images."""
+
+PIXELS_IN_FLIGHT = 128
+"""Images of all requests that are decoded and not answered yet: some megabytes, two full batches."""
+
+LATE_SECONDS = 30.0
+"""After the request's own limit, when Triton's call ends too: ending it is a cancellation (`image_calls`)."""
+
+
+class ImageEmbedder:
+    """Embeds images with any loaded CLIP model."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        triton: Triton,
+        verified: Verified,
+        fetcher: ImageFetcher,
+        decoder: ImageDecoder,
+        *,
+        max_inputs: int,
+        timeout: float,
+    ) -> None:
+        self._catalog = catalog
+        self._triton = triton
+        self._verified = verified
+        self._fetcher = fetcher
+        self._decoder = decoder
+        self._max_inputs = max_inputs
+        self._timeout = timeout
+        self._in_flight = asyncio.Semaphore(PIXELS_IN_FLIGHT)
+
+    async def embed(self, reference: Reference, images: Sequence[str], *, normalize: bool) -> Embeddings:
+        """Vectors float32 [len(images), D], in order.
+
+        images: http(s) URLs, data URIs or base64.
+
+        Raises:
+            TooLarge: more images than the limit, or one of them is over a limit.
+            InvalidInput: an image cannot be used; its index is in the message.
+            ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as their names say.
+        """
+        if not reference.is_clip:
+            raise InvalidInput(
+                f"image: model {reference} embeds text only; a CLIP model is named with pretrained"
+            )
+        if len(images) > self._max_inputs:
+            raise TooLarge(f"{len(images)} images in one request; the limit is {self._max_inputs}")
+        deadline = time.monotonic() + self._timeout
+        try:
+            async with asyncio.timeout(self._timeout):
+                vectors, model = await self._embed_or_again(reference, images, deadline)
+        except TimeoutError as error:
+            raise _too_late() from error
+        images_of(model.served).inc(len(images))
+        return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
+
+    async def _embed_or_again(
+        self, reference: Reference, images: Sequence[str], deadline: float
+    ) -> tuple[Embeddings, ImageModel]:
+        """Once more, where Triton no longer has the version that was known but another."""
+        model = await self._catalog.images.get(reference)
+        try:
+            await self._verified.require(reference, model.served, model.version)
+            return await self._embed(model, images, deadline), model
+        except ModelNotReady:
+            self._verified.forget(model.served)
+        current = await self._catalog.images.refresh(reference)
+        await self._verified.require(reference, current.served, current.version)
+        if current.version != model.version:
+            try:
+                return await self._embed(current, images, deadline), current
+            except ModelNotReady:
+                pass
+        raise Unavailable(f"model {reference} is being loaded; retry in a moment")
+
+    async def _embed(self, model: ImageModel, images: Sequence[str], deadline: float) -> Embeddings:
+        vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)
+        fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
+
+        async def one(index: int) -> None:
+            try:
+                vectors[index] = await self._embed_one(model, images[index], fetches, deadline)
+            except ImageTooLarge as error:
+                raise TooLarge(f"image.{index}: {error}") from error
+            except ImageError as error:
+                raise InvalidInput(f"image.{index}: {error}") from error
+
+        await each(one, len(images), OF_ONE_REQUEST)
+        return vectors
+
+    async def _embed_one(
+        self, model: ImageModel, image: str, fetches: asyncio.Semaphore, deadline: float
+    ) -> Embeddings:
+        fetched = is_url(image)
+        async with AsyncExitStack() as in_flight:
+            async with (
+                fetches if fetched else nullcontext(),
+                self._fetcher.fetch(image) if fetched else nullcontext(image) as source,
+            ):
+                await in_flight.enter_async_context(self._in_flight)
+                pixels = await self._decoder.decode(source, model.preprocessing)
+            # The encoded bytes must not wait for Triton.
+            del source
+            timeout = max(0.0, deadline - time.monotonic()) + LATE_SECONDS
+            try:
+                vectors = await self._triton.client.infer_images(
+                    model.served, model.version, pixels[np.newaxis], timeout=timeout
+                )
+            except TritonTimeout as error:
+                raise _too_late() from error
+            return np.asarray(vectors[0])
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request outlived its time limit; send less, or retry")
+
+
+async def each(work: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
+    """`work` of 0 to `count` - 1, `at_once` at a time; the first failure cancels the others and is raised."""
+    if count == 1:
+        await work(0)
+        return
+    indices = iter(range(count))
+
+    async def worker() -> None:
+        for index in indices:
+            await work(index)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(at_once, count)):
+                tasks.create_task(worker())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors

@@ -1,0 +1,40 @@
+"""True architectures of open_clip with seeded random weights: slow."""
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from converters.clip_texts import CLIP_EDGE_TEXTS, clip_texts
+from tests.converters.clip_conversion import convert_clip
+from tests.tiny_clip import write_checkpoint
+from triton_models.accuracy import LEAST_COSINE, cosines
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.mark.parametrize(
+    ("model_name", "attention"),
+    [("ViT-B-32", "packed"), ("RN50", "packed"), ("coca_ViT-B-32", "padded"), ("MobileCLIP-S1", "padded")],
+)
+def test_a_true_architecture(model_name: str, attention: str, sources: Path, tmp_path: Path) -> None:
+    path = sources / "weights.pt"
+    write_checkpoint(path, model_name)
+    converted = convert_clip(tmp_path, model_name, path.name)
+    assert converted.text.attention == attention
+    model = open_clip.create_model(model_name, pretrained=str(path)).eval()
+    tokenizer = open_clip.get_tokenizer(model_name)
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    texts = [*CLIP_EDGE_TEXTS, *clip_texts(0)[60:160:5]]
+    images = converted.images(4)
+    with torch.inference_mode():
+        text_vectors = model.encode_text(tokenizer(texts)).numpy()
+        pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+        image_vectors = model.encode_image(pixels).numpy()
+    assert cosines(converted.embed(texts), text_vectors).min() >= LEAST_COSINE
+    found = converted.image_engine.run(np.asarray(images))
+    assert cosines(found, image_vectors).min() >= LEAST_COSINE

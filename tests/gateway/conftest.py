@@ -1,0 +1,64 @@
+"""A server with a tiny CLIP model, and hosts that images come from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import tiny_models
+from tests.conftest import Server
+from tests.hostile_host import HostileHost, hostile_hosts
+from tests.tiny_clip import config, write_clip
+
+CLIP = "hf-hub:tiny/clip"
+
+
+@pytest.fixture(scope="session")
+def clip_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clip-sources")
+    write_clip(root / "tiny" / "clip", config())
+    tiny_models.static_model(root / "tiny" / "static")
+    return root
+
+
+@pytest.fixture(scope="session")
+def clip_server(clip_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the CLIP model loaded at start, and a text model."""
+    root = tmp_path_factory.mktemp("clip-server")
+    settings = {
+        "MODEL_SOURCES": str(clip_sources),
+        "LOAD_MODELS": f"{CLIP},tiny/static",
+        "IMAGE_HOSTS_ALLOWED": "127.0.0.2",
+        "IMAGE_FETCH_TIMEOUT": "3",
+        "MAX_IMAGE_BYTES": str(1 << 20),
+    }
+    server = Server(root / "repository", settings, root / "server.log")
+    server.start()
+    try:
+        server.wait_healthy()
+        with server.client() as client:
+            assert client.post("/load_clip_model", json={"model_name": CLIP}).status_code == 200
+            static = {"model_name": "tiny/static"}
+            assert client.post("/load_sentence_transformer_model", json=static).status_code == 200
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def api(clip_server: Server) -> Iterator[httpx.Client]:
+    with clip_server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[tuple[HostileHost, HostileHost]]:
+    """One that IMAGE_HOSTS_ALLOWED names, and one beside it that it does not."""
+    with hostile_hosts() as both:
+        yield both
+
+
+@pytest.fixture
+def host(hosts: tuple[HostileHost, HostileHost]) -> HostileHost:
+    return hosts[0]

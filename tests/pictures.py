@@ -1,0 +1,134 @@
+"""Pictures for tests: every format and mode that Pillow writes, made on the spot, the same each time."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def photo(width: int = 90, height: int = 60, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth and noisy parts, so that resizing and coding both show."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / (3 + band)) + np.cos(y / (5 - band)) for band in range(3)]
+    smooth = np.stack(waves, axis=-1) * 50 + 128
+    noisy = smooth + rng.normal(0, 25, smooth.shape) * (x > width // 2)[..., None]
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        alpha = Image.fromarray(((x * 7 + y * 3) % 256).astype(np.uint8))
+        image.putalpha(alpha)
+        return image
+    if mode == "I;16":
+        gray = np.asarray(image.convert("L")).astype(np.uint16) * 257
+        return Image.fromarray(gray)
+    return image.convert(mode)
+
+
+def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's own
+    written = io.BytesIO()
+    image.save(written, image_format, **options)
+    return written.getvalue()
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def _frames(image_format: str) -> bytes:
+    return encoded(photo(), image_format, save_all=True, append_images=[photo(seed=1)], duration=50)
+
+
+def _interlaced_png() -> bytes:
+    """Adam7 by hand, which Pillow reads and does not write: RGB, 8 bits, no filter."""
+    pixels = np.asarray(photo())
+    height, width, _ = pixels.shape
+    rows = b""
+    for x0, y0, dx, dy in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        for row in pixels[y0::dy, x0::dx]:
+            rows += b"\0" + row.tobytes()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    parts = [
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, data)
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def huge_tile_tiff(edge: int) -> bytes:
+    """A TIFF of 16x16 pixels in one tile of `edge` times `edge`."""
+    data = zlib.compress(bytes(4096))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: edge, 323: edge, 324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(photo(), "JPEG", quality=90),
+    "jpeg 4:4:4": lambda: encoded(photo(), "JPEG", quality=95, subsampling=0),
+    "jpeg gray": lambda: encoded(photo(mode="L"), "JPEG"),
+    "jpeg cmyk": lambda: encoded(photo(mode="CMYK"), "JPEG"),
+    "jpeg progressive": lambda: encoded(photo(), "JPEG", progressive=True),
+    "jpeg with exif orientation": lambda: encoded(photo(), "JPEG", exif=_exif()),
+    "mpo, as telephones write it": lambda: encoded(
+        photo(), "MPO", save_all=True, append_images=[photo(seed=1)]
+    ),
+    "png": lambda: encoded(photo(), "PNG"),
+    "png alpha": lambda: encoded(photo(mode="RGBA"), "PNG"),
+    "png gray alpha": lambda: encoded(photo(mode="LA"), "PNG"),
+    "png palette": lambda: encoded(photo(mode="P"), "PNG"),
+    "png palette transparent": lambda: encoded(photo(mode="P"), "PNG", transparency=3),
+    "png 1 bit": lambda: encoded(photo(mode="1"), "PNG"),
+    "png 16 bit": lambda: encoded(photo(mode="I;16"), "PNG"),
+    "png interlaced": _interlaced_png,
+    "apng": lambda: _frames("PNG"),
+    "gif": lambda: encoded(photo(), "GIF"),
+    "gif animated": lambda: _frames("GIF"),
+    "webp": lambda: encoded(photo(), "WEBP"),
+    "webp lossless alpha": lambda: encoded(photo(mode="RGBA"), "WEBP", lossless=True),
+    "webp animated": lambda: _frames("WEBP"),
+    "bmp": lambda: encoded(photo(), "BMP"),
+    "tiff": lambda: encoded(photo(), "TIFF"),
+    "tiff lzw": lambda: encoded(photo(), "TIFF", compression="tiff_lzw"),
+    "tiff cmyk": lambda: encoded(photo(mode="CMYK"), "TIFF"),
+    "tiff 16 bit": lambda: encoded(photo(mode="I;16"), "TIFF"),
+    "avif": lambda: encoded(photo(), "AVIF"),
+    "1x1": lambda: encoded(photo(1, 1), "PNG"),
+    "1 x 1,000": lambda: encoded(photo(1, 1000), "PNG"),
+    "1,000 x 1": lambda: encoded(photo(1000, 1), "PNG"),
+    "already of the size": lambda: encoded(photo(32, 32), "PNG"),
+    "smaller than the size": lambda: encoded(photo(7, 5), "PNG"),
+    "odd": lambda: encoded(photo(333, 251), "JPEG"),
+    "tall": lambda: encoded(photo(61, 607), "JPEG"),
+}
+"""Bytes by what they show."""

@@ -1,0 +1,101 @@
+"""Runs the image tower of a CLIP model: any number of images within a bound of memory.
+
+Used by the backend's stub and by the converter's check, so that what is checked is what serves.
+Imports no torch.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
+
+Images = NDArray[np.uint8]
+"""uint8 [b, H, W, 3]."""
+
+PIXELS = 16 * 224 * 224
+"""Of one run: bounds the memory that the layers' results take. More at once gained nothing on a CPU."""
+
+
+class ImageSession(Protocol):
+    """One open image tower."""
+
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """Float32 [b, D]; not from two threads at once."""
+
+
+class OnnxRuntimeImages:
+    """ONNX Runtime; threads: of one run. gpu: on CUDA where this build offers it."""
+
+    def __init__(self, path: Path, threads: int, *, gpu: bool = False) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads that spin take the cores from the front end and from Triton.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CPUExecutionProvider"]
+        if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            providers.insert(0, "CUDAExecutionProvider")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """As `ImageSession.run`."""
+        result: NDArray[np.float32] = self._session.run([self._output], {self._input: images})[0]
+        return result
+
+
+class OpenVinoImages:
+    """OpenVINO's CPU plugin; threads: of one run."""
+
+    def __init__(self, path: Path, threads: int, precision: str) -> None:
+        # Imported here: it takes half a second, and an operator may have chosen to do without.
+        import openvino
+
+        core = openvino.Core()
+        hints: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # The cores are shared with the front end and with other models.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
+
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """As `ImageSession.run`."""
+        self._request.infer([images], share_inputs=True)
+        # The request's own memory, overwritten by the next run.
+        result: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
+        return result
+
+
+def open_images(path: Path, threads: int, name: EngineName, *, gpu: bool = False) -> ImageSession:
+    """The tower on that engine.
+
+    Raises:
+        RuntimeError, ImportError: the engine cannot run it here.
+    """
+    if name.engine == "openvino":
+        return OpenVinoImages(path, threads, name.precision)
+    return OnnxRuntimeImages(path, threads, gpu=gpu)
+
+
+class ImageEngine:
+    """One open image tower; the arguments are those of `engine.Engine`."""
+
+    def __init__(
+        self, model_path: Path, threads: int, name: EngineName = DEFAULT, *, gpu: bool = False
+    ) -> None:
+        self._session = open_images(model_path, threads, name, gpu=gpu)
+
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """float32 [b, D] of uint8 [b, H, W, 3], b at least 1."""
+        at_once = max(1, PIXELS // (images.shape[1] * images.shape[2]))
+        runs = -(-len(images) // at_once)
+        parts = [self._session.run(part) for part in np.array_split(images, runs)]
+        return parts[0] if runs == 1 else np.concatenate(parts)

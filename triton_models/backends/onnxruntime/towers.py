@@ -1,0 +1,99 @@
+"""What the backend computes: texts of a text model, or images of an image tower.
+
+Each checks the requests that Triton brings and runs all good ones at once. Imports no torch.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.image_engine import ImageEngine
+from triton_models.backends.onnxruntime.image_selection import image_engine_for
+from triton_models.backends.onnxruntime.selection import engine_for
+from triton_models.tokens import token_ids
+
+
+class Tower(Protocol):
+    """One open model. name: the engine, for the log."""
+
+    name: str
+
+    def problem(self, rows: NDArray[Any]) -> str | None:
+        """Why one request's input cannot be computed; None where it can."""
+
+    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """The vectors of all rows of all requests, in their order: float32 [rows, D]."""
+
+
+def open_tower(config: dict[str, Any], directory: Path, threads: int, *, gpu: bool) -> Tower:
+    """The model of `directory`, by its configuration as Triton gives it."""
+    inputs = config["input"][0]
+    if inputs["data_type"] == "TYPE_UINT8":
+        shape = [int(size) for size in inputs["dims"]]
+        return ImageTower(directory, threads, inputs["name"], shape, gpu=gpu)
+    return TextTower(directory, threads, inputs["name"], gpu=gpu)
+
+
+class TextTower:
+    """A text model; requests are int64 [b, L], each with its own b and L."""
+
+    def __init__(self, directory: Path, threads: int, input_name: str, *, gpu: bool) -> None:
+        record = _record(directory)
+        # Weights in fp16 are for a GPU: there is no engine to choose.
+        chosen = engine_for(directory, threads, measured=not gpu and record.get("precision") != "fp16")
+        self.name = f"{chosen.engine} in {chosen.streams} streams"
+        self._input = input_name
+        self._vocab_size = record.get("vocab_size")
+        self._engine = Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu)
+
+    def problem(self, rows: NDArray[Any]) -> str | None:
+        """As `Tower.problem`."""
+        if rows.dtype != np.int64 or rows.ndim != 2 or rows.size == 0:
+            return f"{self._input} must be INT64 of shape [rows, tokens], at least one of each"
+        ids = token_ids(rows)
+        if rows.min() < 0 or (self._vocab_size is not None and ids.max() >= self._vocab_size):
+            return f"{self._input} holds a token id outside the vocabulary"
+        return None
+
+    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """As `Tower.run`."""
+        input_ids = np.concatenate([rows.reshape(-1) for rows in requests])
+        lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for rows in requests])
+        return self._engine.run(input_ids, lengths)
+
+
+class ImageTower:
+    """The image tower of a CLIP model; requests are uint8 [b, H, W, 3], each with its own b."""
+
+    def __init__(
+        self, directory: Path, threads: int, input_name: str, shape: list[int], *, gpu: bool
+    ) -> None:
+        engine = image_engine_for(directory, threads, gpu=gpu)
+        self.name = str(engine)
+        self._input = input_name
+        self._shape = tuple(shape)
+        self._engine = ImageEngine(directory / "model.onnx", threads, engine, gpu=gpu)
+
+    def problem(self, rows: NDArray[Any]) -> str | None:
+        """As `Tower.problem`."""
+        if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[1:] != self._shape or rows.size == 0:
+            return f"{self._input} must be UINT8 of shape [images, {', '.join(map(str, self._shape))}]"
+        return None
+
+    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """As `Tower.run`."""
+        return self._engine.run(requests[0] if len(requests) == 1 else np.concatenate(requests))
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    """`model.json` beside the model; empty where there is none, then ids are not checked."""
+    try:
+        record: dict[str, Any] = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return record
