@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests import tiny_models
 from tests.conftest import Server
@@ -12,6 +13,12 @@ from tests.hostile_host import HostileHost, hostile_hosts
 from tests.tiny_clip import config, write_clip
 
 CLIP = "hf-hub:tiny/clip"
+
+
+@pytest.fixture(autouse=True)
+def _pillow_s_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading an image sets it for the whole process, which is the front end's but not the tests'."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,12 @@ def test_what_the_operator_fixes_is_not_measured(directory: Path, monkeypatch: p
     assert read(directory) is None
 
 
+def test_an_engine_fixed_for_the_cpu_does_not_take_a_gpu_s_tower(directory: Path) -> None:
+    name = EngineName("openvino", "fp32")
+    session = image_engine.open_images(directory / "model.onnx", 2, name, gpu=True)
+    assert isinstance(session, image_engine.OnnxRuntimeImages)
+
+
 def test_without_a_check_there_is_no_choice(directory: Path) -> None:
     (directory / "check.npz").unlink()
     assert image_engine_for(directory, 2) == DEFAULT

@@ -5,13 +5,18 @@ Imports no torch.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
+from triton_models.backends.onnxruntime.sessions import (
+    DEFAULT,
+    EngineName,
+    compile_openvino,
+    open_onnxruntime,
+)
 
 Images = NDArray[np.uint8]
 """uint8 [b, H, W, 3]."""
@@ -33,13 +38,7 @@ class OnnxRuntimeImages:
     def __init__(self, path: Path, threads: int, *, gpu: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads that spin take the cores from the front end and from Triton.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
-        if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._session = open_onnxruntime(path, options, gpu=gpu)
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
@@ -53,18 +52,7 @@ class OpenVinoImages:
     """OpenVINO's CPU plugin; threads: of one run."""
 
     def __init__(self, path: Path, threads: int, precision: str) -> None:
-        # Imported here: it takes half a second, and an operator may have chosen to do without.
-        import openvino
-
-        core = openvino.Core()
-        hints: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            # The cores are shared with the front end and with other models.
-            "ENABLE_CPU_PINNING": False,
-        }
-        self._request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
+        self._request = compile_openvino(path, threads, precision).create_infer_request()
 
     def run(self, images: Images) -> NDArray[np.float32]:
         """As `ImageSession.run`."""
@@ -80,7 +68,7 @@ def open_images(path: Path, threads: int, name: EngineName, *, gpu: bool = False
     Raises:
         RuntimeError, ImportError: the engine cannot run it here.
     """
-    if name.engine == "openvino":
+    if name.engine == "openvino" and not gpu:
         return OpenVinoImages(path, threads, name.precision)
     return OnnxRuntimeImages(path, threads, gpu=gpu)
 

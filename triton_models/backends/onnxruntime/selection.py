@@ -10,10 +10,11 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,14 @@ class Sample:
             return None
 
 
+class Trial(NamedTuple):
+    """The vectors of a sample, float32 [n, D], by one engine; seconds: times it."""
+
+    alone: NDArray[np.float32]
+    together: NDArray[np.float32]
+    seconds: Callable[[], float]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One engine on this machine, with so many runs at a time.
@@ -106,14 +115,21 @@ def engine_for(directory: Path, threads: int, *, measured: bool = True) -> Selec
     Raises:
         UnknownEngine: ENGINE names none.
     """
-    fixed = _fixed()
+    fixed = fixed_engine()
     sample = Sample.of(directory) if measured else None
     if sample is None:
         return Selection(str(fixed or DEFAULT), 1, machine(), threads, fixed is not None, [])
+    return recorded_or(directory, threads, fixed, lambda: select(directory / "model.onnx", sample, threads))
+
+
+def recorded_or(
+    directory: Path, threads: int, fixed: EngineName | None, choose: Callable[[], Selection]
+) -> Selection:
+    """What is recorded beside the model, where it holds here and now; else what `choose` finds, recorded."""
     recorded = read(directory)
     if recorded is not None and recorded.holds(threads, fixed):
         return recorded
-    selection = select(directory / "model.onnx", sample, threads)
+    selection = choose()
     try:
         write(selection, directory)
     except OSError as error:
@@ -126,12 +142,12 @@ def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineNam
 
     The engine that ENGINE fixes is chosen whatever its accuracy.
     """
-    fixed = _fixed()
+    fixed = fixed_engine()
     names = [fixed] if fixed else [name for name in ENGINES if name not in without]
     measured = [measure(path, sample, threads, name) for name in names]
-    best = _fastest(measured) or Measurement(str(fixed or DEFAULT), 1, None, None, None, None)
+    best = fastest(measured) or Measurement(str(fixed or DEFAULT), 1, None, None, None, None)
     more = [measure(path, sample, threads, parse_engine(best.engine), count) for count in _streams(threads)]
-    faster = _fastest(more)
+    faster = fastest(more)
     if faster is not None and (faster.seconds or 0.0) <= WORTHWHILE * (best.seconds or 0.0):
         best = faster
     return Selection(best.engine, best.streams, machine(), threads, fixed is not None, measured + more)
@@ -139,34 +155,46 @@ def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineNam
 
 def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams: int = 1) -> Measurement:
     """Speed and accuracy of one engine."""
-    try:
-        if name.precision != "fp32" and not has_bfloat16():
-            return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
+
+    def run() -> Trial:
         engine = Engine(path, threads, name, streams)
         alone = np.concatenate([_run(engine, [row]) for row in sample.rows])
         # As grouped requests mark their rows; an engine that stumbles over the flag must not serve.
         together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
+        return Trial(alone, together, lambda: _seconds(engine, sample))
+
+    return judge(name, streams, sample.vectors, run)
+
+
+def judge(
+    name: EngineName, streams: int, reference: NDArray[np.float32], run: Callable[[], Trial]
+) -> Measurement:
+    """What a trial of an engine says, held to the reference's vectors, float32 [n, D]."""
+    try:
+        if name.precision != "fp32" and not has_bfloat16():
+            return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
+        alone, together, seconds = run()
     except (RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         return Measurement(str(name), streams, None, None, None, reason)
-    to_reference = min(cosines(alone, sample.vectors).min(), cosines(together, sample.vectors).min())
+    to_reference = min(cosines(alone, reference).min(), cosines(together, reference).min())
     to_alone = cosines(alone, together).min()
     refused = None
     if not to_reference >= LEAST_COSINE:
         refused = f"cosine to the reference {to_reference:.6f}, at least {LEAST_COSINE} is needed"
     elif not to_alone >= LEAST_ALONE:
         refused = f"cosine alone to among others {to_alone:.6f}, at least {LEAST_ALONE} is needed"
-    seconds = _seconds(engine, sample)
-    return Measurement(str(name), streams, seconds, float(to_reference), float(to_alone), refused)
+    return Measurement(str(name), streams, seconds(), float(to_reference), float(to_alone), refused)
 
 
-def _fixed() -> EngineName | None:
+def fixed_engine() -> EngineName | None:
     """What ENGINE names; None for auto."""
     name = os.environ.get("ENGINE", "auto")
     return None if name == "auto" else parse_engine(name)
 
 
-def _fastest(measured: Sequence[Measurement]) -> Measurement | None:
+def fastest(measured: Sequence[Measurement]) -> Measurement | None:
+    """Of those that may serve; None where none may."""
     usable = [one for one in measured if one.refused is None and one.seconds is not None]
     return min(usable, key=lambda one: one.seconds or 0.0) if usable else None
 

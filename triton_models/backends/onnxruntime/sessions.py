@@ -66,6 +66,39 @@ class Session(Protocol):
         """Int64 [total] and int32 [batch] to float32 [batch, D]; from as many threads at once as streams."""
 
 
+def open_onnxruntime(path: Path, options: Any, *, gpu: bool) -> Any:  # noqa: ANN401 - without annotations
+    """An `InferenceSession`; options: `SessionOptions` with the number of threads.
+
+    gpu: on CUDA where this build offers it.
+    """
+    options.inter_op_num_threads = 1
+    # Idle threads that spin take the cores from the front end and from Triton.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1) -> Any:  # noqa: ANN401 - without annotations
+    """A `CompiledModel` of the CPU plugin; threads: of all streams."""
+    # Imported here: it takes half a second, and an operator may have chosen to do without.
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    if precision == "bf16-mixed":
+        model = keep_fp32_where_it_counts(core, model)
+    hints: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+        # The cores are shared with the front end and with other models.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(model, "CPU", hints)
+
+
 class OnnxRuntimeSession:
     """ONNX Runtime; threads: of all streams. gpu: on CUDA where this build offers it."""
 
@@ -73,15 +106,9 @@ class OnnxRuntimeSession:
         options = onnxruntime.SessionOptions()
         # Each caller works itself beside the pool, so that one thread means no pool at all.
         options.intra_op_num_threads = max(1, threads - streams + 1)
-        options.inter_op_num_threads = 1
         # One plan is kept for every shape ever seen, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
-        # Idle threads that spin take the cores from the front end and from Triton.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
-        if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._session = open_onnxruntime(path, options, gpu=gpu)
         self._output = self._session.get_outputs()[0].name
 
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -95,21 +122,7 @@ class OpenVinoSession:
     """OpenVINO's CPU plugin; threads: of all streams, which share the weights."""
 
     def __init__(self, path: Path, threads: int, precision: str, streams: int = 1) -> None:
-        # Imported here: it takes half a second, and an operator may have chosen to do without.
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(path)
-        if precision == "bf16-mixed":
-            model = keep_fp32_where_it_counts(core, model)
-        hints: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": streams,
-            # The cores are shared with the front end and with other models.
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = core.compile_model(model, "CPU", hints)
+        compiled = compile_openvino(path, threads, precision, streams)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
