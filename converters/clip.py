@@ -3,9 +3,7 @@
 Knows nothing about where the parts came from or where the files go.
 """
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.onnx.errors import OnnxExporterError
 
 from converters import check, clip_image, clip_text, engines, export
 from converters.check import CheckResult, Samples
@@ -25,7 +22,7 @@ from converters.clip_texts import clip_texts
 from converters.digest import digest
 from converters.errors import CheckFailed, InvalidModel
 from converters.packing import CannotPack
-from converters.progress import Progress, Step
+from converters.progress import Progress, part
 from converters.reference import describe
 from triton_models.accuracy import LEAST_COSINE, cosines
 from triton_models.checks import ImageCheck
@@ -33,8 +30,6 @@ from triton_models.manifest import Manifest, Source, pair_digest
 
 _REFERENCE_BATCH = 8
 _TRIAL_TEXTS = 10
-# What a graph raises that cannot be traced or written as ONNX.
-_EXPORT_ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.uint8])
 _PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "onnx", "onnxruntime")
 
@@ -90,7 +85,7 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
     filled = np.stack([tokenizer.filled(text) for text in texts])
     if tokenizer.separator is not None:
         filled[filled == tokenizer.separator] = 0
-    vectors = _encode(reference.encode_texts, filled, _part(progress, "convert", 0.1, 0.3, "check texts"))
+    vectors = _encode(reference.encode_texts, filled, part(progress, "convert", 0.1, 0.3, "check texts"))
     samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None)
     path = into / "model.onnx"
     plan, result, samples = _convert_text(reference, samples, path, threads, progress)
@@ -108,7 +103,7 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
         "fixed_length": plan.fixed_length,
         "pad_id": tokenizer.pad_id,
     }
-    return _Tower(result, vectors.shape[1], _content(into, settings), settings)
+    return _Tower(result, vectors.shape[1], digest(into, settings), settings)
 
 
 def _convert_text(
@@ -145,7 +140,7 @@ def _try(plan: TextPlan, samples: Samples) -> None:
     try:
         with torch.inference_mode():
             vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
-    except (*_EXPORT_ERRORS, CannotPack) as error:
+    except (*export.ERRORS, CannotPack) as error:
         raise InvalidModel(describe(error)) from error
     least = float(cosines(vectors, samples.vectors[rows]).min())
     if not least >= LEAST_COSINE:
@@ -159,13 +154,13 @@ def _export_text(
     lengths = export.UNLIKE_LENGTHS if plan.fixed_length is None else (plan.fixed_length,) * 3
     _export(lambda: export.trace(plan.graph, _vocab_size(reference), lengths), path)
     progress.step("verify", 0.0, "Measuring the engines for the text tower")
-    return engines.verify(samples, path, threads, "fp32", _part(progress, "verify", 0.05, 0.5))
+    return engines.verify(samples, path, threads, "fp32", part(progress, "verify", 0.05, 0.5))
 
 
 def _build_image(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
     shape = reference.preprocessing
     images = np.stack(clip_image.check_images(shape.height, shape.width, reference.resized))
-    vectors = _encode(reference.encode_images, images, _part(progress, "convert", 0.5, 0.8, "check images"))
+    vectors = _encode(reference.encode_images, images, part(progress, "convert", 0.5, 0.8, "check images"))
     preprocess = reference.preprocess
     graph = ImageGraph(
         reference.model.visual, preprocess.mean, preprocess.std, normalize=reference.image_unit
@@ -175,7 +170,7 @@ def _build_image(reference: ClipReference, into: Path, threads: int, progress: P
     _export(lambda: export.trace_images(graph.eval(), shape.height, shape.width), path)
     progress.step("verify", 0.5, "Measuring the engines for the image tower")
     images_check = ImageCheck(images, vectors)
-    result = clip_image.verify(images_check, path, threads, _part(progress, "verify", 0.6, 1.0))
+    result = clip_image.verify(images_check, path, threads, part(progress, "verify", 0.6, 1.0))
     kept = clip_image.kept(images_check)
     np.savez(into / "check.npz", images=kept.images, embeddings=kept.embeddings)
     settings = {
@@ -188,13 +183,13 @@ def _build_image(reference: ClipReference, into: Path, threads: int, progress: P
         "tower": "image",
         "image": shape,
     }
-    return _Tower(result, vectors.shape[1], _content(into, {**settings, "image": asdict(shape)}), settings)
+    return _Tower(result, vectors.shape[1], digest(into, {**settings, "image": asdict(shape)}), settings)
 
 
 def _export(trace: Callable[[], torch.onnx.ONNXProgram], path: Path) -> None:
     try:
         program = trace()
-    except _EXPORT_ERRORS as error:
+    except export.ERRORS as error:
         raise InvalidModel(f"the model cannot be exported to ONNX: {describe(error)}") from error
     export.write(program, path)
 
@@ -239,20 +234,3 @@ def _manifest(origin: ClipOrigin, tower: _Tower, pair: str) -> Manifest:
         pair=pair,
         **tower.settings,
     )
-
-
-def _content(directory: Path, settings: dict[str, Any]) -> str:
-    """sha256 of the files and of what else changes the tower's vectors."""
-    text = digest(directory) + json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _part(
-    progress: Progress, step: Step, start: float, end: float, what: str = ""
-) -> Callable[[float, str], None]:
-    """A function that reports 0 to 1 as `start` to `end` of a step."""
-
-    def report(done: float, message: str) -> None:
-        progress.step(step, start + (end - start) * done, f"{message}: {what}" if what else message)
-
-    return report

@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from converters.check import NORM_TOLERANCE, CheckResult
 from converters.clip_text import first_of
+from converters.engines import chosen
 from converters.errors import CheckFailed
 from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_selection import select_for_images
-from triton_models.backends.onnxruntime.selection import write
-from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
+from triton_models.backends.onnxruntime.selection import Selection
 from triton_models.checks import ImageCheck
 
 NOISE = 12
@@ -106,22 +106,16 @@ def verify(check: ImageCheck, path: Path, threads: int, report: Callable[[float,
     """Check `path` with the engine that will serve, and record that engine beside it.
 
     Raises:
-        CheckFailed: what is left is plain fp32, or the engine that the operator fixed, and it fails.
+        CheckFailed: as `engines.chosen`.
     """
-    without: list[EngineName] = []
-    while True:
-        selection = select_for_images(path, kept(check), threads, without)
+
+    def checked(selection: Selection) -> CheckResult:
         least_alone = LEAST_COSINE if selection.fixed_by_operator else LEAST_ALONE
-        engine = ImageEngine(path, threads, selection.name)
-        try:
-            result = compare(engine.run, check, report, least_alone)
-        except CheckFailed:
-            if selection.fixed_by_operator or selection.name == DEFAULT:
-                raise
-            without.append(selection.name)
-            continue
-        write(selection, path.parent)
-        return result
+        return compare(ImageEngine(path, threads, selection.name).run, check, report, least_alone)
+
+    return chosen(
+        lambda without: select_for_images(path, kept(check), threads, without), checked, path.parent
+    )
 
 
 def compare(

@@ -5,18 +5,13 @@ different `pair`, which readers take for no model.
 """
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import Timeout
-
-from converters import memory
-from converters.errors import NameCollision, NoSpace
-from converters.pipeline import LOCK_POLL_SECONDS, Request
+from converters.errors import NameCollision
+from converters.pipeline import Request, locked, reserved
 from converters.progress import Progress
 from triton_models.config import model_config, to_text
 from triton_models.manifest import Manifest, ManifestError
@@ -51,7 +46,7 @@ def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
     with ExitStack() as stack:
         if not request.locked:
             for served in (names.text, names.image):
-                stack.enter_context(_locked(repository, served, progress))
+                stack.enter_context(locked(repository, served, progress))
         for served in (names.text, names.image):
             _refuse_collision(repository, served, request.model_name, pretrained)
         return _convert(request, pretrained, names, repository, progress)
@@ -70,13 +65,7 @@ def _convert(
         from converters.clip_reference import weight_bytes
 
         found = clip_source.find(request.model_name, pretrained, request.sources, progress)
-        size = weight_bytes(found.checkpoint)
-        _refuse_full_disk(staged, size)
-
-        def waiting() -> None:
-            progress.step("convert", 0.0, "Waiting for memory that other conversions are using")
-
-        with memory.reserve(repository.state_dir / "conversions", memory.estimate(size), waiting):
+        with reserved(repository, staged, weight_bytes(found.checkpoint), progress):
             text, image = _build(request, pretrained, found, staged, progress)
         for served, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
             config = to_text(model_config(served, manifest))
@@ -104,21 +93,6 @@ def _build(
     return manifests
 
 
-@contextmanager
-def _locked(repository: Repository, served: str, progress: Progress) -> Iterator[None]:
-    lock = repository.lock(served)
-    while True:
-        try:
-            lock.acquire(timeout=LOCK_POLL_SECONDS)
-            break
-        except Timeout:
-            progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _refuse_collision(repository: Repository, served: str, model_name: str, pretrained: str) -> None:
     try:
         other = repository.manifest(served)
@@ -129,13 +103,4 @@ def _refuse_collision(repository: Repository, served: str, model_name: str, pret
         taken = f"{other.model_name} {other.pretrained or ''}".rstrip()
         raise NameCollision(
             f"{model_name} {pretrained} would be served as {served}, which is the name of {taken} already"
-        )
-
-
-def _refuse_full_disk(directory: Path, needed: int) -> None:
-    """Say at once what would otherwise fail after minutes."""
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise NoSpace(
-            f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free"
         )

@@ -19,29 +19,14 @@ import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from converters.clip_source import ClipFound
 from converters.clip_tokenizer import ClipTokenizer
 from converters.errors import InvalidModel
-from converters.reference import describe
+from converters.reference import LOADING_ERRORS, describe
 from triton_models.manifest import ImagePreprocessing
 
-# What the libraries raise for files that are damaged or do not fit together.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    AssertionError,
-    EOFError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 _CONFIG = "open_clip_config.json"
 
 
@@ -117,7 +102,7 @@ def weight_bytes(checkpoint: Path) -> int:
             f"{checkpoint.name} holds more than weights: reading it would run pickled code, which is not "
             "done; save the state dict alone, or as safetensors"
         ) from error
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InvalidModel(
             f"{checkpoint.name} cannot be read: {describe(error, checkpoint.parent)}"
         ) from error
@@ -150,7 +135,7 @@ def load(found: ClipFound, scratch: Path) -> ClipReference:
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         open_clip.load_checkpoint(model, str(found.checkpoint), strict=True, weights_only=True)
         tokenizer = ClipTokenizer(open_clip.get_tokenizer(name))
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         hidden = describe(error, home).replace(str(found.checkpoint.parent), "...")
         raise InvalidModel(f"open_clip cannot load the model: {hidden}") from error
     finally:

@@ -1,13 +1,15 @@
 """What the version number of a converted model is made of."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 _BLOCK = 1 << 20
 
 
-def digest(directory: Path) -> str:
-    """sha256 of the graph, its weights and the tokenizer: all files that make a vector of an input."""
+def digest(directory: Path, settings: dict[str, Any]) -> str:
+    """sha256 of all that makes a vector of an input: graph, weights, tokenizer, and `settings` beside."""
     found = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.name.startswith("model.onnx") or path.name == "tokenizer.json":
@@ -15,4 +17,5 @@ def digest(directory: Path) -> str:
             with path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     found.update(block)
-    return found.hexdigest()
+    text = found.hexdigest() + json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,7 @@
 The fastest that keeps to a small sample is checked with all texts; one that fails is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from converters import check
@@ -11,8 +11,32 @@ from converters.check import CheckResult, Samples
 from converters.errors import CheckFailed
 from triton_models.accuracy import BOUNDS, Bounds, Precision
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.selection import Sample, select, write
+from triton_models.backends.onnxruntime.selection import Sample, Selection, select, write
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
+
+Without = Sequence[EngineName]
+
+
+def chosen(
+    select: Callable[[Without], Selection], check: Callable[[Selection], CheckResult], directory: Path
+) -> CheckResult:
+    """Check with the engine that `select` gives, which leaves out those that failed, and record it.
+
+    Raises:
+        CheckFailed: what is left is plain fp32, or the engine that the operator fixed, and it fails.
+    """
+    without: list[EngineName] = []
+    while True:
+        selection = select(without)
+        try:
+            result = check(selection)
+        except CheckFailed:
+            if selection.fixed_by_operator or selection.name == DEFAULT:
+                raise
+            without.append(selection.name)
+            continue
+        write(selection, directory)
+        return result
 
 
 def verify(
@@ -23,25 +47,17 @@ def verify(
     fp16 is for GPUs, where there is no choice; without one it is checked in ONNX Runtime on the CPU.
 
     Raises:
-        CheckFailed: what is left is plain fp32, or the engine that the operator fixed, and it fails.
+        CheckFailed: as `chosen`.
     """
     bounds = BOUNDS[precision]
     if precision == "fp16":
         return check.verify(Engine(path, threads).run, samples, report, bounds)
     rows = samples.spread(check.KEPT_SAMPLES, check.KEPT_TOKENS)
     sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
-    without: list[EngineName] = []
-    while True:
-        selection = select(path, sample, threads, without)
-        if selection.fixed_by_operator:
-            bounds = Bounds(bounds.reference, bounds.reference)
+
+    def checked(selection: Selection) -> CheckResult:
+        kept = Bounds(bounds.reference, bounds.reference) if selection.fixed_by_operator else bounds
         engine = Engine(path, threads, selection.name, selection.streams)
-        try:
-            result = check.verify(engine.run, samples, report, bounds)
-        except CheckFailed:
-            if selection.fixed_by_operator or selection.name == DEFAULT:
-                raise
-            without.append(selection.name)
-            continue
-        write(selection, path.parent)
-        return result
+        return check.verify(engine.run, samples, report, kept)
+
+    return chosen(lambda without: select(path, sample, threads, without), checked, path.parent)

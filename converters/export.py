@@ -7,12 +7,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.onnx.errors import OnnxExporterError
 
 OPSET = 18
 """Understood by ONNX Runtime 1.14 and later, so by every Triton container of the last years."""
 
 UNLIKE_LENGTHS = (5, 9, 3, 4)
 """None of them 1: the exporter would take a dimension of 1 for a constant."""
+
+ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What a graph raises that cannot be traced or written as ONNX."""
 
 _LARGEST_INLINE = 1_500_000_000
 """Bytes of weights; above, they go to a file beside the graph. A protobuf file ends at 2 GB."""

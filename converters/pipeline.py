@@ -5,7 +5,8 @@ Imports torch only once there is a source and memory for it.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +54,46 @@ def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
     """
     served = served_name(request.model_name)
     repository = Repository(request.output)
-    if request.locked:
+    with ExitStack() as stack:
+        if not request.locked:
+            stack.enter_context(locked(repository, served, progress))
         return served, _convert(request, served, repository, progress)
+
+
+@contextmanager
+def locked(repository: Repository, served: str, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a model, saying so while another process has it."""
     lock = repository.lock(served)
     while True:
         try:
-            with lock.acquire(timeout=LOCK_POLL_SECONDS):
-                return served, _convert(request, served, repository, progress)
+            lock.acquire(timeout=LOCK_POLL_SECONDS)
+            break
         except Timeout:
             progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def reserved(repository: Repository, staged: Path, weight_bytes: int, progress: Progress) -> Iterator[None]:
+    """Hold the memory that a conversion of such weights takes; wait for others that do.
+
+    Raises:
+        NoSpace: the disk has less than the weights; said at once, rather than after minutes.
+    """
+    free = shutil.disk_usage(staged).free
+    if free < weight_bytes:
+        raise NoSpace(
+            f"the conversion needs {weight_bytes >> 20} MB on the repository's disk, {free >> 20} MB are free"
+        )
+
+    def waiting() -> None:
+        progress.step("convert", 0.0, "Waiting for memory that other conversions are using")
+
+    with memory.reserve(repository.state_dir / "conversions", memory.estimate(weight_bytes), waiting):
+        yield
 
 
 def _convert(request: Request, served: str, repository: Repository, progress: Progress) -> Manifest:
@@ -71,13 +103,7 @@ def _convert(request: Request, served: str, repository: Repository, progress: Pr
         scratch.mkdir()
         found = sources.find(request.model_name, request.revision, request.sources, scratch, progress)
         anatomy = inspect(found.directory, trust_remote_code=request.trust_remote_code)
-        _refuse_full_disk(staged, anatomy)
-        needed = memory.estimate(anatomy.weight_bytes)
-
-        def waiting() -> None:
-            progress.step("convert", 0.0, "Waiting for memory that other conversions are using")
-
-        with memory.reserve(repository.state_dir / "conversions", needed, waiting):
+        with reserved(repository, staged, anatomy.weight_bytes, progress):
             manifest = _build(request, found, anatomy, staged, progress)
         shutil.rmtree(scratch)
         config = model_config(served, manifest)
@@ -114,13 +140,4 @@ def _refuse_collision(repository: Repository, served: str, model_name: str) -> N
     if other.model_name != model_name or other.tower is not None:
         raise NameCollision(
             f"{model_name} would be served as {served}, which is the name of {other.model_name} already"
-        )
-
-
-def _refuse_full_disk(directory: Path, anatomy: Anatomy) -> None:
-    """Say at once what would otherwise fail after minutes."""
-    needed, free = anatomy.weight_bytes, shutil.disk_usage(directory).free
-    if free < needed:
-        raise NoSpace(
-            f"the conversion needs {needed >> 20} MB on the repository's disk, {free >> 20} MB are free"
         )

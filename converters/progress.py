@@ -6,6 +6,7 @@ Knows nothing about what is being done; `message` must be safe to show to a clie
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Literal, Protocol
 
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -24,6 +25,17 @@ class Progress(Protocol):
 
     def result(self, outcome: dict[str, object]) -> None:
         """Report the end, once: a `result` or an `error`."""
+
+
+def part(
+    progress: Progress, step: Step, start: float, end: float, what: str = ""
+) -> Callable[[float, str], None]:
+    """A function that reports 0 to 1 as `start` to `end` of a step."""
+
+    def report(done: float, message: str) -> None:
+        progress.step(step, start + (end - start) * done, f"{message}: {what}" if what else message)
+
+    return report
 
 
 class JsonProgress:

@@ -23,7 +23,7 @@ from converters.errors import InvalidModel
 from converters.inspect_source import Anatomy
 
 # What the libraries raise for files that are damaged or do not fit together.
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     OSError,
     ValueError,
     LookupError,
@@ -94,7 +94,7 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
             # Plain attention exists for every architecture, whatever the model asks for.
             model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InvalidModel(
             f"sentence-transformers cannot load the model: {describe(error, directory)}"
         ) from error

@@ -4,10 +4,7 @@ Knows nothing about where the directory came from or where the files go. The onl
 modules that import torch.
 """
 
-import hashlib
 import importlib.metadata
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from sentence_transformers.sentence_transformer.modules import (
     Pooling,
 )
 from torch import nn
-from torch.onnx.errors import OnnxExporterError
 
 from converters import check, engines, export, half_precision, reference
 from converters.check import CheckResult, Samples
@@ -31,7 +27,7 @@ from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticM
 from converters.inspect_source import Anatomy
 from converters.packing import CannotPack
 from converters.pooling import GatherPooling
-from converters.progress import Progress, Step
+from converters.progress import Progress, part
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
 from triton_models.accuracy import LEAST_COSINE, Precision, cosines
@@ -39,8 +35,6 @@ from triton_models.manifest import Manifest, Source
 
 _TRIAL_TEXTS = 10
 _TRIAL_TOKENS = 400
-# What a graph raises that cannot be traced or written as ONNX.
-_EXPORT_ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -119,12 +113,12 @@ def build(
     loaded = reference.load(directory, anatomy, trust_remote_code=origin.trust_remote_code)
     modules = _modules_after(loaded)
     tokenizer = TextTokenizer(loaded)
-    samples = check.prepare(loaded, tokenizer, _part(progress, "convert", 0.15, 0.45))
+    samples = check.prepare(loaded, tokenizer, part(progress, "convert", 0.15, 0.45))
     target = _Target(into / "model.onnx", threads, origin.precision)
     plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
-    manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, digest(into))
+    manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, into)
     (into / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     progress.step("verify", 1.0, f"Verified: cosine to the reference at least {result.min_cosine:.6f}")
     return manifest
@@ -154,7 +148,7 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
     try:
         with torch.inference_mode():
             vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
-    except (CannotPack, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (*export.ERRORS, CannotPack) as error:
         return parts.padded(f"cannot be packed: {reference.describe(error)}")
     least = float(cosines(vectors, samples.vectors[rows]).min())
     if least < LEAST_COSINE:
@@ -168,7 +162,7 @@ def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress:
         program = export.trace(plan.graph, plan.vocab_size)
     except CannotPack as error:
         raise InvalidModel(f"the packed graph cannot be traced: {error}") from error
-    except _EXPORT_ERRORS as error:
+    except export.ERRORS as error:
         raise InvalidModel(f"the model cannot be exported to ONNX: {reference.describe(error)}") from error
     progress.step("convert", 0.9, "Writing the ONNX file")
     export.write(program, target.path)
@@ -177,7 +171,7 @@ def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress:
         half_precision.convert(target.path)
     progress.step("verify", 0.0, "Loading the converted model")
     progress.step("verify", 0.0, "Measuring the engines")
-    report = _part(progress, "verify", 0.1, 1.0)
+    report = part(progress, "verify", 0.1, 1.0)
     return engines.verify(samples, target.path, target.threads, target.precision, report)
 
 
@@ -242,7 +236,7 @@ def _manifest(
     samples: Samples,
     result: CheckResult,
     origin: Origin,
-    content: str,
+    into: Path,
 ) -> Manifest:
     """What is recorded; the sha256 also covers what changes a text's ids beside the tokenizer."""
     text_settings: dict[str, Any] = {
@@ -251,7 +245,6 @@ def _manifest(
         "include_prompt": loaded.include_prompt,
         "special_ids": tokenizer.special_ids,
     }
-    sha256 = hashlib.sha256((content + json.dumps(text_settings, sort_keys=True)).encode()).hexdigest()
     last = list(loaded.model)[-1]
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
     return Manifest(
@@ -265,18 +258,9 @@ def _manifest(
         attention=plan.attention,
         attention_reason=plan.reason,
         normalized=isinstance(last, Normalize) and loaded.truncate is None,
-        sha256=sha256,
+        sha256=digest(into, text_settings),
         check=asdict(result),
         precision=origin.precision,
         versions={name: importlib.metadata.version(name) for name in packages},
         **text_settings,
     )
-
-
-def _part(progress: Progress, step: Step, start: float, end: float) -> Callable[[float, str], None]:
-    """A function that reports 0 to 1 as `start` to `end` of a step."""
-
-    def report(done: float, message: str) -> None:
-        progress.step(step, start + (end - start) * done, message)
-
-    return report
