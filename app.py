@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
-from gateway import errors
+from gateway import errors, openapi
+from gateway.dialects import openai, original, tei, weaviate
 from gateway.edge import Edge
 from gateway.hot import Hot
 from gateway.routes import router
@@ -39,9 +41,18 @@ def create_app(settings: Settings) -> FastAPI:
             collect_less()
             yield
 
-    app = FastAPI(title="Embedding server", version="0.1.0", lifespan=lifespan)
-    app.include_router(router)
+    # With the scripts of /docs in its package: the page needs no other host.
+    app = FastAPIOffline(
+        title="Embedding server",
+        version="0.1.0",
+        description=openapi.DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    for one in (router, openai.router, tei.router, weaviate.router, original.router):
+        app.include_router(one)
     errors.install(app)
+    openapi.install(app)
     # Outermost, where add_middleware would put three layers of FastAPI's around them.
     inner = Hot(app.build_middleware_stack())
     app.middleware_stack = Edge(inner, max_body_bytes=settings.max_body_bytes, api_keys=settings.api_keys)

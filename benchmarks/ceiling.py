@@ -67,7 +67,7 @@ def _drain(engine: InProcess, queue: Iterator[Sequence[TokenIds]]) -> None:
 
 def best(texts: Sequence[str], pools: dict[str, list[InProcess]], seconds: float) -> dict[str, float]:
     """Texts a second of every way to run them, by name, and of the best as `best`."""
-    rows = next(iter(pools.values()))[0].tokenizer.encode(texts)
+    rows = next(iter(pools.values()))[0].tokenizer.encode(texts).rows
     orders = {"as they come": rows, "sorted": sorted(rows, key=lambda row: row.size)}
     found = {
         f"{pool}, {order}": throughput(engines, ordered, seconds)
@@ -80,12 +80,12 @@ def best(texts: Sequence[str], pools: dict[str, list[InProcess]], seconds: float
 def latency_ms(engine: InProcess, texts: Sequence[str], seconds: float) -> float:
     """Median time from one text to its vector, tokenising included."""
     for text in texts[:20]:
-        engine.run(engine.tokenizer.encode([text]))
+        engine.run(engine.tokenizer.encode([text]).rows)
     times = []
     end = time.perf_counter() + seconds
     for text in texts[20:]:
         start = time.perf_counter()
-        engine.run(engine.tokenizer.encode([text]))
+        engine.run(engine.tokenizer.encode([text]).rows)
         times.append(time.perf_counter() - start)
         if time.perf_counter() > end:
             break

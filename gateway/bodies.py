@@ -27,8 +27,8 @@ MEMORY = 144 << 20
 _LONG = 1 << 16
 """Bytes from which a string is taken out."""
 
-_INPUTS = ("text", "image")
-"""Fields in which a long string is put back; in any other the mark is as wrong as the string was."""
+_INPUTS = ("text", "image", "input", "texts", "images")
+"""Fields in which a long string is put back; in any other it is too long."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -89,12 +89,14 @@ def parse_large(schema: type[Body], content: bytearray) -> Body:
     bare, lifted = lift(content, mark)
     content.clear()
     body = schemas.parse(schema, bare)
-    for name in _INPUTS:
-        value = getattr(body, name, None)
-        if isinstance(value, str):
+    for name, value in list(body):
+        if name in _INPUTS and isinstance(value, list):
+            texts = (restored(part, mark, lifted) if isinstance(part, str) else part for part in value)
+            setattr(body, name, list(texts))
+        elif name in _INPUTS and isinstance(value, str):
             setattr(body, name, restored(value, mark, lifted))
-        elif isinstance(value, list):
-            setattr(body, name, [restored(text, mark, lifted) for text in value])
+        elif isinstance(value, str) and value.startswith(mark):
+            raise InvalidInput(f"{name}: {len(restored(value, mark, lifted))} characters are too many")
     return body
 
 

@@ -5,6 +5,7 @@ A cache of the repository, not a truth: whoever finds it outdated calls `refresh
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,6 +17,7 @@ from gateway.references import Reference
 from gateway.tokenizer import TextTokenizer
 from triton_models.config import from_text
 from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError
+from triton_models.names import InvalidModelName
 from triton_models.repository import CONFIG, ModelNotInRepository, Repository
 
 
@@ -58,6 +60,9 @@ class Models(Generic[Kept]):
         self._models: dict[Reference, Kept] = {}
         self._reading: dict[Reference, asyncio.Task[Kept]] = {}
 
+    def __contains__(self, reference: Reference) -> bool:
+        return reference in self._models
+
     async def get(self, reference: Reference) -> Kept:
         """The model.
 
@@ -93,6 +98,37 @@ class Catalog:
         self._repository = repository
         self.texts = Models(self._read_text)
         self.images = Models(self._read_image)
+
+    async def named(self, name: str) -> Reference:
+        """The model of a name in one word: as `Reference.parse` reads it, `NAME/PRETRAINED`, or served name.
+
+        Where the repository has none of these it is the first; asking it for vectors says what is missing.
+
+        Raises:
+            ModelNotFound: no model can have this name.
+        """
+        try:
+            reference = Reference.parse(name)
+        except InvalidModelName as error:
+            raise ModelNotFound(f"no model can be named {name[:200]!r}: {error}") from error
+        if reference in self.texts or reference in self.images:
+            return reference
+        return await asyncio.to_thread(self._named, name, reference)
+
+    def _named(self, name: str, first: Reference) -> Reference:
+        model_name, _, pretrained = name.partition("/")
+        with suppress(ModelNotInRepository, ManifestError, ModelConflict):
+            manifests(self._repository, first)
+            return first
+        with suppress(ModelNotInRepository, ManifestError, ModelConflict, InvalidModelName):
+            if pretrained:
+                reference = Reference.named(model_name, pretrained)
+                manifests(self._repository, reference)
+                return reference
+        for served in () if pretrained or ":" in name else (name, f"{name}_text_encoder"):
+            with suppress(ModelNotInRepository, ManifestError):
+                return Reference.of(self._repository.manifest(served))
+        return first
 
     def _read_text(self, reference: Reference) -> TextModel:
         served = reference.text_served

@@ -52,11 +52,11 @@ class Edge:
         headers = dict(scope["headers"])
         if self._api_keys and scope["path"] not in OPEN_ROUTES and not self._has_key(headers):
             error = Unauthorized("send a valid key as 'Authorization: Bearer KEY'")
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
-            await error_response(TooLarge(self._too_large()))(scope, receive, send)
+            await error_response(TooLarge(self._too_large()), scope)(scope, receive, send)
             return
         await self._app(scope, self._counted(receive) if b"transfer-encoding" in headers else receive, send)
 

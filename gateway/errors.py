@@ -6,12 +6,16 @@
     ├── ModelConflict       names collide, or the model is being unloaded or deleted
     ├── TooLarge            a limit on size or number
     ├── InvalidInput        an input cannot be used
+    │   ├── EmptyInput      there is none
+    │   └── TextTooLong     more tokens than the model takes, and not to be truncated
     ├── InvalidModel        the model cannot be converted, or fails its check
     ├── Unavailable         Triton is not there, or not ready
     ├── DeadlineExceeded    the request outlived its time limit
-    └── InsufficientStorage no room for the conversion
+    ├── InsufficientStorage no room for the conversion
+    └── Unsupported         an API that is spoken here offers it, this server does not
 
-The message is the caller's: one line that says what to change, without path, address or traceback.
+The message is the caller's: one line that says what to change, without path, address or traceback. The body
+around it is of the API that was asked: `gateway/dialects/error_bodies.py`.
 """
 
 import logging
@@ -25,6 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from gateway.dialects.error_bodies import Fault, error_bodies
 from triton_models.errors import InferenceRejected, ModelLoadFailed, TritonError, TritonTimeout
 
 log = logging.getLogger(__name__)
@@ -34,47 +39,86 @@ CLIENT_GONE = 499
 
 
 class GatewayError(Exception):
-    """Base of what a caller is told; `retry_after` is in seconds."""
+    """Base of what a caller is told.
 
+    code: the kind of error in one word, for programs. retry_after: seconds.
+    """
+
+    code = ""
     retry_after: int | None = None
 
 
 class Unauthorized(GatewayError):
     """The request carries no key, or a wrong one."""
 
+    code = "invalid_api_key"
+
 
 class ModelNotFound(GatewayError):
     """No such model at the source, or it is not loaded."""
+
+    code = "model_not_found"
 
 
 class ModelConflict(GatewayError):
     """The name collides with another model's, or the model is being unloaded or deleted."""
 
+    code = "model_conflict"
+
 
 class TooLarge(GatewayError):
     """A limit on size or number is exceeded."""
+
+    code = "too_large"
 
 
 class InvalidInput(GatewayError):
     """An input cannot be used."""
 
+    code = "invalid_input"
+
+
+class EmptyInput(InvalidInput):
+    """No input at all."""
+
+    code = "empty_input"
+
+
+class TextTooLong(InvalidInput):
+    """A text has more tokens than the model takes, and is not to be truncated."""
+
+    code = "text_too_long"
+
 
 class InvalidModel(GatewayError):
     """The model cannot be converted, or fails its check."""
+
+    code = "invalid_model"
 
 
 class Unavailable(GatewayError):
     """Triton is not there, or the model is on its way."""
 
+    code = "unavailable"
     retry_after = 2
 
 
 class DeadlineExceeded(GatewayError):
     """The request outlived its time limit."""
 
+    code = "timeout"
+
 
 class InsufficientStorage(GatewayError):
     """No room on the disk for the conversion."""
+
+    code = "insufficient_storage"
+
+
+class Unsupported(GatewayError):
+    """The API that was asked offers this, the server does not."""
+
+    code = "unsupported"
 
 
 STATUS: dict[type[GatewayError], int] = {
@@ -83,11 +127,18 @@ STATUS: dict[type[GatewayError], int] = {
     ModelConflict: 409,
     TooLarge: 413,
     InvalidInput: 422,
+    EmptyInput: 422,
+    TextTooLong: 422,
     InvalidModel: 422,
     Unavailable: 503,
     DeadlineExceeded: 504,
     InsufficientStorage: 507,
+    Unsupported: 424,
 }
+
+
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
+"""The word for a failure that the framework found."""
 
 
 def from_triton(error: TritonError) -> GatewayError:
@@ -106,19 +157,18 @@ def error_body(error: GatewayError) -> tuple[int, dict[str, str]]:
     return STATUS[type(error)], {"detail": str(error)}
 
 
-def error_response(error: GatewayError) -> Response:
-    """The answer for an error."""
-    status, body = error_body(error)
+def error_response(error: GatewayError, scope: Scope) -> Response:
+    """The answer for an error, as the API that was asked words it."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if status == 401:
+    if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return _json(status, body, headers)
+    return _written(Fault(STATUS[type(error)], str(error), error.code), scope, headers)
 
 
 def describe_validation(error: ValidationError | RequestValidationError) -> str:
     """One fault of a body, in one line: where it is and what is wrong."""
     places = [
-        ([str(part) for part in fault["loc"] if part not in ("body", "str", "list[str]")], str(fault["msg"]))
+        ([str(part) for part in fault["loc"] if not _is_of_a_type(part)], str(fault["msg"]))
         for fault in error.errors()
     ]
     # Of a union, every member complains; the one that got furthest is the one that was meant.
@@ -127,22 +177,32 @@ def describe_validation(error: ValidationError | RequestValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
+def _is_of_a_type(part: int | str) -> bool:
+    """Whether a part of a place names a member of a union, and no field or index."""
+    return isinstance(part, str) and (
+        part in ("body", "str", "int") or part.startswith(("list[", "constrained-"))
+    )
+
+
 def response_to(error: Exception, scope: Scope) -> Response:
     """The one place where exceptions become responses."""
     if isinstance(error, GatewayError):
-        return error_response(error)
+        return error_response(error, scope)
     if isinstance(error, TritonError):
         log.warning("Triton: %s", error)
-        return error_response(from_triton(error))
+        return error_response(from_triton(error), scope)
     if isinstance(error, RequestValidationError | ValidationError):
-        return _json(422, {"detail": describe_validation(error)})
+        return error_response(InvalidInput(describe_validation(error)), scope)
     if isinstance(error, HTTPException):
-        return _json(error.status_code, {"detail": str(error.detail)}, dict(error.headers or {}))
+        fault = Fault(error.status_code, str(error.detail), HTTP_CODES.get(error.status_code, "http_error"))
+        return _written(fault, scope, dict(error.headers or {}))
     if isinstance(error, ClientDisconnect):
         # Nobody reads it; it keeps the case apart from our own failures in the metrics.
-        return _json(CLIENT_GONE, {"detail": "the client went away before it had sent its body"})
+        return _written(
+            Fault(CLIENT_GONE, "the client went away before it had sent its body", "client_gone"), scope
+        )
     log.error("unexpected error in %s %s", scope["method"], scope["path"], exc_info=error)
-    return _json(500, {"detail": "internal error; the server's log has the details"})
+    return _written(Fault(500, "internal error; the server's log has the details", "internal_error"), scope)
 
 
 def install(app: FastAPI) -> None:
@@ -157,5 +217,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, handle)
 
 
-def _json(status: int, body: dict[str, str], headers: dict[str, str] | None = None) -> Response:
+def _written(fault: Fault, scope: Scope, headers: dict[str, str] | None = None) -> Response:
+    status, body = error_bodies(scope["path"].removeprefix(scope.get("root_path", "")))(fault)
     return Response(orjson.dumps(body), status, headers, media_type="application/json")

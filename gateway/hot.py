@@ -8,53 +8,64 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
-import orjson
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import schemas
+from gateway import answers, schemas
+from gateway.answers import Answer
 from gateway.bodies import SMALL
+from gateway.dialects import openai
+from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
 from gateway.errors import response_to
+from gateway.forms import Vectors
 from gateway.services import Services
 
-JSON_TYPE = (b"content-type", b"application/json")
 
+async def infer(services: Services, body: InferRequest, start: float, media: str) -> Answer:
+    """The answer to a body of `POST /infer` that came at `start`, of `time.perf_counter`.
 
-async def infer(services: Services, body: schemas.InferRequest, start: float) -> bytes:
-    """The answer to a body of `POST /infer` that came at `start`, of `time.perf_counter`."""
+    media: of the answer, see `gateway/answers.py`.
+    """
+    form = body.form()
     if body.image is None:
         texts, images = await embed_text(services, body, body.text or ""), None
     elif body.text is None:
         texts, images = None, await embed_images(services, body, body.image)
     else:
+        answers.require_json(media)
         texts, images = await both(
             embed_text(services, body, body.text), embed_images(services, body, body.image)
         )
-    return answer(start, text_embeddings=texts, image_embeddings=images)
+    return answers.written(start, form, media, {"text_embeddings": texts, "image_embeddings": images})
 
 
-async def infer_text(services: Services, body: schemas.InferTextRequest, start: float) -> bytes:
+async def infer_text(services: Services, body: InferTextRequest, start: float, media: str) -> Answer:
     """The answer to a body of `POST /infer_text`."""
-    return answer(start, embedding=await embed_text(services, body, body.text))
+    form = body.form()
+    return answers.written(start, form, media, {"embedding": await embed_text(services, body, body.text)})
 
 
-async def infer_image(services: Services, body: schemas.InferImageRequest, start: float) -> bytes:
+async def infer_image(services: Services, body: InferImageRequest, start: float, media: str) -> Answer:
     """The answer to a body of `POST /infer_image`."""
-    return answer(start, embedding=await embed_images(services, body, body.image))
+    form = body.form()
+    return answers.written(start, form, media, {"embedding": await embed_images(services, body, body.image)})
 
 
 async def embed_text(
-    services: Services, body: schemas.InferRequest | schemas.InferTextRequest, text: str | list[str]
-) -> Any:  # noqa: ANN401 - an array, for orjson
+    services: Services, body: InferRequest | InferTextRequest, text: str | list[str]
+) -> Vectors:
     """Vectors of the body's texts, float32 [n, D]."""
     texts = [text] if isinstance(text, str) else text
-    return await services.embedder.embed(body.reference(), texts, normalize=body.normalize)
+    embedded = await services.embedder.embed(
+        body.reference(), texts, normalize=body.normalize, options=body.text_options()
+    )
+    return embedded.vectors
 
 
 async def embed_images(
-    services: Services, body: schemas.InferRequest | schemas.InferImageRequest, image: str | list[str]
-) -> Any:  # noqa: ANN401 - an array, for orjson
+    services: Services, body: InferRequest | InferImageRequest, image: str | list[str]
+) -> Vectors:
     """Vectors of the body's images, float32 [n, D]."""
     images = [image] if isinstance(image, str) else image
     return await services.image_embedder.embed(body.reference(), images, normalize=body.normalize)
@@ -76,26 +87,21 @@ async def both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any]
             image.exception()
 
 
-def answer(start: float, **fields: Any) -> bytes:  # noqa: ANN401 - arrays or None, for orjson
-    """The JSON of an embedding route; arrays are written without becoming lists."""
-    fields["processingTimeMs"] = (time.perf_counter() - start) * 1000
-    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
 class HotRoute(NamedTuple):
     """A route; `path` is read by the metrics, as of FastAPI's routes."""
 
     path: str
     schema: type[BaseModel]
-    answer: Callable[[Services, Any, float], Awaitable[bytes]]
+    answer: Callable[[Services, Any, float, str], Awaitable[Answer]]
 
 
 ROUTES = {
     route.path: route
     for route in (
-        HotRoute("/infer", schemas.InferRequest, infer),
-        HotRoute("/infer_text", schemas.InferTextRequest, infer_text),
-        HotRoute("/infer_image", schemas.InferImageRequest, infer_image),
+        HotRoute("/infer", InferRequest, infer),
+        HotRoute("/infer_text", InferTextRequest, infer_text),
+        HotRoute("/infer_image", InferImageRequest, infer_image),
+        HotRoute("/v1/embeddings", openai.EmbeddingsRequest, openai.embeddings),
     )
 }
 
@@ -116,13 +122,13 @@ class Hot:
         try:
             start = time.perf_counter()
             request = schemas.parse(route.schema, await read(receive))
-            body = await route.answer(scope["app"].state.services, request, start)
+            answer = await route.answer(scope["app"].state.services, request, start, accepted(scope))
         except Exception as error:  # noqa: BLE001 - each becomes an answer, as FastAPI's handlers make it
             await response_to(error, scope)(scope, receive, send)
             return
-        headers = [(b"content-length", b"%d" % len(body)), JSON_TYPE]
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": answer.body})
 
 
 def is_small(scope: Scope) -> bool:
@@ -131,6 +137,14 @@ def is_small(scope: Scope) -> bool:
         if name == b"content-length":
             return value.isdigit() and int(value) <= SMALL
     return False
+
+
+def accepted(scope: Scope) -> str:
+    """The media type that a request asks for."""
+    for name, value in scope["headers"]:
+        if name == b"accept" and value != b"*/*":
+            return answers.media_type(value.decode("latin-1"))
+    return answers.JSON
 
 
 async def read(receive: Receive) -> bytes:

@@ -15,9 +15,9 @@ from gateway.catalog import Catalog, ImageModel
 from gateway.decoding import ImageDecoder
 from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
 from gateway.fetching import ImageFetcher
+from gateway.forms import Vectors, unit_length
 from gateway.image_sources import is_url
 from gateway.images import ImageError, ImageTooLarge
-from gateway.inference import Embeddings, unit_length
 from gateway.metrics import images_of
 from gateway.references import Reference
 from gateway.verified import Verified
@@ -60,10 +60,12 @@ class ImageEmbedder:
         self._timeout = timeout
         self._in_flight = asyncio.Semaphore(PIXELS_IN_FLIGHT)
 
-    async def embed(self, reference: Reference, images: Sequence[str], *, normalize: bool) -> Embeddings:
+    async def embed(
+        self, reference: Reference, images: Sequence[str], *, normalize: bool, field: str = "image"
+    ) -> Vectors:
         """Vectors float32 [len(images), D], in order.
 
-        images: http(s) URLs, data URIs or base64.
+        images: http(s) URLs, data URIs or base64. field: where they are in the caller's body, for messages.
 
         Raises:
             TooLarge: more images than the limit, or one of them is over a limit.
@@ -72,39 +74,39 @@ class ImageEmbedder:
         """
         if not reference.is_clip:
             raise InvalidInput(
-                f"image: model {reference} embeds text only; a CLIP model is named with pretrained"
+                f"{field}: model {reference} embeds text only; a CLIP model is named with pretrained"
             )
         if len(images) > self._max_inputs:
             raise TooLarge(f"{len(images)} images in one request; the limit is {self._max_inputs}")
         deadline = time.monotonic() + self._timeout
         try:
             async with asyncio.timeout(self._timeout):
-                vectors, model = await self._embed_or_again(reference, images, deadline)
+                vectors, model = await self._embed_or_again(reference, images, field, deadline)
         except TimeoutError as error:
             raise _too_late() from error
         images_of(model.served).inc(len(images))
         return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
 
     async def _embed_or_again(
-        self, reference: Reference, images: Sequence[str], deadline: float
-    ) -> tuple[Embeddings, ImageModel]:
+        self, reference: Reference, images: Sequence[str], field: str, deadline: float
+    ) -> tuple[Vectors, ImageModel]:
         """Once more, where Triton no longer has the version that was known but another."""
         model = await self._catalog.images.get(reference)
         try:
             await self._verified.require(reference, model.served, model.version)
-            return await self._embed(model, images, deadline), model
+            return await self._embed(model, images, field, deadline), model
         except ModelNotReady:
             self._verified.forget(model.served)
         current = await self._catalog.images.refresh(reference)
         await self._verified.require(reference, current.served, current.version)
         if current.version != model.version:
             try:
-                return await self._embed(current, images, deadline), current
+                return await self._embed(current, images, field, deadline), current
             except ModelNotReady:
                 pass
         raise Unavailable(f"model {reference} is being loaded; retry in a moment")
 
-    async def _embed(self, model: ImageModel, images: Sequence[str], deadline: float) -> Embeddings:
+    async def _embed(self, model: ImageModel, images: Sequence[str], field: str, deadline: float) -> Vectors:
         vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)
         fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
 
@@ -112,16 +114,16 @@ class ImageEmbedder:
             try:
                 vectors[index] = await self._embed_one(model, images[index], fetches, deadline)
             except ImageTooLarge as error:
-                raise TooLarge(f"image.{index}: {error}") from error
+                raise TooLarge(f"{field}.{index}: {error}") from error
             except ImageError as error:
-                raise InvalidInput(f"image.{index}: {error}") from error
+                raise InvalidInput(f"{field}.{index}: {error}") from error
 
         await each(one, len(images), OF_ONE_REQUEST)
         return vectors
 
     async def _embed_one(
         self, model: ImageModel, image: str, fetches: asyncio.Semaphore, deadline: float
-    ) -> Embeddings:
+    ) -> Vectors:
         fetched = is_url(image)
         async with AsyncExitStack() as in_flight:
             async with (

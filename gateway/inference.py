@@ -8,21 +8,24 @@ again in its dynamic batcher. Equal bytes always mean equal shape: the client ma
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.catalog import Catalog, TextModel
 from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
+from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
-from gateway.tokenizer import TokenIds
+from gateway.text_options import DEFAULT, TextOptions
+from gateway.tokenizer import TokenIds, Tokenized
 from gateway.verified import Verified
 from triton_models.errors import ModelNotReady, TritonTimeout
 from triton_models.supervisor import Triton
 
-Embeddings = NDArray[np.float32]
+Texts = Sequence[str] | Sequence[Sequence[int]]
+"""Texts, or the token ids of texts, all of one kind."""
 
 ONE_BY_ONE = 16
 """Texts up to which each is a request of its own."""
@@ -32,6 +35,13 @@ GROUP_ROWS = 16
 
 INLINE_CHARACTERS = 8192
 """Texts up to this are tokenised on the event loop, in under a millisecond; longer ones in a thread."""
+
+
+class Embedded(NamedTuple):
+    """Vectors float32 [n, D] in the order of the inputs, and the tokens that the model got of all."""
+
+    vectors: Vectors
+    tokens: int
 
 
 class TextEmbedder:
@@ -46,8 +56,23 @@ class TextEmbedder:
         self._max_inputs = max_inputs
         self._timeout = timeout
 
-    async def embed(self, reference: Reference, texts: Sequence[str], *, normalize: bool) -> Embeddings:
-        """Vectors float32 [len(texts), D], in order.
+    @property
+    def max_inputs(self) -> int:
+        """Texts that one request may carry."""
+        return self._max_inputs
+
+    async def embed(
+        self,
+        reference: Reference,
+        texts: Texts,
+        *,
+        normalize: bool,
+        options: TextOptions = DEFAULT,
+        field: str = "text",
+    ) -> Embedded:
+        """Vectors of texts, or of token ids of texts.
+
+        field: where the texts are in the caller's body, for messages.
 
         Raises:
             TooLarge: more texts than the limit.
@@ -56,53 +81,69 @@ class TextEmbedder:
         """
         if len(texts) > self._max_inputs:
             raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
-        deadline = time.monotonic() + self._timeout
+        asked = _Asked(texts, options, field, time.monotonic() + self._timeout)
         model = await self._catalog.texts.get(reference)
         try:
             await self._verified.require(model.reference, model.served, model.version)
-            vectors = await self._embed(model, texts, deadline)
+            vectors, tokens = await self._embed(model, asked)
         except ModelNotReady:
-            vectors = await self._embed_again(model, texts, deadline)
+            vectors, tokens = await self._embed_again(model, asked)
         texts_of(model.served).inc(len(texts))
-        return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
+        if normalize and not model.manifest.normalized:
+            vectors = unit_length(vectors)
+        return Embedded(vectors, tokens)
 
-    async def _embed_again(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
+    async def model(self, reference: Reference) -> TextModel:
+        """What is known of a model that is loaded: its tokenizer, its manifest.
+
+        Raises:
+            ModelNotFound, ModelConflict, Unavailable: it is not loaded.
+        """
+        model = await self._catalog.texts.get(reference)
+        await self._verified.require(model.reference, model.served, model.version)
+        return model
+
+    async def _embed_again(self, model: TextModel, asked: "_Asked") -> Embedded:
         """Try the version that the repository holds now; say why where there is no other."""
         self._verified.forget(model.served)
         current = await self._catalog.texts.refresh(model.reference)
         await self._verified.require(current.reference, current.served, current.version)
         if (current.version, current.max_rows) != (model.version, model.max_rows):
             try:
-                return await self._embed(current, texts, deadline)
+                return await self._embed(current, asked)
             except ModelNotReady:
                 pass
         raise Unavailable(f"model {model.reference} is being loaded; retry in a moment")
 
-    async def _embed(self, model: TextModel, texts: Sequence[str], deadline: float) -> Embeddings:
-        rows = await self._tokenize(model, texts)
-        tokens_of(model.served).inc(sum(row.size for row in rows))
+    async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
+        rows, tokens = await self._tokenize(model, asked)
+        tokens_of(model.served).inc(tokens)
         if len(rows) == 1 and rows[0].size:
-            return await self._infer(model, rows[0].reshape(1, -1), deadline)
+            return Embedded(await self._infer(model, rows[0].reshape(1, -1), asked.deadline), tokens)
         vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
         jobs: list[tuple[list[int], TokenIds]] = []
         for indices in group(rows, 1 if len(rows) <= ONE_BY_ONE else min(GROUP_ROWS, model.max_rows)):
             if rows[indices[0]].size:
                 jobs.append((indices, np.stack([rows[index] for index in indices])))
             elif model.empty_embedding is None:
-                raise InvalidInput(f"text.{indices[0]}: the model's tokenizer makes no token of it")
+                raise InvalidInput(f"{asked.field}.{indices[0]}: the model's tokenizer makes no token of it")
             else:
                 vectors[indices] = model.empty_embedding
-        answers = await gather(self._infer(model, rows, deadline) for _, rows in jobs)
+        answers = await gather(self._infer(model, rows, asked.deadline) for _, rows in jobs)
         for (indices, _), answer in zip(jobs, answers, strict=True):
             vectors[indices] = answer
-        return vectors
+        return Embedded(vectors, tokens)
 
-    async def _tokenize(self, model: TextModel, texts: Sequence[str]) -> list[TokenIds]:
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return model.tokenizer.encode(texts)
-        return await asyncio.to_thread(model.tokenizer.encode, texts)
+    async def _tokenize(self, model: TextModel, asked: "_Asked") -> Tokenized:
+        texts, options, field, _ = asked
+        encode: Callable[..., Tokenized] = model.tokenizer.encode
+        if texts and not isinstance(texts[0], str):
+            encode = model.tokenizer.encode_ids
+        if sum(map(len, texts)) + len(options.prompt or "") * len(texts) <= INLINE_CHARACTERS:
+            return encode(texts, options, field)
+        return await asyncio.to_thread(encode, texts, options, field)
 
-    async def _infer(self, model: TextModel, rows: TokenIds, deadline: float) -> Embeddings:
+    async def _infer(self, model: TextModel, rows: TokenIds, deadline: float) -> Vectors:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the request outlived its time limit; send less, or retry")
@@ -110,6 +151,15 @@ class TextEmbedder:
             return await self._triton.client.infer(model.served, model.version, rows, timeout=remaining)
         except TritonTimeout as error:
             raise DeadlineExceeded("the request outlived its time limit; send less, or retry") from error
+
+
+class _Asked(NamedTuple):
+    """What one request wants; deadline: of `time.monotonic`."""
+
+    texts: Texts
+    options: TextOptions
+    field: str
+    deadline: float
 
 
 def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
@@ -124,13 +174,7 @@ def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
     ]
 
 
-def unit_length(vectors: Embeddings) -> Embeddings:
-    """Rows scaled to unit length; a row of zeros stays as it is. Float32 [n, D] in and out."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-
-
-async def gather(coroutines: Iterable[Coroutine[None, None, Embeddings]]) -> list[Embeddings]:
+async def gather(coroutines: Iterable[Coroutine[None, None, Vectors]]) -> list[Vectors]:
     """Run all at once; the first failure is raised as it was, when all have ended.
 
     The others are not cancelled: Triton can crash when a call is cancelled under it.

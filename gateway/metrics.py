@@ -52,7 +52,7 @@ IN_FLIGHT = Gauge(
 )
 TEXTS = Counter("embedding_texts_total", "Texts embedded.", ["model"])
 IMAGES = Counter("embedding_images_total", "Images embedded.", ["model"])
-TOKENS = Counter("embedding_tokens_total", "Tokens sent to Triton, special ones included.", ["model"])
+TOKENS = Counter("embedding_tokens_total", "Tokens of all texts sent to Triton.", ["model"])
 
 
 def count_request(route: str, status: int, seconds: float) -> None:

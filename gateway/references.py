@@ -4,6 +4,7 @@ A model of sentence-transformers is one model in Triton; a CLIP model is two, it
 unloaded and deleted as one.
 """
 
+import functools
 from dataclasses import dataclass
 
 from triton_models.manifest import Manifest
@@ -24,6 +25,7 @@ class Reference:
     pretrained: str | None = None
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)
     def named(cls, model_name: str, pretrained: str | None) -> "Reference":
         """From the fields of a body: `hf-hub:` says CLIP without `pretrained`.
 
@@ -38,7 +40,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """From one entry of LOAD_MODELS: `NAME`, `NAME:PRETRAINED` for CLIP, or `hf-hub:OWNER/NAME`.
+        """From one word: `NAME`, `NAME:PRETRAINED` for CLIP, or `hf-hub:OWNER/NAME`.
 
         Raises:
             InvalidModelName: no model can have this name.
@@ -75,6 +77,11 @@ class Reference:
             return (served_name(self.model_name),)
         names = clip_served_names(self.model_name, self.pretrained)
         return (names.text, names.image)
+
+    @property
+    def id(self) -> str:
+        """Its name in one word, as `parse` reads it."""
+        return f"{self.model_name}:{self.pretrained}" if self.pretrained else self.model_name
 
     def __str__(self) -> str:
         return f"{self.model_name} ({self.pretrained})" if self.pretrained else self.model_name

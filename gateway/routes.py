@@ -6,62 +6,82 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from gateway import hot, schemas
+from gateway import hot, openapi, schemas
+from gateway.dialects import original, original_schemas
+from gateway.embedding_schemas import (
+    EmbeddingResponse,
+    InferImageRequest,
+    InferRequest,
+    InferResponse,
+    InferTextRequest,
+)
 from gateway.errors import GatewayError, error_body, from_triton
 from gateway.jobs import LoadJob
+from gateway.openapi import responses
 from gateway.references import Reference
-from gateway.services import Services
+from gateway.routing import json, json_body, services, written
 from triton_models.errors import TritonError
 
 NDJSON = "application/x-ndjson"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
-router = APIRouter(responses={"4XX": {"model": schemas.ErrorDetail}, "5XX": {"model": schemas.ErrorDetail}})
+router = APIRouter()
 
-
-def json_body(schema: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI's entry for a body that the route reads itself, without FastAPI's second model layer."""
-    content = {"schema": schema.model_json_schema(ref_template="#/components/schemas/{model}")}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
-
-
-@router.post("/infer", response_model=schemas.InferResponse, openapi_extra=json_body(schemas.InferRequest))
-async def infer(request: Request) -> Response:
-    """Embed texts, images or both."""
-    start = time.perf_counter()
-    async with services(request).bodies.parsed(request, schemas.InferRequest) as body:
-        return written(await hot.infer(services(request), body, start))
+INFER = responses(
+    401, 404, 409, 413, 422, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
+)
+LOAD = responses(401, 404, 409, 413, 422, 503, 504, 507, content=openapi.NDJSON_ANSWER)
+CHANGE = responses(401, 404, 409, 413, 422, 503, 504)
+LOOK = responses(401, 503, 504)
+METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)
 
 
 @router.post(
-    "/infer_text", response_model=schemas.EmbeddingResponse, openapi_extra=json_body(schemas.InferTextRequest)
+    "/infer",
+    response_model=InferResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferRequest, openapi.BOTH_EXAMPLES),
+)
+async def infer(request: Request) -> Response:
+    """Embed texts, images or both."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, InferRequest) as body:
+        return written(await hot.infer(services(request), body, start, hot.accepted(request.scope)))
+
+
+@router.post(
+    "/infer_text",
+    response_model=EmbeddingResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferTextRequest, openapi.TEXT_EXAMPLES),
 )
 async def infer_text(request: Request) -> Response:
     """Embed texts, one modality."""
     start = time.perf_counter()
-    body = schemas.parse(schemas.InferTextRequest, await request.body())
-    return written(await hot.infer_text(services(request), body, start))
+    body = schemas.parse(InferTextRequest, await request.body())
+    return written(await hot.infer_text(services(request), body, start, hot.accepted(request.scope)))
 
 
 @router.post(
     "/infer_image",
-    response_model=schemas.EmbeddingResponse,
-    openapi_extra=json_body(schemas.InferImageRequest),
+    response_model=EmbeddingResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferImageRequest, openapi.IMAGE_EXAMPLES),
 )
 async def infer_image(request: Request) -> Response:
     """Embed images, one modality."""
     start = time.perf_counter()
-    async with services(request).bodies.parsed(request, schemas.InferImageRequest) as body:
-        return written(await hot.infer_image(services(request), body, start))
+    async with services(request).bodies.parsed(request, InferImageRequest) as body:
+        return written(await hot.infer_image(services(request), body, start, hot.accepted(request.scope)))
 
 
 @router.post(
     "/load_sentence_transformer_model",
     response_model=schemas.Message,
-    openapi_extra=json_body(schemas.LoadSentenceTransformer),
+    responses=LOAD,
+    openapi_extra=json_body(schemas.LoadSentenceTransformer, openapi.LOAD_EXAMPLES),
 )
 async def load_sentence_transformer_model(request: Request) -> Response:
     """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
@@ -70,7 +90,12 @@ async def load_sentence_transformer_model(request: Request) -> Response:
     return await load_answer(request, job)
 
 
-@router.post("/load_clip_model", response_model=schemas.Message, openapi_extra=json_body(schemas.LoadClip))
+@router.post(
+    "/load_clip_model",
+    response_model=schemas.Message,
+    responses=LOAD,
+    openapi_extra=json_body(schemas.LoadClip, openapi.LOAD_CLIP_EXAMPLES),
+)
 async def load_clip_model(request: Request) -> Response:
     """Convert where need be, load, check both towers; one line a step for `Accept: application/x-ndjson`."""
     body = schemas.parse(schemas.LoadClip, await request.body())
@@ -96,37 +121,52 @@ async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
     yield orjson.dumps(last, option=orjson.OPT_APPEND_NEWLINE)
 
 
-@router.post("/unload_model", openapi_extra=json_body(schemas.ModelReference))
+@router.post(
+    "/unload_model",
+    responses=CHANGE,
+    openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
+)
 async def unload_model(request: Request) -> schemas.Message:
     """Take a model out of Triton; its files stay."""
-    body = schemas.parse(schemas.ModelReference, await request.body())
-    return schemas.Message(message=await services(request).lifecycle.unload(body.reference()))
+    reference = await original.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.unload(reference))
 
 
-@router.post("/delete_model", openapi_extra=json_body(schemas.ModelReference))
+@router.delete(
+    "/delete_model",
+    responses=CHANGE,
+    openapi_extra=json_body(original_schemas.Named),
+)
+@router.post(
+    "/delete_model",
+    responses=CHANGE,
+    openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
+)
 async def delete_model(request: Request) -> schemas.Message:
     """Unload a model and remove its files."""
-    body = schemas.parse(schemas.ModelReference, await request.body())
-    return schemas.Message(message=await services(request).lifecycle.delete(body.reference()))
+    reference = await original.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.delete(reference))
 
 
-@router.get("/loaded_models")
-async def loaded_models(request: Request) -> schemas.LoadedModels:
-    """Served names of the models that are ready."""
+@router.get("/loaded_models", responses=LOOK)
+async def loaded_models(request: Request) -> schemas.LoadedModels | original_schemas.LoadedModelObjects:
+    """Served names of the models that are ready; objects for ingrain's client."""
+    if original.asks(request):
+        return await original.loaded_models(request)
     return schemas.LoadedModels(models=await services(request).status.loaded_models())
 
 
-@router.get("/repository_models")
+@router.get("/repository_models", responses=LOOK)
 async def repository_models(request: Request) -> schemas.RepositoryModels:
     """Every model of the repository with its state."""
     return schemas.RepositoryModels(models=await services(request).status.repository_models())
 
 
-@router.get("/health")
+@router.get("/health", responses=responses(503))
 async def health(request: Request) -> dict[str, str]:
     """200 when an inference could be served now."""
     await services(request).status.check_health()
-    return {"status": "ok"}
+    return {"message": "ok"} if original.asks(request) else {"status": "ok"}
 
 
 @router.get("/health/live")
@@ -135,26 +175,12 @@ async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_model=schemas.Metrics, responses=METRICS)
 async def metrics(request: Request) -> Response:
     """Triton's statistics as JSON; Prometheus' text where `Accept` asks for it."""
     accept = request.headers.get("accept", "")
     if "text/plain" in accept or "application/openmetrics-text" in accept:
         return Response(await services(request).status.prometheus(), media_type=PROMETHEUS)
+    if original.asks(request):
+        return json(await original.metrics(request))
     return json({"model_stats": await services(request).status.statistics()})
-
-
-def services(request: Request) -> Services:
-    """What the application was built of."""
-    found: Services = request.app.state.services
-    return found
-
-
-def json(content: dict[str, Any]) -> Response:
-    """A JSON answer."""
-    return written(orjson.dumps(content))
-
-
-def written(content: bytes) -> Response:
-    """An answer of JSON that is already written."""
-    return Response(content, media_type="application/json")

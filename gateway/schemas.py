@@ -1,4 +1,4 @@
-"""The bodies of requests and answers: types, limits that need no server, examples."""
+"""The bodies of requests and answers, but those of the embedding routes; how a body is read."""
 
 import json
 from typing import Annotated, Any, Self, TypeVar
@@ -12,7 +12,12 @@ from triton_models.names import HUB_PREFIX, validate_model_name
 
 MODEL_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
 CLIP_EXAMPLE = "ViT-B-32"
-IMAGE_EXAMPLE = "https://upload.wikimedia.org/wikipedia/commons/a/a9/Example.jpg"
+PRETRAINED_EXAMPLE = "laion2b_s34b_b79k"
+IMAGE_EXAMPLE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAKUlEQVR42g3HMQEAAAzC"
+    "MCQiqVIqEQlbviShwbCQlBbL+pGKMj+jw7Fx8cMXAX1krH0AAAAASUVORK5CYII="
+)
+"""A picture of 4 by 4 pixels, so that the examples need no other host."""
 
 
 def _model_name(value: str) -> str:
@@ -25,34 +30,28 @@ def _any_model_name(value: str) -> str:
     return value
 
 
-def _not_empty(value: str | list[str] | None) -> str | list[str] | None:
-    if value == []:
-        raise ValueError("an empty list; send at least one input")
-    return value
-
-
-ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=[MODEL_EXAMPLE])]
-AnyModelName = Annotated[str, AfterValidator(_any_model_name), Field(examples=[MODEL_EXAMPLE, CLIP_EXAMPLE])]
-Pretrained = Annotated[
+_NAME = "As the Hub or a directory of MODEL_SOURCES names it"
+ModelName = Annotated[
+    str, AfterValidator(_model_name), Field(description=f"{_NAME}.", examples=[MODEL_EXAMPLE])
+]
+AnyModelName = Annotated[
     str,
+    AfterValidator(_any_model_name),
     Field(
-        examples=["laion2b_s34b_b79k"],
-        description="Of a CLIP model: a tag of open_clip or a checkpoint file's name; none for `hf-hub:`.",
+        description=f"{_NAME}; of a CLIP model its architecture, or `hf-hub:OWNER/NAME`.",
+        examples=[MODEL_EXAMPLE, CLIP_EXAMPLE],
     ),
 ]
-Inputs = Annotated[
-    str | list[str] | None,
-    AfterValidator(_not_empty),
-    Field(examples=[["a diver", "a dog"]]),
-]
 
 
-class _Body(BaseModel):
+class RequestBody(BaseModel):
+    """Base of all of them."""
+
     # `model_name` is the contract's word; pydantic reserves the prefix for itself by default.
     model_config = ConfigDict(protected_namespaces=())
 
 
-class _TuningFields(_Body):
+class _TuningFields(RequestBody):
     """How Triton runs a model; what is not given stays as it is, at first as measured to be best."""
 
     max_batch_size: int | None = Field(
@@ -84,11 +83,15 @@ class LoadSentenceTransformer(_TuningFields):
     )
 
 
-class ModelReference(_Body):
+class ModelReference(RequestBody):
     """Body of `POST /unload_model` and `POST /delete_model`."""
 
     model_name: AnyModelName
-    pretrained: Pretrained | None = None
+    pretrained: str | None = Field(
+        None,
+        description="Of a CLIP model: a tag of open_clip or a checkpoint file's name; none for `hf-hub:`.",
+        examples=[PRETRAINED_EXAMPLE],
+    )
 
     @model_validator(mode="after")
     def _can_be_a_model(self) -> Self:
@@ -108,40 +111,6 @@ class LoadClip(ModelReference, _TuningFields):
         if not self.reference().is_clip:
             raise ValueError(f"pretrained: needed, unless model_name begins with {HUB_PREFIX}")
         return self
-
-
-class InferRequest(ModelReference):
-    """Body of `POST /infer`: texts, images or both."""
-
-    text: Inputs = None
-    image: Annotated[Inputs, Field(examples=[[IMAGE_EXAMPLE]])] = None
-    normalize: bool = Field(
-        False, description="Scale every vector to unit length; false: as the model gives it."
-    )
-
-    @model_validator(mode="after")
-    def _some_input(self) -> Self:
-        if self.text is None and self.image is None:
-            raise ValueError("give text, image or both")
-        return self
-
-
-class InferTextRequest(ModelReference):
-    """Body of `POST /infer_text`."""
-
-    text: Annotated[str | list[str], AfterValidator(_not_empty), Field(examples=[["a diver", "a dog"]])]
-    normalize: bool = Field(
-        False, description="Scale every vector to unit length; false: as the model gives it."
-    )
-
-
-class InferImageRequest(ModelReference):
-    """Body of `POST /infer_image`."""
-
-    image: Annotated[str | list[str], AfterValidator(_not_empty), Field(examples=[[IMAGE_EXAMPLE]])]
-    normalize: bool = Field(
-        False, description="Scale every vector to unit length; false: as the model gives it."
-    )
 
 
 class Message(BaseModel):
@@ -177,19 +146,10 @@ class RepositoryModels(BaseModel):
     models: list[RepositoryModel]
 
 
-class InferResponse(BaseModel):
-    """Answer of `POST /infer`."""
+class Metrics(BaseModel):
+    """Answer of `GET /metrics`: Triton's own statistics of each model."""
 
-    text_embeddings: list[list[float]] | None
-    image_embeddings: list[list[float]] | None
-    processingTimeMs: float  # noqa: N815 - the contract's spelling
-
-
-class EmbeddingResponse(BaseModel):
-    """Answer of `POST /infer_text`."""
-
-    embedding: list[list[float]]
-    processingTimeMs: float  # noqa: N815 - the contract's spelling
+    model_stats: list[dict[str, Any]]
 
 
 class ErrorDetail(BaseModel):
@@ -217,14 +177,16 @@ def _surrogate(body: bytes) -> str | None:
     """Where the lone surrogate is that made the JSON unreadable, or None if that was not the fault."""
     try:
         fields: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):
         return None
     for name, value in fields.items():
-        for index, text in enumerate(value if isinstance(value, list) else [value]):
+        texts = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, text in texts:
             if isinstance(text, str) and not _is_unicode(text):
-                return f"{name}.{index}: a lone surrogate is not Unicode text"
+                place = name if index is None else f"{name}.{index}"
+                return f"{place}: a lone surrogate is not Unicode text"
     return None
 
 

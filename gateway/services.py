@@ -37,6 +37,7 @@ class Services:
     """The parts that routes call."""
 
     bodies: Bodies
+    catalog: Catalog
     embedder: TextEmbedder
     image_embedder: ImageEmbedder
     lifecycle: Lifecycle
@@ -69,7 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         bodies = Bodies(settings.max_body_bytes, timeout)
         restoring = asyncio.create_task(restorer.run())
         try:
-            yield Services(bodies, embedder, images, lifecycle, jobs, status)
+            yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status)
         finally:
             restoring.cancel()
             with suppress(asyncio.CancelledError):

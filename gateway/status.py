@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from filelock import FileLock, Timeout
@@ -26,6 +27,13 @@ METRICS_TIMEOUT = 2.0
 """Seconds to wait for Triton's own metrics."""
 
 
+class LoadedModel(NamedTuple):
+    """A model that may be asked; converted: when, in seconds since 1970."""
+
+    reference: Reference
+    converted: int
+
+
 class Status:
     """Answers the operators' questions; changes nothing."""
 
@@ -44,6 +52,19 @@ class Status:
         """Served names of the models that are ready in Triton and verified, sorted."""
         ready = {model.name for model in await self._triton.client.index() if model.state == "READY"}
         return await asyncio.to_thread(self._whole, ready)
+
+    async def loaded(self) -> list[LoadedModel]:
+        """The models behind these names; the two towers of a CLIP model are one."""
+        return await asyncio.to_thread(self._loaded, await self.loaded_models())
+
+    def _loaded(self, served_names: list[str]) -> list[LoadedModel]:
+        found = {}
+        for served in served_names:
+            with suppress(RepositoryError, ManifestError):
+                reference = Reference.of(self._repository.manifest(served))
+                converted = int(self._repository.version_dir(served).stat().st_mtime)
+                found[reference] = LoadedModel(reference, converted)
+        return sorted(found.values(), key=lambda model: model.reference.id)
 
     def _whole(self, ready: set[str]) -> list[str]:
         """Those of `ready` that may be asked: verified, and a tower only beside its other half."""

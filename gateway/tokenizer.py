@@ -1,15 +1,19 @@
 """Texts to token ids, exactly as the reference tokenises, with the `tokenizers` library alone.
 
-Knows nothing about Triton or HTTP.
+Knows nothing about Triton.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 from tokenizers import Tokenizer as TokenizerFile
 
+from gateway.errors import InvalidInput, TextTooLong
+from gateway.text_options import DEFAULT, TextOptions
 from triton_models.cleaning import CLEANINGS
 from triton_models.manifest import Manifest
 from triton_models.tokens import mark_not_pooled
@@ -17,8 +21,28 @@ from triton_models.tokens import mark_not_pooled
 TokenIds = NDArray[np.int64]
 
 
+class Tokenized(NamedTuple):
+    """Texts as the model gets them.
+
+    rows: int64 [length] each, special tokens included. tokens: how many in all, without filling.
+    """
+
+    rows: list[TokenIds]
+    tokens: int
+
+
+class Token(NamedTuple):
+    """One token of a text; start and stop are in characters of the text, None for what is not of the text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
 class TextTokenizer:
-    """The saved tokenizer of one model, with its default prompt."""
+    """The saved tokenizer of one model, with its prompts."""
 
     def __init__(self, version_dir: Path, manifest: Manifest) -> None:
         self._file = TokenizerFile.from_file(str(version_dir / "tokenizer.json"))
@@ -28,23 +52,101 @@ class TextTokenizer:
         self._clean = None if manifest.text_cleaning is None else CLEANINGS[manifest.text_cleaning]
         self._fixed_length = manifest.fixed_length
         self._pad_id = manifest.pad_id
-        self._prompt = manifest.prompts.get(manifest.default_prompt_name or "", "")
-        self._not_pooled = 0 if manifest.include_prompt else self._prompt_length(self._prompt)
+        self._vocab_size = manifest.vocab_size
+        self._prompts, self._default_prompt_name = manifest.prompts, manifest.default_prompt_name
+        self._prompt = DEFAULT.resolve_prompt(self._prompts, self._default_prompt_name)
+        self._not_pooled = self._prompt_length(self._prompt)
+        truncation = self._file.truncation
+        self._limit = None if truncation is None else int(truncation["max_length"])
+        self._direction = "right" if truncation is None else truncation["direction"]
+        self._before, self._after = self._special_around()
 
-    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text: int64 [length], special tokens included, truncated as the reference does.
+    @property
+    def limit(self) -> int | None:
+        """Tokens that the model takes of one text, special ones included; None for any number."""
+        return self._limit
+
+    def encode(self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text") -> Tokenized:
+        """Ids of each text, as the reference makes and truncates them.
 
         Tokens of a prompt that pooling leaves out carry the NOT_POOLED flag. Rows of a model of fixed length
-        are filled up to it.
+        are filled up to it. field: where the texts are in the caller's body, for messages.
+
+        Raises:
+            InvalidInput: there is no such prompt, or a text is too long and not to be truncated.
         """
-        prompted = [self._prompt + text for text in texts] if self._prompt else list(texts)
-        if self._clean is not None:
-            prompted = [self._clean(text) for text in prompted]
-        encodings = self._file.encode_batch_fast(prompted, add_special_tokens=self._add_special_tokens)
+        if options is DEFAULT:
+            prompt, not_pooled = self._prompt, self._not_pooled
+        else:
+            prompt = options.resolve_prompt(self._prompts, self._default_prompt_name)
+            not_pooled = self._prompt_length(prompt)
+        encodings = self._file.encode_batch_fast(
+            self._prepared(texts, prompt), add_special_tokens=self._add_special_tokens
+        )
+        if options.truncate and options.truncation_direction in (None, self._direction):
+            kept: list[Sequence[int]] = [encoding.ids for encoding in encodings]
+        else:
+            kept = [
+                self._kept(encoding, options, f"{field}.{index}") for index, encoding in enumerate(encodings)
+            ]
+        return self._tokenized(kept, not_pooled)
+
+    def encode_ids(
+        self, rows: Sequence[Sequence[int]], options: TextOptions = DEFAULT, field: str = "text"
+    ) -> Tokenized:
+        """The same for texts that the caller has tokenised; special tokens are put around where they lack.
+
+        Raises:
+            InvalidInput: an id is not of the vocabulary, a text is too long and not to be truncated, or there
+                is a prompt, which can only be put before text.
+        """
+        if rows and options.resolve_prompt(self._prompts, self._default_prompt_name):
+            raise InvalidInput(
+                f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
+            )
+        return self._tokenized(
+            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows)], 0
+        )
+
+    def tokens(self, text: str, *, add_special_tokens: bool = True, prompt: str = "") -> list[Token]:
+        """Every token of the text, none truncated; a text of CLIP as it is after its cleaning."""
+        (prepared,) = self._prepared([text], prompt)
+        special = add_special_tokens and self._add_special_tokens
+        (whole,) = self._file.encode_batch([prepared], add_special_tokens=special)
+        parts = self._parts(whole)
+        before, after = (len(self._before), len(self._after)) if special else (0, 0)
+        found: list[Token] = []
+        for number, part in enumerate(parts):
+            first = 0 if number == 0 else before
+            last = len(part.ids) if number == len(parts) - 1 else len(part.ids) - after
+            for place in range(first, last):
+                start, stop = part.offsets[place]
+                of_text = not part.special_tokens_mask[place]
+                shown = prepared[start:stop] if of_text else part.tokens[place]
+                where = (start, stop) if of_text else (None, None)
+                found.append(Token(part.ids[place], shown, not of_text, *where))
+        return found
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True, field: str = "ids") -> str:
+        """The text of token ids.
+
+        Raises:
+            InvalidInput: an id is not of the vocabulary.
+        """
+        self._check_vocabulary(ids, field)
+        return self._file.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def _prepared(self, texts: Sequence[str], prompt: str) -> list[str]:
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        return prompted if self._clean is None else [self._clean(text) for text in prompted]
+
+    def _tokenized(self, kept: Sequence[Sequence[int]], not_pooled: int) -> Tokenized:
         if self._fixed_length is not None:
-            return [self._filled(encoding.ids) for encoding in encodings]
-        rows = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        return [mark_not_pooled(row, self._not_pooled) for row in rows] if self._not_pooled else rows
+            return Tokenized([self._filled(ids) for ids in kept], sum(map(len, kept)))
+        rows = [np.array(ids, dtype=np.int64) for ids in kept]
+        if not_pooled:
+            rows = [mark_not_pooled(row, not_pooled) for row in rows]
+        return Tokenized(rows, sum(map(len, kept)))
 
     def _filled(self, ids: Sequence[int]) -> TokenIds:
         """The ids with padding up to the fixed length, for towers that see their padding."""
@@ -52,12 +154,67 @@ class TextTokenizer:
         row[: len(ids)] = ids
         return row
 
+    def _kept(self, encoding: Encoding, options: TextOptions, where: str) -> Sequence[int]:
+        """The ids that are left of a text, by other rules than those of the file."""
+        if not encoding.overflowing:
+            return encoding.ids
+        return self._cut(
+            [id_ for part in self._parts(encoding) for id_ in self._content(part.ids)], options, where
+        )
+
+    def _around(self, ids: Sequence[int], options: TextOptions, where: str) -> Sequence[int]:
+        """The caller's ids with the special tokens around them, truncated."""
+        self._check_vocabulary(ids, where)
+        return self._cut(self._content(ids), options, where)
+
+    def _cut(self, content: Sequence[int], options: TextOptions, where: str) -> list[int]:
+        """The content as far as the model takes it, with the special tokens around it."""
+        length = len(self._before) + len(content) + len(self._after)
+        if self._limit is not None and length > self._limit:
+            if not options.truncate:
+                raise TextTooLong(
+                    f"{where}: {length} tokens, the model takes {self._limit}; shorten it or set truncate"
+                )
+            most = self._limit - len(self._before) - len(self._after)
+            from_left = (options.truncation_direction or self._direction) == "left"
+            content = content[len(content) - most :] if from_left else content[:most]
+        return [*self._before, *content, *self._after]
+
+    def _content(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids without the special tokens around them, where these are there."""
+        before, after = len(self._before), len(self._after)
+        if tuple(ids[:before]) != self._before or (after and tuple(ids[-after:]) != self._after):
+            return ids
+        return ids[before : len(ids) - after] if len(ids) >= before + after else ids
+
+    def _parts(self, encoding: Encoding) -> list[Encoding]:
+        """What truncation made of a text, in the order of the text; each part has its special tokens."""
+        parts = [encoding, *encoding.overflowing]
+        return parts if self._direction == "right" else parts[::-1]
+
+    def _check_vocabulary(self, ids: Sequence[int], where: str) -> None:
+        if not ids or (min(ids) >= 0 and max(ids) < self._vocab_size):
+            return
+        place = next(place for place, id_ in enumerate(ids) if not 0 <= id_ < self._vocab_size)
+        raise InvalidInput(
+            f"{where}.{place}: {ids[place]} is no token of the model; its ids are 0 to {self._vocab_size - 1}"
+        )
+
+    def _special_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the file puts before and after every text."""
+        if not self._add_special_tokens:
+            return (), ()
+        probe = self._file.encode("a")
+        content = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
+        first, last = (content[0], content[-1] + 1) if content else (len(probe.ids), len(probe.ids))
+        return tuple(probe.ids[:first]), tuple(probe.ids[last:])
+
     def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt alone, without a trailing special one.
+        """Tokens of the prompt that pooling leaves out: those of it alone, without a trailing special one.
 
         Source: sentence-transformers, `Transformer._get_prompt_length`.
         """
-        if not prompt:
+        if not prompt or self._include_prompt:
             return 0
         ids = self._file.encode(prompt, add_special_tokens=self._add_special_tokens).ids
         return len(ids) - 1 if ids and ids[-1] in self._special_ids else len(ids)

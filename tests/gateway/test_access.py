@@ -5,6 +5,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from openai import AuthenticationError, OpenAI
 
 from tests.conftest import Server
 
@@ -46,3 +49,21 @@ def test_a_key_is_asked_for(guarded: Server, header: str | None, status: int) ->
 
 def test_health_needs_no_key(guarded: Server) -> None:
     assert httpx.get(f"{guarded.url}/health", trust_env=False).status_code == 200
+
+
+def test_each_api_has_its_own_words_for_a_missing_key(guarded: Server) -> None:
+    asked = {"/v1/models": "error", "/tei/a/info": "error_type", "/weaviate/a/meta": "error"}
+    for path, field in asked.items():
+        answer = httpx.get(guarded.url + path, trust_env=False)
+        assert answer.status_code == 401
+        assert "Bearer KEY" in str(answer.json()[field] if field == "error" else answer.json()["error"])
+        assert field in answer.json()
+    with OpenAI(base_url=f"{guarded.url}/v1", api_key="wrong") as client:
+        with pytest.raises(AuthenticationError) as refused:
+            client.models.list()
+        assert refused.value.code == "invalid_api_key"
+    with OpenAI(base_url=f"{guarded.url}/v1", api_key="first") as client:
+        assert list(client.models.list()) == []
+    token = InferenceClient(f"{guarded.url}/tei/a", token="second")
+    with pytest.raises(HfHubHTTPError, match="is not loaded"):
+        token.feature_extraction("a")

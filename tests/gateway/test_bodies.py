@@ -8,8 +8,9 @@ import pytest
 
 from gateway.bodies import parse_large
 from gateway.budget import Budget
+from gateway.embedding_schemas import InferRequest
 from gateway.errors import InvalidInput
-from gateway.schemas import InferRequest, parse
+from gateway.schemas import parse
 
 LONG = "A1" * 50_000
 TRICKY = [
@@ -41,9 +42,10 @@ def test_strings_come_back_as_they_were(seed: int) -> None:
     assert (read.text, read.image) == (texts, images)
 
 
-def test_a_long_name_is_no_name() -> None:
-    read = parse_large(InferRequest, bytearray(body(text="a", model_name=LONG)))
-    assert len(read.model_name) < 100
+@pytest.mark.parametrize("field", ["model_name", "prompt", "prompt_name"])
+def test_only_inputs_may_be_long(field: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^{field}: {len(LONG)} characters are too many$"):
+        parse_large(InferRequest, bytearray(body(**{"text": "a", field: LONG})))
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,11 @@ BAD_BODIES = {
     "null in the list": (b'{"model_name": "m", "text": [null]}', "text.0: "),
     "an object": (b'{"model_name": "m", "text": {"a": 1}}', "text: "),
     "lone surrogate": (b'{"model_name": "m", "text": ["a", "\\ud800"]}', "text.1: "),
+    "a lone surrogate beside the texts": (
+        b'{"model_name": "m", "text": "a", "prompt": "\\ud800"}',
+        "prompt: ",
+    ),
+    "nested without end": (b'{"model_name": ' * 100_000, "Invalid JSON"),
     "normalize is no truth value": (
         b'{"model_name": "m", "text": "a", "normalize": "perhaps"}',
         "normalize: ",

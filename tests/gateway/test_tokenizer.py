@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from gateway.inference import group, unit_length
-from gateway.tokenizer import TextTokenizer
+from gateway.errors import InvalidInput
+from gateway.forms import unit_length
+from gateway.inference import group
+from gateway.text_options import Direction, TextOptions
+from gateway.tokenizer import TextTokenizer, Token
 from triton_models.manifest import Manifest, Source
 from triton_models.tokens import NOT_POOLED, token_ids
 
@@ -44,36 +47,117 @@ def manifest(**changes: object) -> Manifest:
 
 
 def test_ids_are_the_tokenizers_truncated(version_dir: Path) -> None:
-    rows = TextTokenizer(version_dir, manifest()).encode(["a dog", "", "dog " * 10])
+    rows, tokens = TextTokenizer(version_dir, manifest()).encode(["a dog", "", "dog " * 10])
+    assert tokens == 12
     assert [row.tolist() for row in rows] == [[0, 5, 6, 1], [0, 1], [0, 6, 6, 6, 6, 1]]
     assert all(row.dtype == np.int64 for row in rows)
 
 
 def test_a_clip_models_text_is_cleaned_first(version_dir: Path) -> None:
     cleaned = manifest(text_cleaning="lower")
-    assert TextTokenizer(version_dir, cleaned).encode(["  A &amp;amp;\n DOG"])[0].tolist() == [0, 5, 2, 6, 1]
+    assert TextTokenizer(version_dir, cleaned).encode(["  A &amp;amp;\n DOG"]).rows[0].tolist() == [
+        0,
+        5,
+        2,
+        6,
+        1,
+    ]
     bare = manifest(text_cleaning="canonicalize")
-    assert TextTokenizer(version_dir, bare).encode(["A, (dog)!"])[0].tolist() == [0, 5, 6, 1]
+    assert TextTokenizer(version_dir, bare).encode(["A, (dog)!"]).rows[0].tolist() == [0, 5, 6, 1]
 
 
 def test_a_tower_that_sees_its_padding_gets_it(version_dir: Path) -> None:
     fixed = manifest(fixed_length=6, pad_id=2)
-    rows = TextTokenizer(version_dir, fixed).encode(["a dog", "dog " * 10])
+    rows, tokens = TextTokenizer(version_dir, fixed).encode(["a dog", "dog " * 10])
+    assert tokens == 10
     assert [row.tolist() for row in rows] == [[0, 5, 6, 1, 2, 2], [0, 6, 6, 6, 6, 1]]
     assert all(row.dtype == np.int64 for row in rows)
 
 
 def test_the_default_prompt_is_put_before_each_text(version_dir: Path) -> None:
     prompted = manifest(prompts={"query": "query: "}, default_prompt_name="query")
-    assert TextTokenizer(version_dir, prompted).encode(["a"])[0].tolist() == [0, 3, 4, 5, 1]
+    assert TextTokenizer(version_dir, prompted).encode(["a"]).rows[0].tolist() == [0, 3, 4, 5, 1]
 
 
 def test_a_prompt_left_out_of_pooling_is_marked(version_dir: Path) -> None:
     prompted = manifest(prompts={"query": "query: "}, default_prompt_name="query", include_prompt=False)
-    row = TextTokenizer(version_dir, prompted).encode(["a dog"])[0]
+    row = TextTokenizer(version_dir, prompted).encode(["a dog"]).rows[0]
     assert token_ids(row).tolist() == [0, 3, 4, 5, 6, 1]
     # [CLS] query : are the prompt as the reference counts it; its trailing [SEP] is not.
     assert [bool(element & NOT_POOLED) for element in row.tolist()] == [True] * 3 + [False] * 3
+
+
+WHOLE = TextOptions(truncate=False)
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+def test_either_end_is_cut_whatever_the_file_does(version_dir: Path, direction: Direction) -> None:
+    saved = Tokenizer.from_file(str(version_dir / "tokenizer.json"))
+    saved.enable_truncation(6, direction=direction)
+    saved.save(str(version_dir / "tokenizer.json"))
+    tokenizer = TextTokenizer(version_dir, manifest())
+    text, ids = ["query : a dog a dog dog : query"], [[3, 4, 5, 6, 5, 6, 6, 4, 3]]
+    ends: dict[Direction, list[int]] = {"right": [0, 3, 4, 5, 6, 1], "left": [0, 6, 6, 4, 3, 1]}
+    for end, kept in ends.items():
+        options = TextOptions(truncation_direction=end)
+        assert tokenizer.encode(text, options).rows[0].tolist() == kept
+        assert tokenizer.encode_ids(ids, options).rows[0].tolist() == kept
+    assert tokenizer.encode(text).rows[0].tolist() == ends[direction]
+    assert tokenizer.encode_ids(ids).rows[0].tolist() == ends[direction]
+
+
+def test_a_long_text_is_refused_where_it_is_not_to_be_cut(version_dir: Path) -> None:
+    tokenizer = TextTokenizer(version_dir, manifest())
+    assert tokenizer.encode(["a dog a dog"], WHOLE).rows[0].tolist() == [0, 5, 6, 5, 6, 1]
+    with pytest.raises(InvalidInput, match=r"^input\.1: 7 tokens, the model takes 6; "):
+        tokenizer.encode(["a", "a dog a dog a"], WHOLE, "input")
+    with pytest.raises(InvalidInput, match=r"^text\.0: 22 tokens, the model takes 6; "):
+        tokenizer.encode_ids([[5] * 20], WHOLE)
+
+
+def test_ids_of_a_caller_are_those_of_its_text(version_dir: Path) -> None:
+    tokenizer = TextTokenizer(version_dir, manifest())
+    for ids in ([5, 6], [0, 5, 6, 1]):
+        assert tokenizer.encode_ids([ids]).rows[0].tolist() == tokenizer.encode(["a dog"]).rows[0].tolist()
+    assert tokenizer.encode_ids([[]]).rows[0].tolist() == tokenizer.encode([""]).rows[0].tolist()
+    bare = TextTokenizer(version_dir, manifest(add_special_tokens=False))
+    assert [row.tolist() for row in bare.encode_ids([[5, 6], []]).rows] == [[5, 6], []]
+
+
+@pytest.mark.parametrize("wrong", [7, -1, 1 << 80])
+def test_an_id_outside_the_vocabulary_is_refused_with_its_place(version_dir: Path, wrong: int) -> None:
+    tokenizer = TextTokenizer(version_dir, manifest())
+    with pytest.raises(InvalidInput, match=rf"^input\.1\.2: {wrong} is no token of the model; .* 0 to 6$"):
+        tokenizer.encode_ids([[5], [5, 6, wrong]], field="input")
+    with pytest.raises(InvalidInput, match=rf"^ids\.0: {wrong} is no token"):
+        tokenizer.decode([wrong])
+
+
+def test_ids_go_with_no_prompt(version_dir: Path) -> None:
+    prompted = manifest(prompts={"query": "query: "}, default_prompt_name="query")
+    tokenizer = TextTokenizer(version_dir, prompted)
+    with pytest.raises(InvalidInput, match=r"^text: a prompt goes before text, not before token ids"):
+        tokenizer.encode_ids([[5, 6]])
+    assert tokenizer.encode_ids([[5, 6]], TextOptions(prompt="")).rows[0].tolist() == [0, 5, 6, 1]
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+def test_tokens_are_all_of_the_text_with_their_places(version_dir: Path, direction: str) -> None:
+    saved = Tokenizer.from_file(str(version_dir / "tokenizer.json"))
+    saved.enable_truncation(6, direction=direction)
+    saved.save(str(version_dir / "tokenizer.json"))
+    tokenizer = TextTokenizer(version_dir, manifest())
+    text = "a dog: a query a dog, a dog"
+    tokens = tokenizer.tokens(text)
+    assert [token.id for token in tokens] == [0, 5, 6, 4, 5, 3, 5, 6, 2, 5, 6, 1]
+    assert tokens[0] == Token(0, "[CLS]", True, None, None)
+    assert tokens[2] == Token(6, "dog", False, 2, 5)
+    assert all(text[token.start : token.stop] == token.text for token in tokens[1:-1])
+    assert tokenizer.tokens(text, add_special_tokens=False) == tokens[1:-1]
+    assert tokenizer.tokens("a", prompt="query: ")[1:3] == [
+        Token(3, "query", False, 0, 5),
+        Token(4, ":", False, 5, 6),
+    ]
 
 
 def test_groups_hold_rows_of_one_length_and_every_row_once() -> None:

@@ -1,0 +1,77 @@
+"""The body of an error, as the API that was asked words it: which one that is, its path tells.
+
+Knows only status, message and code, so that `gateway/errors.py` can use it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Fault(NamedTuple):
+    """What went wrong: HTTP status, one line for the caller, one word for programs."""
+
+    status: int
+    message: str
+    code: str
+
+
+Body = tuple[int, dict[str, Any]]
+"""Status and JSON of an answer."""
+
+_FIELD = re.compile(r"([A-Za-z_]+)(?:\.[\w.]+)?: ")
+_V1 = re.compile(r"(/tei/.+)?/v1(/.*)?")
+
+
+def error_bodies(path: str) -> Callable[[Fault], Body]:
+    """How the API writes an error that this path belongs to."""
+    if "/v1" in path and _V1.fullmatch(path):
+        return openai
+    if path.startswith("/tei/"):
+        return tei
+    if path.startswith("/weaviate/"):
+        return weaviate
+    return native
+
+
+def native(fault: Fault) -> Body:
+    """`{"detail"}`."""
+    return fault.status, {"detail": fault.message}
+
+
+def openai(fault: Fault) -> Body:
+    """OpenAI's; `param` is the field that the message begins with."""
+    field = _FIELD.match(fault.message) if fault.status == 422 else None
+    error = {
+        "message": fault.message,
+        "type": "server_error" if fault.status >= 500 else "invalid_request_error",
+        "param": field[1] if field else None,
+        "code": fault.code,
+    }
+    return fault.status, {"error": error}
+
+
+TEI_STATUS = {
+    "empty_input": (400, "empty"),
+    "text_too_long": (413, "validation"),
+    "too_large": (413, "validation"),
+    "invalid_input": (422, "tokenizer"),
+    "timeout": (424, "backend"),
+    "internal_error": (424, "backend"),
+    "unsupported": (424, "backend"),
+    "unavailable": (503, "unhealthy"),
+}
+"""By our code: TEI's status and its `error_type`. What it has no word for keeps our status."""
+
+
+def tei(fault: Fault) -> Body:
+    """Text Embeddings Inference's."""
+    status, kind = TEI_STATUS.get(
+        fault.code, (fault.status, "overloaded" if fault.status == 429 else "validation")
+    )
+    return status, {"error": fault.message, "error_type": kind}
+
+
+def weaviate(fault: Fault) -> Body:
+    """That of Weaviate's inference containers."""
+    return fault.status, {"error": fault.message}

@@ -1,0 +1,170 @@
+"""The bodies of the embedding routes: types, limits that need no server, examples."""
+
+from operator import gt
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, model_validator
+
+from gateway.answers import PLAIN, EncodingFormat, Form
+from gateway.errors import InvalidInput
+from gateway.forms import EmbeddingDtype
+from gateway.schemas import IMAGE_EXAMPLE, ModelReference, RequestBody
+from gateway.text_options import DEFAULT, Direction, InputType, TextOptions
+
+
+def _not_empty(value: str | list[str]) -> str | list[str]:
+    if value == []:
+        raise ValueError("an empty list; send at least one input")
+    return value
+
+
+_Inputs = Annotated[str | list[str], AfterValidator(_not_empty)]
+_TEXT = Field(description="A text, or a list of them.", examples=[["a diver", "a dog"]])
+_IMAGE = Field(
+    description="An http(s) URL, a data URI or base64, or a list of them.", examples=[[IMAGE_EXAMPLE]]
+)
+Texts = Annotated[_Inputs, _TEXT]
+Images = Annotated[_Inputs, _IMAGE]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _ordered(ranges: list[list[float]]) -> list[list[float]]:
+    least, largest = ranges
+    if len(least) != len(largest) or any(map(gt, least, largest)):
+        raise ValueError("two lists of equal length are needed, the least values and the largest")
+    if any(abs(value) > _LARGEST for row in ranges for value in row):
+        raise ValueError("a value is too large for float32")
+    return ranges
+
+
+Ranges = Annotated[list[list[FiniteFloat]], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+
+
+class _VectorFields(RequestBody):
+    """The form of the vectors of an answer."""
+
+    normalize: bool = Field(
+        False, description="Scale every vector to unit length; false: as the model gives it."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
+    )
+    encoding_format: EncodingFormat = Field(
+        "float", description="Of the vectors in JSON: numbers, or base64 of their little-endian bytes."
+    )
+    embedding_dtype: EmbeddingDtype = Field(
+        "float32",
+        description="Of the numbers; `binary` and `ubinary` are one bit a dimension, 8 to an int8 or uint8.",
+    )
+    ranges: Ranges | None = Field(
+        None,
+        description="Of int8 and uint8: the least and the largest value of each dimension. Unset, they are "
+        "taken from the inputs of this request, two or more, and given back with them.",
+    )
+
+    def form(self) -> Form:
+        """The fields as the writer of answers knows them.
+
+        Raises:
+            InvalidInput: there are ranges that the type of the numbers has no use for.
+        """
+        if self.ranges is not None and self.embedding_dtype not in ("int8", "uint8"):
+            raise InvalidInput("ranges: only for embedding_dtype int8 and uint8")
+        if self.dimensions is None and self.embedding_dtype == "float32" and self.encoding_format == "float":
+            return PLAIN
+        ranges = None if self.ranges is None else np.array(self.ranges, dtype=np.float32)
+        return Form(self.dimensions, self.embedding_dtype, self.encoding_format, ranges)
+
+
+class TextFields(RequestBody):
+    """What is done to texts before they are embedded."""
+
+    prompt_name: str | None = Field(
+        None, description="One of the model's own prompts, put before each text.", examples=["query"]
+    )
+    prompt: str | None = Field(
+        None,
+        max_length=8192,
+        description='Put before each text; goes before `prompt_name`, and `""` before a default prompt.',
+        examples=["query: "],
+    )
+    input_type: InputType | None = Field(
+        None,
+        description="The model's prompt for it, unless one of the two above is given: `query`, or the first "
+        "that it has of `document`, `passage` and `corpus`.",
+    )
+    truncate: bool = Field(
+        True, description="Shorten a text longer than the model takes; false: refuse it with 422."
+    )
+    truncation_direction: Direction | None = Field(
+        None, description="The end that is shortened; unset: as the model does it, nearly always `right`."
+    )
+
+    def text_options(self) -> TextOptions:
+        """The fields as the tokenizer knows them."""
+        if (
+            self.truncate
+            and self.prompt is None
+            and self.prompt_name is None
+            and self.input_type is None
+            and self.truncation_direction is None
+        ):
+            return DEFAULT
+        return TextOptions(
+            self.prompt_name, self.prompt, self.input_type, self.truncate, self.truncation_direction
+        )
+
+
+class InferRequest(ModelReference, _VectorFields, TextFields):
+    """Body of `POST /infer`: texts, images or both."""
+
+    text: Annotated[_Inputs | None, _TEXT] = None
+    image: Annotated[_Inputs | None, _IMAGE] = None
+
+    @model_validator(mode="after")
+    def _some_input(self) -> Self:
+        if self.text is None and self.image is None:
+            raise ValueError("give text, image or both")
+        return self
+
+
+class InferTextRequest(ModelReference, _VectorFields, TextFields):
+    """Body of `POST /infer_text`."""
+
+    text: Texts
+
+
+class InferImageRequest(ModelReference, _VectorFields):
+    """Body of `POST /infer_image`."""
+
+    image: Images
+
+
+Embeddings = list[list[float]] | list[str]
+"""One vector for each input, in their order; strings for `encoding_format` base64."""
+
+TakenRanges = Annotated[
+    list[list[float]] | None,
+    Field(
+        description="Where int8 or uint8 took them from the inputs; send them with what is to be compared."
+    ),
+]
+
+
+class InferResponse(BaseModel):
+    """Answer of `POST /infer`; what was not asked for is null."""
+
+    text_embeddings: Embeddings | None
+    image_embeddings: Embeddings | None
+    processingTimeMs: float  # noqa: N815 - the contract's spelling
+    ranges: TakenRanges = None
+
+
+class EmbeddingResponse(BaseModel):
+    """Answer of `POST /infer_text` and `POST /infer_image`."""
+
+    embedding: Embeddings
+    processingTimeMs: float  # noqa: N815 - the contract's spelling
+    ranges: TakenRanges = None

@@ -1,0 +1,168 @@
+"""The API of Text Embeddings Inference, asked by Hugging Face's own client and as its OpenAPI says."""
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from openai import OpenAI
+from tokenizers import Tokenizer
+
+from tests.conftest import MINILM, Server
+from tests.gateway.conftest import CLIP
+from tests.vectors import cosines, embed
+
+BASE = f"/tei/{MINILM}"
+TEXTS = ["a diver", "Über 7 dogs"]
+LONG = "a " * 600
+ALIKE = 0.99999
+
+
+@pytest.fixture
+def hub_client(server: Server) -> InferenceClient:
+    return InferenceClient(f"{server.url}{BASE}")
+
+
+def test_feature_extraction_is_infer(hub_client: InferenceClient, client: httpx.Client) -> None:
+    expected = embed(client, TEXTS)
+    assert cosines(hub_client.feature_extraction(TEXTS), expected).min() >= ALIKE
+    assert cosines(hub_client.feature_extraction(TEXTS[0]), expected[:1]).min() >= ALIKE
+    cut = hub_client.feature_extraction(TEXTS, dimensions=32, normalize=True, truncate=True)
+    assert cosines(cut, expected[:, :32]).min() >= ALIKE
+    assert np.linalg.norm(cut, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_sentence_similarity_is_the_cosine(hub_client: InferenceClient, client: httpx.Client) -> None:
+    sentences = ["a swimmer", "a dog", "a diver"]
+    scores = hub_client.sentence_similarity("a diver", other_sentences=sentences)
+    expected = cosines(embed(client, sentences), np.repeat(embed(client, "a diver"), 3, axis=0))
+    assert scores == pytest.approx(list(expected), abs=1e-5)
+    at_path = client.post(
+        f"{BASE}/similarity",
+        json={
+            "inputs": {"source_sentence": "a diver", "sentences": sentences},
+            "parameters": {"truncate": True},
+        },
+    )
+    assert at_path.json() == pytest.approx(scores, abs=1e-6)
+
+
+def test_normalize_is_the_default(client: httpx.Client) -> None:
+    path = "/tei/tiny/static/embed"
+    unit, plain = (
+        np.array(client.post(path, json={"inputs": TEXTS, **fields}).json())
+        for fields in ({}, {"normalize": False})
+    )
+    assert np.allclose(plain, embed(client, TEXTS, "tiny/static"), atol=1e-6)
+    assert np.linalg.norm(unit, axis=1) == pytest.approx(1, abs=1e-5)
+    assert cosines(unit, plain).min() >= ALIKE
+
+
+def test_truncation(client: httpx.Client, hub_client: InferenceClient) -> None:
+    answer = client.post(f"{BASE}/embed", json={"inputs": ["a", LONG]})
+    assert (answer.status_code, answer.json()["error_type"]) == (413, "validation")
+    assert answer.json()["error"].startswith("inputs.1: ")
+    right = hub_client.feature_extraction(LONG, truncate=True)
+    assert cosines(right, embed(client, LONG)).min() >= ALIKE
+    ends = "a " * 600 + "dog"
+    left = client.post(
+        f"{BASE}/embed", json={"inputs": ends, "truncate": True, "truncation_direction": "Left"}
+    ).json()
+    # What is kept of 601 words are the last 254, between the two special tokens.
+    assert cosines(np.array(left), embed(client, "a " * 253 + "dog")).min() >= ALIKE
+
+
+def test_tokenize_and_decode(client: httpx.Client, minilm_path: str) -> None:
+    reference = Tokenizer.from_file(f"{minilm_path}/tokenizer.json")
+    reference.no_padding()
+    expected = reference.encode(TEXTS[1])
+    tokens = client.post(f"{BASE}/tokenize", json={"inputs": TEXTS[1]}).json()[0]
+    assert [token["id"] for token in tokens] == expected.ids
+    assert [token["special"] for token in tokens] == [bool(mask) for mask in expected.special_tokens_mask]
+    assert (tokens[0]["text"], tokens[0]["start"]) == ("[CLS]", None)
+    for token in tokens[1:-1]:
+        assert TEXTS[1][token["start"] : token["stop"]] == token["text"]
+    bare = client.post(f"{BASE}/tokenize", json={"inputs": TEXTS, "add_special_tokens": False}).json()
+    assert [token["id"] for token in bare[1]] == expected.ids[1:-1]
+    ids = expected.ids
+    assert client.post(f"{BASE}/decode", json={"ids": ids}).json() == [reference.decode(ids)]
+    whole = client.post(f"{BASE}/decode", json={"ids": [ids, ids], "skip_special_tokens": False}).json()
+    assert whole == [reference.decode(ids, skip_special_tokens=False)] * 2
+
+
+def test_info_and_health(client: httpx.Client) -> None:
+    info = client.get(f"{BASE}/info").json()
+    assert (info["model_id"], info["max_input_length"], info["max_client_batch_size"]) == (MINILM, 256, 4096)
+    assert (info["model_dtype"], info["auto_truncate"]) == ("float32", False)
+    health = client.get(f"{BASE}/health")
+    assert (health.status_code, health.content) == (200, b"")
+
+
+def test_its_openai_route_has_the_model_of_the_url(server: Server, client: httpx.Client) -> None:
+    with OpenAI(base_url=f"{server.url}{BASE}/v1", api_key="any") as asking:
+        answer = asking.embeddings.create(model="text-embeddings-inference", input=TEXTS)
+    rows = np.array([row.embedding for row in answer.data])
+    assert cosines(rows, embed(client, TEXTS)).min() >= ALIKE
+    assert answer.model == MINILM
+    refused = client.post(f"{BASE}/v1/embeddings", json={"input": []})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "input")
+
+
+def test_token_ids_are_as_their_text(client: httpx.Client) -> None:
+    tokens = client.post(f"{BASE}/tokenize", json={"inputs": TEXTS}).json()
+    ids = [[token["id"] for token in row] for row in tokens]
+    answer = client.post(f"{BASE}/embed", json={"inputs": ids})
+    assert cosines(np.array(answer.json()), embed(client, TEXTS)).min() >= ALIKE
+
+
+REFUSED = {
+    "no input": ("/embed", {"inputs": []}, 400, "empty"),
+    "no sentences": (
+        "/similarity",
+        {"inputs": {"source_sentence": "a", "sentences": []}},
+        400,
+        "empty",
+    ),
+    "no texts": ("/tokenize", {"inputs": []}, 400, "empty"),
+    "no ids": ("/decode", {"ids": []}, 400, "empty"),
+    "too many": ("/embed", {"inputs": ["a"] * 5000}, 413, "validation"),
+    "too many to tokenize": ("/tokenize", {"inputs": ["a"] * 5000}, 413, "validation"),
+    "an id of no token": ("/embed", {"inputs": [101, 10**6]}, 422, "tokenizer"),
+    "an id of no token to decode": ("/decode", {"ids": [[7], [-1]]}, 422, "tokenizer"),
+    "no such prompt": ("/embed", {"inputs": "a", "prompt_name": "none"}, 422, "tokenizer"),
+    "too many dimensions": ("/embed", {"inputs": "a", "dimensions": 385}, 422, "tokenizer"),
+    "another direction": ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "tokenizer"),
+    "vectors of tokens": ("/embed_all", {"inputs": "a"}, 424, "backend"),
+    "nothing": ("/embed", {}, 422, "tokenizer"),
+    "nothing at the root": ("", {}, 422, "tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_errors_are_teis(client: httpx.Client, name: str) -> None:
+    path, body, status, kind = REFUSED[name]
+    answer = client.post(f"{BASE}{path}", json=body)
+    assert (answer.status_code, answer.json()["error_type"]) == (status, kind), answer.text
+    assert set(answer.json()) == {"error", "error_type"}
+
+
+def test_the_place_of_a_wrong_id_is_told(client: httpx.Client) -> None:
+    for path, body, place in (
+        ("/embed", {"inputs": [7, 10**6]}, "inputs.1"),
+        ("/embed", {"inputs": [[7], [7, 10**6]]}, "inputs.1.1"),
+        ("/decode", {"ids": [7, -1]}, "ids.1"),
+        ("/decode", {"ids": [[7], [7, -1]]}, "ids.1.1"),
+    ):
+        assert client.post(f"{BASE}{path}", json=body).json()["error"].startswith(f"{place}: ")
+
+
+def test_a_model_that_is_not_loaded(server: Server) -> None:
+    with pytest.raises(HfHubHTTPError, match="is not loaded") as refused:
+        InferenceClient(f"{server.url}/tei/tiny/none").feature_extraction("a")
+    assert refused.value.response.status_code == 404
+
+
+def test_the_text_tower_of_clip(clip_server: Server, api: httpx.Client) -> None:
+    rows = InferenceClient(f"{clip_server.url}/tei/{CLIP}").feature_extraction(TEXTS)
+    expected = api.post("/infer_text", json={"model_name": CLIP, "text": TEXTS}).json()["embedding"]
+    assert cosines(rows, np.array(expected)).min() >= ALIKE
