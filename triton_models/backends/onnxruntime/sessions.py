@@ -95,8 +95,8 @@ def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1)
         "NUM_STREAMS": streams,
         # The cores are shared with the front end and with other models.
         "ENABLE_CPU_PINNING": False,
-        # Of the shapes met, and every ragged batch is a new one: by default 5,000, which take gigabytes. Fewer
-        # are as fast; none at all costs single texts half as much again.
+        # Of the shapes met, and every ragged batch is a new one. By default 5,000 are kept, which take
+        # gigabytes; 64 are as fast, none costs single texts half as much again.
         "CPU_RUNTIME_CACHE_CAPACITY": 64,
     }
     return core.compile_model(model, "CPU", hints)
