@@ -94,6 +94,17 @@ def test_readme_lists_every_setting_and_default() -> None:
             assert shown in rows[name.upper()], f"README.md: {name.upper()} should show {shown}"
 
 
+def test_the_store_needs_only_what_it_declares() -> None:
+    """It is installed without the rest of this project."""
+    declared = (ROOT / "inference_store" / "pyproject.toml").read_text()
+    packages = {"grpc": "grpcio", "google": "protobuf", "yaml": "PyYAML"}
+    for path in (ROOT / "inference_store").glob("*.py"):
+        for name in imports_of(path) - set(sys.stdlib_module_names) - {"inference_store"}:
+            # Only the command that writes protocol.binpb reads tritonclient.
+            if (path.name, name) != ("protocol.py", "tritonclient"):
+                assert f'"{packages.get(name, name)}>=' in declared, name
+
+
 def test_readme_lists_every_route() -> None:
     from app import create_app
     from gateway.settings import Settings
@@ -104,7 +115,9 @@ def test_readme_lists_every_route() -> None:
 
 
 def test_readme_layout_names_every_file() -> None:
-    readme = (ROOT / "README.md").read_text()
     for path in TESTED:
-        if path.name != "__init__.py" and path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks"):
-            assert re.search(rf"\b{re.escape(path.name)}\b", readme), f"README.md's layout lacks {path}"
+        part = path.relative_to(ROOT).parts[0]
+        if path.name != "__init__.py" and part not in ("tests", "benchmarks"):
+            # The store is useful alone and has a README of its own.
+            readme = ROOT / (part if part == "inference_store" else "") / "README.md"
+            assert re.search(rf"\b{re.escape(path.name)}\b", readme.read_text()), f"{readme} lacks {path}"

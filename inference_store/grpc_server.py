@@ -1,0 +1,115 @@
+"""The store on gRPC: unpack, ask the store, pack. An answer stays bytes; it is not parsed to be sent."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from inference_store.answers import message_with_id
+from inference_store.errors import StoreError
+from inference_store.protocol import INFER, METHODS, SERVICE, STREAM, InferRequest, with_id
+from inference_store.record import Outcome
+from inference_store.store import Store
+from inference_store.streams import Ended, Stream
+from inference_store.target import passed_on
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+def grpc_server(
+    store: Store, streams: "Streams", address: str, max_message_bytes: int
+) -> tuple[grpc.aio.Server, int]:
+    """A server that is not started, and its port.
+
+    Raises:
+        OSError: the address cannot be listened on.
+
+    """
+    server = grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Two stores on one port would share the requests in silence.
+            ("grpc.so_reuseport", 0),
+        )
+    )
+    handlers = {name: grpc.unary_unary_rpc_method_handler(_call(store, name)) for name in METHODS}
+    handlers[INFER] = grpc.unary_unary_rpc_method_handler(_infer(store))
+    handlers[STREAM] = grpc.stream_stream_rpc_method_handler(streams.answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}") from error
+    return server, port
+
+
+def _infer(store: Store) -> Handler:
+    async def infer(data: bytes, context: Context) -> bytes:
+        try:
+            request = InferRequest.FromString(data)
+            outcome = await store.infer(request, passed_on(context.invocation_metadata()))
+        except (StoreError, DecodeError) as error:
+            await _abort(context, error)
+        if not outcome.good:
+            await _refuse(context, outcome, request.id)
+        return with_id(outcome.answers[0], request.id)
+
+    return infer
+
+
+def _call(store: Store, name: str) -> Handler:
+    parse = METHODS[name].request.FromString
+
+    async def call(data: bytes, context: Context) -> bytes:
+        try:
+            outcome = await store.call(name, parse(data), passed_on(context.invocation_metadata()))
+        except (StoreError, DecodeError) as error:
+            await _abort(context, error)
+        if not outcome.good:
+            await _refuse(context, outcome, "")
+        return outcome.answers[0]
+
+    return call
+
+
+class Streams:
+    """The streams that are open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: set[Stream] = set()
+
+    async def answer(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """A ModelStreamInfer."""
+        stream = Stream(self._store, requests, passed_on(context.invocation_metadata()))
+        self._open.add(stream)
+        try:
+            async for answer in stream.answers():
+                yield answer
+        except StoreError as error:
+            await _abort(context, error)
+        except Ended as error:
+            await _refuse(context, error.outcome, "")
+        finally:
+            self._open.discard(stream)
+
+    def stop(self) -> None:
+        """Let each end once what was asked in it is answered."""
+        for stream in self._open:
+            stream.stop()
+
+
+async def _refuse(context: Context, outcome: Outcome, request_id: str) -> None:
+    await context.abort(grpc.StatusCode[outcome.code], message_with_id(outcome.message, request_id))
+
+
+async def _abort(context: Context, error: StoreError | DecodeError) -> None:
+    if isinstance(error, StoreError):
+        await context.abort(grpc.StatusCode[error.code], str(error))
+    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of the protocol")

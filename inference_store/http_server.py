@@ -1,0 +1,201 @@
+"""The store on HTTP, `/v2/...`: an ASGI application that asks the same store as gRPC does."""
+
+import json
+import logging
+import socket
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+import uvicorn
+
+from inference_store.answers import message_with_id
+from inference_store.errors import Invalid, StoreError
+from inference_store.http_infer import HEADER_LENGTH, parse_request, write_response
+from inference_store.http_routes import INFER_PATH, NoSuchPath, NotReady, find_call
+from inference_store.protocol import METHODS
+from inference_store.record import Outcome
+from inference_store.store import Store
+from inference_store.target import Metadata
+
+log = logging.getLogger(__name__)
+
+Headers = dict[str, str]
+Answer = tuple[int, bytes, Headers]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+STATUS = {
+    "INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "FAILED_PRECONDITION": 412,
+    "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "RESOURCE_EXHAUSTED": 507,
+}  # fmt: skip
+"""HTTP's status for one of gRPC; 500 for all others."""
+
+_JSON = {"content-type": "application/json"}
+_ENCODINGS = {"gzip": 31, "deflate": 15}
+_NOT_PASSED_ON = {"host", "connection", "content-length", "content-type", "content-encoding", "accept",
+                  "accept-encoding",
+                  "user-agent", "transfer-encoding", "expect", "te", HEADER_LENGTH}  # fmt: skip
+
+
+class TooLarge(Exception):
+    """A body over the limit."""
+
+
+class HttpApplication:
+    """The ASGI application. max_body_bytes: of one request, after unpacking too."""
+
+    def __init__(self, store: Store, max_body_bytes: int) -> None:
+        self._store = store
+        self._limit = max_body_bytes
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One request."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            body = self._unpacked(await self._body(receive), headers.get("content-encoding"))
+            path = scope["raw_path"].decode("latin-1")
+            status, content, more = await self._answer(scope["method"], path, headers, body)
+        except TooLarge:
+            status, content, more = _error(413, f"the body is over {self._limit} bytes (max_message_bytes)")
+        except NoSuchPath as error:
+            status, content, more = _error(error.status, str(error))
+        except NotReady:
+            status, content, more = _error(400, "not ready")
+        except StoreError as error:
+            status, content, more = _error(STATUS.get(error.code, 500), str(error))
+        content, more = _packed(content, more, headers.get("accept-encoding", ""))
+        more["content-length"] = str(len(content))
+        head = [(name.encode(), value.encode()) for name, value in more.items()]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, verb: str, path: str, headers: Headers, body: bytes) -> Answer:
+        metadata = _metadata(headers)
+        match = INFER_PATH.fullmatch(path)
+        if match is not None:
+            if verb != "POST":
+                raise NoSuchPath(405)
+            return await self._infer(unquote(match["name"]), match["version"] or "", headers, body, metadata)
+        call = find_call(verb, path, body)
+        outcome = await self._store.call(call.method, call.request, metadata)
+        if not outcome.good:
+            return _refusal(outcome, "")
+        content = call.render(METHODS[call.method].answer.FromString(outcome.answers[0]))
+        return (200, b"", {}) if content is None else (200, _dumped(content), dict(_JSON))
+
+    async def _infer(
+        self, model: str, version: str, headers: Headers, body: bytes, metadata: Metadata
+    ) -> Answer:
+        length = headers.get(HEADER_LENGTH)
+        if length is not None and not (length.isdigit() and int(length) <= len(body)):
+            raise Invalid(f"{HEADER_LENGTH} is {length}, the body has {len(body)} bytes")
+        asked = parse_request(model, version, body, None if length is None else int(length))
+        outcome = await self._store.infer(asked.request, metadata)
+        if not outcome.good:
+            return _refusal(outcome, asked.request.id)
+        content, head = write_response(outcome.answers[0], asked.request.id, asked)
+        if head is None:
+            return 200, content, dict(_JSON)
+        return 200, content, {"content-type": "application/octet-stream", HEADER_LENGTH: str(head)}
+
+    async def _body(self, receive: Receive) -> bytes:
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > self._limit:
+                raise TooLarge
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _unpacked(self, body: bytes, encoding: str | None) -> bytes:
+        if encoding in (None, "", "identity"):
+            return body
+        if encoding not in _ENCODINGS:
+            raise Invalid(f"content-encoding {encoding} is not known: gzip and deflate are")
+        unpacking = zlib.decompressobj(_ENCODINGS[encoding])
+        try:
+            unpacked = unpacking.decompress(body, self._limit + 1)
+        except zlib.error as error:
+            raise Invalid(f"the body is no {encoding}: {error}") from error
+        if len(unpacked) > self._limit:
+            raise TooLarge
+        if not unpacking.eof:
+            raise Invalid(f"the body ends inside its {encoding}")
+        return unpacked
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn beside other servers of one event loop, which alone hears signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+def http_server(
+    store: Store, address: str, max_body_bytes: int, grace: float
+) -> tuple[HttpServer, socket.socket]:
+    """A server that is not started, and its socket.
+
+    Raises:
+        OSError: the address cannot be listened on.
+
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends at once only on sockets that name TCP; others wait for an acknowledgement, up to 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, int(port)))
+    except OSError:
+        listening.close()
+        raise
+    listening.listen(2048)
+    config = uvicorn.Config(
+        HttpApplication(store, max_body_bytes),
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(grace),
+    )
+    return HttpServer(config), listening
+
+
+def _metadata(headers: Headers) -> Metadata:
+    return tuple(
+        (name, value) for name, value in headers.items() if name not in _NOT_PASSED_ON and value.isascii()
+    )
+
+
+def _refusal(outcome: Outcome, request_id: str) -> Answer:
+    return _error(STATUS.get(outcome.code, 500), message_with_id(outcome.message, request_id))
+
+
+def _error(status: int, text: str) -> Answer:
+    return status, _dumped({"error": text}), dict(_JSON)
+
+
+def _dumped(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _packed(content: bytes, headers: Headers, accepted: str) -> tuple[bytes, Headers]:
+    """The body as the client asked for it to be packed."""
+    encoding = next((name for name in _ENCODINGS if name in accepted.replace(" ", "").split(",")), None)
+    if encoding is None or not content:
+        return content, headers
+    packing = zlib.compressobj(wbits=_ENCODINGS[encoding])
+    return packing.compress(content) + packing.flush(), {**headers, "content-encoding": encoding}

@@ -1,0 +1,95 @@
+"""The messages and methods of the Open Inference Protocol as Triton extends it.
+
+`protocol.binpb` is the descriptor set of NVIDIA's grpc_service.proto and model_config.proto (BSD-3-Clause,
+see README.md), as tritonclient carries it. Read at start, it fits any protobuf, where generated code fits two
+versions. The descriptors live in a pool of their own, so that tritonclient can be imported beside them.
+
+`python -m inference_store.protocol` writes the file anew from the tritonclient that is installed.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+Message = Any
+"""A protobuf message; its classes are made at run time, so nothing is known of their fields."""
+
+SERVICE = "inference.GRPCInferenceService"
+FILE = Path(__file__).with_name("protocol.binpb")
+INFER = "ModelInfer"
+STREAM = "ModelStreamInfer"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One call of the service: its name and the classes of its request and its answer."""
+
+    name: str
+    request: Message
+    answer: Message
+
+
+def _methods() -> dict[str, Method]:
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(FILE.read_bytes()).file:
+        pool.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call]
+    service: Any = pool.FindServiceByName(SERVICE)  # type: ignore[no-untyped-call]
+    return {
+        method.name: Method(
+            method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        )
+        for method in service.methods
+    }
+
+
+METHODS = _methods()
+"""Every call of the service by its name."""
+
+InferRequest = METHODS[INFER].request
+InferResponse = METHODS[INFER].answer
+StreamResponse = METHODS[STREAM].answer
+
+
+def descriptor_set(files: Iterable[Any]) -> bytes:
+    """The bytes of `protocol.binpb`, of file descriptors in the order in which they import each other."""
+    collected = FileDescriptorSet()
+    for file in files:
+        proto = FileDescriptorProto()
+        file.CopyToProto(proto)
+        collected.file.append(proto)
+    return collected.SerializeToString(deterministic=True)
+
+
+def with_id(answer: bytes, request_id: str) -> bytes:
+    """A serialized ModelInferResponse without an id, given one by appending it: nothing is parsed."""
+    if not request_id:
+        return answer
+    encoded = request_id.encode()
+    return answer + b"\x1a" + _varint(len(encoded)) + encoded
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def main() -> int:
+    """Write `protocol.binpb`; the exit status."""
+    from tritonclient.grpc import model_config_pb2, service_pb2
+
+    FILE.write_bytes(descriptor_set([model_config_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
