@@ -2,6 +2,7 @@
 
     python benchmark.py                                   # 500 clients, 20 requests each
     python benchmark.py --rate 300 --duration 30 --plot load.png
+    python benchmark.py --model ViT-B-32 --pretrained laion2b_s34b_b79k --input image --connections 16
 
 Its last line on standard output is one JSON object. docs/benchmark.md explains the figures.
 """
@@ -16,11 +17,12 @@ from typing import Any
 
 from benchmarks.loadtest import machine
 from benchmarks.loadtest.figures import Run, figures, joined
+from benchmarks.loadtest.images import read_images
 from benchmarks.loadtest.plot import check_plot, save_plot
 from benchmarks.loadtest.progress import Progress
 from benchmarks.loadtest.report import lines
 from benchmarks.loadtest.server import Server
-from benchmarks.loadtest.settings import ARRIVALS, KINDS, ROUTES, BenchmarkError, Settings
+from benchmarks.loadtest.settings import ARRIVALS, INPUTS, KINDS, ROUTES, BenchmarkError, Settings
 from benchmarks.loadtest.texts import read_texts
 from benchmarks.loadtest.workers import Workers
 
@@ -44,6 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     server = parser.add_argument_group("server")
     option(server, "--url", "of the server")
     option(server, "--model", "to ask; loaded first where it is not")
+    option(server, "--pretrained", "of a CLIP model: a tag of open_clip, or a checkpoint file")
     option(server, "--route", "to ask", choices=ROUTES)
     option(server, "--api-key", "sent as a bearer token")
     load = parser.add_argument_group("load")
@@ -55,12 +58,15 @@ def arguments() -> argparse.ArgumentParser:
     option(load, "--warmup", "requests before the measurement", type=natural)
     option(load, "--timeout", "seconds until a request counts as failed", type=seconds)
     option(load, "--processes", "that send", type=positive)
-    text = parser.add_argument_group("texts")
+    text = parser.add_argument_group("texts and images")
+    option(text, "--input", "what each request carries", choices=INPUTS)
     option(text, "--texts-per-request", "1: a string; more: a list", type=positive)
     option(text, "--texts", "built-in texts, all different", choices=KINDS)
     option(text, "--text-file", "one text a line, instead of built-in ones", type=Path)
-    option(text, "--distinct", "draw from so many distinct texts, to test the cache", type=positive)
-    text.add_argument("--seed", type=natural, help="of texts and arrivals (default: new each run)")
+    option(text, "--images-per-request", "1: a string; more: a list", type=positive)
+    option(text, "--image-dir", "pictures to send, instead of built-in ones", type=Path)
+    option(text, "--distinct", "draw from so many distinct inputs, to test the cache", type=positive)
+    text.add_argument("--seed", type=natural, help="of inputs and arrivals (default: new each run)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", default=False, help="print only the JSON object")
     output.add_argument("--plot", type=Path, default=None, metavar="FILE.png", help="draw the run")
@@ -119,11 +125,19 @@ def warn(run: Run) -> None:
         print(
             f"Warning: a process of the client was busy {share} of the time; add --processes", file=sys.stderr
         )
-    if settings.text_file is not None and settings.distinct is None:
-        there = len(read_texts(settings))
-        sent = (run.answered.size + settings.warmup) * settings.texts_per_request
-        if sent > there:
-            print(f"Warning: {sent} texts were drawn from a file of {there}: they repeat", file=sys.stderr)
+    if settings.distinct is not None:
+        return
+    requests = run.answered.size + settings.warmup
+    if settings.text_file is not None:
+        _warn_of_repeats(requests * settings.texts_sent, "texts", len(read_texts(settings)), "a file")
+    if settings.image_dir is not None:
+        there = len(read_images(settings))
+        _warn_of_repeats(requests * settings.images_sent, "images", there, "a directory")
+
+
+def _warn_of_repeats(sent: int, inputs: str, there: int, source: str) -> None:
+    if sent > there:
+        print(f"Warning: {sent} {inputs} were drawn from {source} of {there}: they repeat", file=sys.stderr)
 
 
 def main() -> int:
@@ -135,6 +149,8 @@ def main() -> int:
     settings = Settings(**options)
     if settings.processes > settings.connections:
         parser.error("--processes must not be more than --connections")
+    if settings.route not in ("/infer", f"/infer_{settings.input}"):
+        parser.error(f"{settings.route} takes no --input {settings.input}")
     date = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         if plot is not None:

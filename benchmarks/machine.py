@@ -22,6 +22,7 @@ _PACKAGES = (
         "optimum-onnx",
     ),
     *("onnxruntime", "openvino", "nvidia-pytriton", "tokenizers", "fastapi", "uvicorn", "numpy"),
+    *("open-clip-torch", "pillow"),
 )
 
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.environments import HERE, python
-from benchmarks.rows import FIGURES, LOADS, Figure, Round
+from benchmarks.rows import FIGURES, LOADS, Figure, Load, Round
 from benchmarks.servers import SERVERS
 
 BEGIN, END = "<!-- results: written by benchmarks/run -->", "<!-- end of results -->"
@@ -24,7 +24,7 @@ def summary(rounds: Sequence[Round], machine: dict[str, Any], settings: dict[str
     return {
         "machine": machine,
         "settings": settings,
-        "figures": [_figure(figure, rounds) for figure in FIGURES],
+        "figures": [judged(figure, rounds, LOADS) for figure in FIGURES],
         "servers": [
             _server(server.name, server.title, rounds) for server in SERVERS if server.name in rounds[0]
         ],
@@ -50,11 +50,12 @@ def spread(rounds: Sequence[Round], value: Callable[[Round], Any]) -> dict[str, 
     return {"median": median(found), "min": min(found), "max": max(found), "rounds": len(found)}
 
 
-def _figure(figure: Figure, rounds: Sequence[Round]) -> dict[str, Any]:
-    loads = {load.name: load.title for load in LOADS}
+def judged(figure: Figure, rounds: Sequence[Round], of: Sequence[Load]) -> dict[str, Any]:
+    """One figure that must hold, over all rounds."""
+    loads = {load.name: load.title for load in of}
     values = spread(rounds, figure.value)
     # A void load in any round voids the figure: a median of the rest would hide it.
-    failures = {_failure(measures, who, figure.load) for measures in rounds for who in figure.servers}
+    failures = {void(measures, who, figure.load) for measures in rounds for who in figure.servers}
     reasons = sorted(failure for failure in failures if failure)
     return {
         "load": figure.load,
@@ -70,7 +71,7 @@ def _figure(figure: Figure, rounds: Sequence[Round]) -> dict[str, Any]:
     }
 
 
-def _failure(measures: Round, who: str, load: str) -> str | None:
+def void(measures: Round, who: str, load: str) -> str | None:
     """Why a load counts for nothing; a fast answer that is wrong counts for nothing either."""
     measured = measures.get(who, {})
     if "failure" in measured:
@@ -87,7 +88,7 @@ def _server(name: str, title: str, rounds: Sequence[Round]) -> dict[str, Any]:
     failures = [str(measures[name]["failure"]) for measures in rounds if "failure" in measures[name]]
     loads = {}
     for load in LOADS:
-        voids = [_failure(measures, name, load.name) for measures in rounds]
+        voids = [void(measures, name, load.name) for measures in rounds]
         loads[load.name] = {
             "texts_per_second": spread(rounds, lambda m, key=load.name: m[name][key]["texts_per_second"]),  # type: ignore[misc]
             "p50": spread(rounds, lambda m, key=load.name: m[name][key]["p50"]),  # type: ignore[misc]
@@ -115,10 +116,12 @@ def _in_process(rounds: Sequence[Round]) -> dict[str, Any]:
 
 def markdown(result: Summary) -> str:
     """The tables, as they are printed and put into the page."""
-    return "\n\n".join((_heading(result), _figures(result), _servers(result), _others(result)))
+    parts = (heading(result), figure_table(result), _servers(result), in_process_table(result))
+    return "\n\n".join(parts)
 
 
-def _heading(result: Summary) -> str:
+def heading(result: Summary) -> str:
+    """When, where and with which versions it was measured."""
     machine, settings = result["machine"], result["settings"]
     cpu, versions = machine["cpu"], machine["versions"]
     others = machine["load_average_at_start"]
@@ -138,23 +141,24 @@ def _heading(result: Summary) -> str:
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
-def _figures(result: Summary) -> str:
+def figure_table(result: Summary) -> str:
+    """The figures that must hold."""
     rows = ["| load | figure | must be | median | min to max | |", "| --- | --- | --- | --- | --- | --- |"]
     for figure in result["figures"]:
         unit, value = figure["unit"], figure["value"]
         sign = "at least" if figure["at_least"] else "at most"
         aim = f" (aim {figure['aim']:g}{unit})" if figure["aim"] else ""
         shown = "void: " + "; ".join(figure["void"]) if figure["void"] else "not measured"
-        extent, verdict = "", ""
+        across, verdict = "", ""
         if value:
-            shown, extent = (
-                _number(value["median"], unit),
-                f"{_number(value['min'])} to {_number(value['max'])}",
+            shown, across = (
+                number(value["median"], unit),
+                f"{number(value['min'])} to {number(value['max'])}",
             )
             verdict = "holds" if figure["holds"] else "**not reached**"
         limit = f"{sign} {figure['limit']:g}{unit}{aim}"
         rows.append(
-            f"| {figure['load_title']} | {figure['title']} | {limit} | {shown} | {extent} | {verdict} |"
+            f"| {figure['load_title']} | {figure['title']} | {limit} | {shown} | {across} | {verdict} |"
         )
     return "\n".join(rows)
 
@@ -187,27 +191,30 @@ def _cell(load: str, measured: dict[str, Any]) -> str:
     if measured["texts_per_second"] is None:
         return ""
     if load == "latency":
-        return _extent(measured["p50"])
+        return extent(measured["p50"])
     if load == "open":
-        return f"{_number(measured['p50']['median'])} / {_number(measured['p99']['median'])}"
-    return _extent(measured["texts_per_second"])
+        return f"{number(measured['p50']['median'])} / {number(measured['p99']['median'])}"
+    return extent(measured["texts_per_second"])
 
 
-def _others(result: Summary) -> str:
+def in_process_table(result: Summary) -> str:
+    """What was measured with no server."""
     rows = ["| in process, no server | median (min to max) |", "| --- | --- |"]
     for name, values in result["in_process"].items():
         if values:
-            rows.append(f"| {name} | {values if isinstance(values, str) else _extent(values)} |")
+            rows.append(f"| {name} | {values if isinstance(values, str) else extent(values)} |")
     return "\n".join(rows)
 
 
-def _extent(values: dict[str, float]) -> str:
+def extent(values: dict[str, float]) -> str:
+    """Median, least and greatest."""
     if values["rounds"] == 1:
-        return _number(values["median"])
-    return f"{_number(values['median'])} ({_number(values['min'])} to {_number(values['max'])})"
+        return number(values["median"])
+    return f"{number(values['median'])} ({number(values['min'])} to {number(values['max'])})"
 
 
-def _number(value: float, unit: str = "") -> str:
+def number(value: float, unit: str = "") -> str:
+    """With about three digits."""
     digits = 0 if abs(value) >= 100 else 2 if abs(value) < 10 else 1
     return f"{value:,.{digits}f}{unit}"
 
@@ -222,10 +229,14 @@ def write(result: Summary, directory: Path) -> None:
     data, picture, page = (directory / f"benchmarks.{end}" for end in ("json", "png", "md"))
     data.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     subprocess.run([str(python("plot")), str(HERE / "plot.py"), str(data), str(picture)], check=True)
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(
-        f"{before}{BEGIN}\n![results]({picture.name})\n\n{markdown(result)}\n{END}{after}", encoding="utf-8"
-    )
+    replace_between(page, BEGIN, END, f"![results]({picture.name})\n\n{markdown(result)}")
     print(f"written: {data}, {picture}, {page}", file=sys.stderr)
+
+
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Put the text between two markers of a page; they are added where they are missing."""
+    whole = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
+    if begin not in whole:
+        whole = f"{whole}\n{begin}\n{end}\n"
+    before, _, rest = whole.partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")

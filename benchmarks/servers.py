@@ -56,6 +56,7 @@ class Server:
     directory: Path = ROOT
     load_route: str | None = None
     """Answers once the model serves and has been checked; without it, the first answer is enough."""
+    load_body: dict[str, str] = field(default_factory=lambda: {"model_name": MODEL})
 
     @property
     def ours(self) -> bool:
@@ -63,7 +64,8 @@ class Server:
         return not self.environment
 
 
-def _openai_vectors(answer: Any) -> list[list[float]]:  # noqa: ANN401 - parsed JSON
+def openai_vectors(answer: Any) -> list[list[float]]:  # noqa: ANN401 - parsed JSON
+    """Of an answer of OpenAI's embeddings route."""
     return [item["embedding"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))]
 
 
@@ -72,7 +74,7 @@ _OURS = Dialect(
     lambda texts: {"model_name": MODEL, "text": texts[0] if len(texts) == 1 else list(texts)},
     lambda answer: list(answer["embedding"]),
 )
-_OPENAI = Dialect("/embeddings", lambda texts: {"model": "minilm", "input": list(texts)}, _openai_vectors)
+_OPENAI = Dialect("/embeddings", lambda texts: {"model": "minilm", "input": list(texts)}, openai_vectors)
 _PLAIN = Dialect("/embed", lambda texts: {"text": list(texts)}, lambda answer: list(answer["embedding"]))
 
 REPOSITORY = WORK / "model_repository"
@@ -185,7 +187,7 @@ def _wait(process: "subprocess.Popen[bytes]", up: Running, log: Path) -> None:
             break
         try:
             if up.server.load_route:
-                body = json.dumps({"model_name": MODEL}).encode()
+                body = json.dumps(up.server.load_body).encode()
                 exchange_once(up.port, post(up.server.load_route, body))
             for _ in range(READY_ANSWERS):
                 up.embed(["ready"])

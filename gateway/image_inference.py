@@ -33,9 +33,6 @@ FETCHES_OF_ONE_REQUEST = 8
 PIXELS_IN_FLIGHT = 128
 """Images of all requests that are decoded and not answered yet: some megabytes, two full batches."""
 
-LATE_SECONDS = 30.0
-"""After the request's own limit, when Triton's call ends too: ending it is a cancellation (`image_calls`)."""
-
 
 class ImageEmbedder:
     """Embeds images with any loaded CLIP model."""
@@ -134,7 +131,7 @@ class ImageEmbedder:
                 pixels = await self._decoder.decode(source, model.preprocessing)
             # The encoded bytes must not wait for Triton.
             del source
-            timeout = max(0.0, deadline - time.monotonic()) + LATE_SECONDS
+            timeout = max(0.0, deadline - time.monotonic())
             try:
                 vectors = await self._triton.client.infer_images(
                     model.served, model.version, pixels[np.newaxis], timeout=timeout

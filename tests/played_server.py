@@ -12,7 +12,7 @@ from tests.conftest import MINILM
 
 
 class Played(ThreadingHTTPServer):
-    """Answers every text with one vector; fails, stalls or hangs up at the numbered requests it is told."""
+    """One vector for every text and image; fails, stalls or hangs up at the numbered requests it is told."""
 
     daemon_threads = True
     request_queue_size = 512
@@ -24,6 +24,7 @@ class Played(ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         self.loads: list[dict[str, Any]] = []
         self.loaded = True
+        self.forgets_images = False
         self.fails: frozenset[int] = frozenset()
         self.hangs_up: frozenset[int] = frozenset()
         self.stalled_until = 0.0
@@ -34,16 +35,23 @@ class Played(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def texts(self) -> list[str]:
-        sent = [body["text"] for body in self.bodies]
-        return [text for one in sent for text in ([one] if isinstance(one, str) else one)]
+        return self.inputs("text")
+
+    def inputs(self, name: str) -> list[str]:
+        return [one for body in self.bodies for one in listed(body.get(name))]
 
     def statistics(self) -> dict[str, Any]:
         """A quarter of the requests came from the cache, the others ran in batches of three."""
         number = len(self.bodies)
         stats = {"cache_hit": {"count": number}, "cache_miss": {"count": 3 * number}}
-        mine = {"name": MINILM.replace("/", "_"), "inference_count": 3 * number, "execution_count": number}
+        names = (MINILM.replace("/", "_"), "ViT-B-32_tag_image_encoder", "ViT-B-32_tag_text_encoder")
+        mine = {"inference_count": 3 * number, "execution_count": number, "inference_stats": stats}
         other = {"name": "other", "inference_count": 9, "execution_count": 9, "inference_stats": stats}
-        return {"model_stats": [{**mine, "inference_stats": stats}, other]}
+        return {"model_stats": [*({"name": name, **mine} for name in names), other]}
+
+
+def listed(inputs: str | list[str] | None) -> list[str]:
+    return [inputs] if isinstance(inputs, str) else inputs or []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/load_sentence_transformer_model":
+        if self.path in ("/load_sentence_transformer_model", "/load_clip_model"):
             self.server.loads.append(body)
             self.server.loaded = True
             self.answer(200, {"message": "loaded"})
@@ -80,9 +88,13 @@ class Handler(BaseHTTPRequestHandler):
         elif number in self.server.fails:
             self.answer(503, {"detail": "Triton is not ready"})
         else:
-            vectors = [[0.6, 0.8, 0.0]] * (1 if isinstance(body["text"], str) else len(body["text"]))
-            name = "embedding" if self.path == "/infer_text" else "text_embeddings"
-            self.answer(200, {name: vectors, "processingTimeMs": 1.5})
+            texts, images = ([[0.6, 0.8, 0.0]] * len(listed(body.get(name))) for name in ("text", "image"))
+            answers = {"text_embeddings": texts or None, "image_embeddings": images or None}
+            if self.server.forgets_images:
+                answers["image_embeddings"] = None
+            if self.path != "/infer":
+                answers = {"embedding": texts or images}
+            self.answer(200, {**answers, "processingTimeMs": 1.5})
 
     def answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content, separators=(",", ":")).encode()

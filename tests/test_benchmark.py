@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.loadtest.connection import AnswerError, Connection, read_head
 from benchmarks.loadtest.load import inference_ms
@@ -166,8 +167,6 @@ def test_the_plot_is_a_picture(server: Played, tmp_path: Path) -> None:
     picture = tmp_path / "load.png"
     done = benchmark(server.url, *SMALL, "--plot", str(picture))
     assert done.returncode == 0, done.stderr
-    from PIL import Image
-
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert image.width >= 1000
@@ -190,6 +189,8 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
         ("https://127.0.0.1", "--seed", "1"),
         ("http://127.0.0.1", "--plot", str(tmp_path / "none" / "x.png")),
         ("http://127.0.0.1", "--rate", "0"),
+        ("http://127.0.0.1", "--input", "pictures"),
+        ("http://127.0.0.1", "--route", "/infer_image"),
     ):
         done = benchmark(url, option, value)
         assert done.returncode != 0

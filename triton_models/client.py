@@ -118,7 +118,7 @@ class TritonClient:
         request.CopyFrom(_request_head(name, version, *marked.shape))
         request.raw_input_contents.append(marked.tobytes())
         try:
-            response = await next(self._turn)(request, timeout=timeout)
+            response = await uncancelled(next(self._turn), request, timeout)
         except grpc.aio.AioRpcError as error:
             raise await self._translate(error, name) from error
         except asyncio.CancelledError as error:
@@ -151,7 +151,7 @@ class TritonClient:
         """The answer as it comes; None for an answer without a vector."""
         request = image_request(name, version, pixels)
         try:
-            response = await uncancelled(next(self._turn)(request, timeout=timeout))
+            response = await uncancelled(next(self._turn), request, timeout)
         except grpc.aio.AioRpcError as error:
             raise await self._translate(error, name) from error
         except asyncio.CancelledError as error:

@@ -78,7 +78,8 @@ def figures(run: Run) -> dict[str, Any]:
         "total_requests": requests,
         "seconds": run.seconds,
         "qps": requests / run.seconds,
-        "texts_per_second": requests * run.settings.texts_per_request / run.seconds,
+        "texts_per_second": requests * run.settings.texts_sent / run.seconds,
+        "images_per_second": requests * run.settings.images_sent / run.seconds,
         "response_ms": {
             **_spread(run.response_ms),
             **{f"p{q}": float(np.percentile(run.response_ms, q)) for q in (50, 90, 95, 99)},

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.loadtest.figures import Run
-from benchmarks.loadtest.settings import BenchmarkError
+from benchmarks.loadtest.report import inputs
+from benchmarks.loadtest.settings import BenchmarkError, Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,22 +57,31 @@ def save_plot(path: Path, run: Run, found: dict[str, Any], machine: str) -> None
         if settings.rate is None
         else f"{settings.rate:g} requests/s due"
     )
-    what = settings.text_file.name if settings.text_file else settings.texts
+    rate = found["texts_per_second"] + found["images_per_second"]
     figure.suptitle(
-        f"{settings.model}: {found['texts_per_second']:,.0f} texts/s\n",
+        f"{settings.model}: {rate:,.0f} {inputs(settings)}/s\n",
         fontsize=14,
         fontweight="bold",
         color=_INK,
     )
-    line = (
-        f"{load}, {settings.texts_per_request} text{'s' * (settings.texts_per_request > 1)} a request, {what}"
-    )
-    figure.text(0.5, 0.925, line, ha="center", fontsize=10, color=_SOFT)
+    figure.text(0.5, 0.925, f"{load}, {_request(settings)}", ha="center", fontsize=10, color=_SOFT)
     figure.supxlabel(machine, fontsize=8, color=_SOFT)
     try:
         figure.savefig(path)
     except OSError as error:
         raise BenchmarkError(f"--plot {path}: {error.strerror}") from error
+
+
+def _request(settings: Settings) -> str:
+    """What one request carries, in words."""
+    texts, images = settings.texts_sent, settings.images_sent
+    kind = settings.text_file.name if settings.text_file else settings.texts
+    pictures = f"of {settings.image_dir.name}" if settings.image_dir else "640x480 JPEG"
+    said = [
+        f"{texts} text{'s' * (texts > 1)} a request, {kind}" * bool(texts),
+        f"{images} image{'s' * (images > 1)} a request, {pictures}" * bool(images),
+    ]
+    return "; ".join(part for part in said if part)
 
 
 def _latencies(axes: "Axes", run: Run, found: dict[str, Any]) -> None:

@@ -27,16 +27,26 @@ def lines(settings: Settings, found: dict[str, Any]) -> list[str]:
         "Response time percentiles: "
         + ", ".join(f"{name} {response[name]:.1f}" for name in ("p50", "p90", "p95", "p99", "max"))
         + " ms",
-        f"Texts per second: {found['texts_per_second']:.1f}",
+        *_rates(settings, found),
         "Errors: 0",
         f"Bytes sent: {found['bytes_out']} ({found['bytes_out'] / _MEBI:.1f} MiB)",
         f"Bytes received: {found['bytes_in']} ({found['bytes_in'] / _MEBI:.1f} MiB)",
-        *_triton(found),
+        *_triton(settings, found),
         *_client(settings, found),
     ]
 
 
-def _triton(found: dict[str, Any]) -> list[str]:
+def inputs(settings: Settings) -> str:
+    """What the requests carry."""
+    return {"text": "texts", "image": "images", "both": "texts and images"}[settings.input]
+
+
+def _rates(settings: Settings, found: dict[str, Any]) -> list[str]:
+    rates = (("Texts", settings.texts_sent), ("Images", settings.images_sent))
+    return [f"{name} per second: {found[f'{name.lower()}_per_second']:.1f}" for name, sent in rates if sent]
+
+
+def _triton(settings: Settings, found: dict[str, Any]) -> list[str]:
     if found["rows_computed"] is None:
         return ["Cache hits: unknown, the server shows no statistics of the model"]
     share, size = found["cache_hit_share"], found["mean_batch_size"]
@@ -46,7 +56,7 @@ def _triton(found: dict[str, Any]) -> list[str]:
         + (f"{share:.1%} ({hits} of {all_lookups})" if share is not None else "no cache was asked"),
         "Mean batch size: "
         + (
-            f"{size:.2f} ({found['rows_computed']} texts in {found['executions']} runs)"
+            f"{size:.2f} ({found['rows_computed']} {inputs(settings)} in {found['executions']} runs)"
             if size
             else "nothing was run"
         ),

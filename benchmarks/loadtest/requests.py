@@ -2,7 +2,10 @@
 
 import json
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
+from benchmarks.loadtest.images import images
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.texts import texts
 
@@ -19,10 +22,16 @@ def headers(settings: Settings) -> dict[str, str]:
     return {"Content-Type": "application/json", "Accept": "application/json", **key}
 
 
-def body(settings: Settings, batch: list[str]) -> bytes:
-    """The JSON of one request; a lone text goes as a string, as most callers send it."""
-    text = batch[0] if len(batch) == 1 else batch
-    return json.dumps({"model_name": settings.model, "text": text}, ensure_ascii=False).encode()
+def body(settings: Settings, texts: Iterator[str], images: Iterator[str]) -> bytes:
+    """The JSON of one request; a lone input goes as a string, as most callers send it."""
+    fields: dict[str, str | list[str]] = dict(settings.named)
+    for name, inputs, number in (
+        ("text", texts, settings.texts_sent),
+        ("image", images, settings.images_sent),
+    ):
+        if number:
+            fields[name] = next(inputs) if number == 1 else list(islice(inputs, number))
+    return json.dumps(fields, ensure_ascii=False).encode()
 
 
 class Requests:
@@ -31,6 +40,7 @@ class Requests:
     def __init__(self, settings: Settings, process: int) -> None:
         self._settings = settings
         self._texts = texts(settings, process)
+        self._images = images(settings, process)
         self._ready: deque[bytes] = deque()
         host, port = settings.address
         lines = [f"POST {settings.route} HTTP/1.1", f"Host: {f'[{host}]' if ':' in host else host}:{port}"]
@@ -54,5 +64,5 @@ class Requests:
                 break
 
     def _build(self) -> bytes:
-        content = body(self._settings, [next(self._texts) for _ in range(self._settings.texts_per_request)])
+        content = body(self._settings, self._texts, self._images)
         return b"%b%d\r\n\r\n%b" % (self._head, len(content), content)

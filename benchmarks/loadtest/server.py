@@ -3,19 +3,21 @@
 import http.client
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.loadtest.images import images
 from benchmarks.loadtest.requests import body, headers
 from benchmarks.loadtest.settings import BenchmarkError, Settings
-from benchmarks.loadtest.texts import BuiltInTexts
+from benchmarks.loadtest.texts import texts
+from triton_models.names import HUB_PREFIX, InvalidModelName, clip_served_names, served_name
 
 LOAD_TIMEOUT = 3600.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Triton's counters of one model, over all its versions."""
+    """Triton's counters of one model, over all its versions; of a CLIP model, over the towers asked."""
 
     cache_hits: int
     cache_misses: int
@@ -42,18 +44,19 @@ class Server:
         """Look at one whole answer, loading the model where it is not loaded: the length of a vector.
 
         Raises:
-            BenchmarkError: the server does not answer, or not with one finite vector per text.
+            BenchmarkError: the server does not answer, or not with one finite vector per input.
         """
-        made = BuiltInTexts("glosses", self._settings.seed + 1)
-        batch = [made.text(serial) for serial in range(self._settings.texts_per_request)]
-        request = body(self._settings, batch)
+        first = replace(
+            self._settings, seed=self._settings.seed + 1, text_file=None, image_dir=None, distinct=None
+        )
+        request = body(first, texts(first, 0), images(first, 0))
         status, answer = self._ask("POST", self._settings.route, request, self._settings.timeout)
         if status == 404:
             self._load()
             status, answer = self._ask("POST", self._settings.route, request, self._settings.timeout)
         if status != 200:
             raise BenchmarkError(f"{self._settings.route} answers {status}: {_text(answer)}")
-        return _length_of_vectors(answer, len(batch))
+        return _length_of_vectors(answer, self._settings)
 
     def counts(self) -> Counts | None:
         """The model's counters; None where the server does not tell."""
@@ -63,16 +66,16 @@ class Server:
             return None
         if status != 200:
             return None
-        served = self._settings.model.replace("/", "_")
         try:
-            versions = [model for model in json.loads(answer)["model_stats"] if model["name"] == served]
+            served = self._served()
+            versions = [model for model in json.loads(answer)["model_stats"] if model["name"] in served]
             return Counts(
                 sum(version["inference_stats"]["cache_hit"]["count"] for version in versions),
                 sum(version["inference_stats"]["cache_miss"]["count"] for version in versions),
                 sum(version["inference_count"] for version in versions),
                 sum(version["execution_count"] for version in versions),
             )
-        except (ValueError, KeyError, TypeError):
+        except (InvalidModelName, ValueError, KeyError, TypeError):
             return None
 
     def version(self) -> str | None:
@@ -84,9 +87,22 @@ class Server:
         except (BenchmarkError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def _is_clip(self) -> bool:
+        return self._settings.pretrained is not None or self._settings.model.startswith(HUB_PREFIX)
+
+    def _served(self) -> set[str]:
+        """The names in Triton of what is asked."""
+        settings = self._settings
+        if not self._is_clip:
+            return {served_name(settings.model)}
+        names = clip_served_names(settings.model, settings.pretrained or "")
+        return set([names.text] * bool(settings.texts_sent) + [names.image] * bool(settings.images_sent))
+
     def _load(self) -> None:
-        request = json.dumps({"model_name": self._settings.model}).encode()
-        status, answer = self._ask("POST", "/load_sentence_transformer_model", request, LOAD_TIMEOUT)
+        request = json.dumps(self._settings.named).encode()
+        route = "/load_clip_model" if self._is_clip else "/load_sentence_transformer_model"
+        status, answer = self._ask("POST", route, request, LOAD_TIMEOUT)
         if status != 200:
             raise BenchmarkError(f"{self._settings.model} cannot be loaded, {status}: {_text(answer)}")
 
@@ -106,15 +122,19 @@ def _text(answer: bytes) -> str:
     return answer[:300].decode(errors="replace")
 
 
-def _length_of_vectors(answer: bytes, number: int) -> int:
+def _length_of_vectors(answer: bytes, settings: Settings) -> int:
+    wanted = {"text_embeddings": settings.texts_sent, "image_embeddings": settings.images_sent}
+    if settings.route != "/infer":
+        wanted = {"embedding": settings.texts_sent or settings.images_sent}
     try:
         fields: dict[str, Any] = json.loads(answer)
-        vectors: list[list[float]] = fields["text_embeddings" if "text_embeddings" in fields else "embedding"]
-        whole = isinstance(fields["processingTimeMs"], int | float) and len(vectors) == number
+        vectors: list[list[float]] = [vector for name in wanted for vector in fields[name] or ()]
+        counted = all(len(fields[name] or ()) == number for name, number in wanted.items())
+        whole = isinstance(fields["processingTimeMs"], int | float) and counted
         finite = all(math.isfinite(value) for vector in vectors for value in vector)
         lengths = {len(vector) for vector in vectors}
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"the answer is not as documented: {_text(answer)}") from error
     if not whole or not finite or len(lengths) != 1 or 0 in lengths:
-        raise BenchmarkError(f"the answer does not hold one finite vector per text: {_text(answer)}")
+        raise BenchmarkError(f"the answer does not hold one finite vector per input: {_text(answer)}")
     return lengths.pop()

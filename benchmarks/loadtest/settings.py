@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_URL = "http://127.0.0.1:8686"
-ROUTES = ("/infer", "/infer_text")
-KINDS = ("glosses", "passages")
+ROUTES = ("/infer", "/infer_text", "/infer_image")
+INPUTS = ("text", "image", "both")
+KINDS = ("glosses", "passages", "captions")
 ARRIVALS = ("poisson", "uniform")
 
 
@@ -22,7 +23,9 @@ class Settings:
 
     url: str = DEFAULT_URL
     model: str = DEFAULT_MODEL
+    pretrained: str | None = None
     route: str = "/infer"
+    input: str = "text"
     connections: int = 500
     requests: int = 20
     duration: float | None = None
@@ -31,6 +34,8 @@ class Settings:
     texts_per_request: int = 1
     texts: str = "glosses"
     text_file: Path | None = None
+    images_per_request: int = 1
+    image_dir: Path | None = None
     distinct: int | None = None
     warmup: int = 200
     processes: int = 1
@@ -55,6 +60,22 @@ class Settings:
         return parts.hostname, port
 
     @property
+    def texts_sent(self) -> int:
+        """Texts in each request."""
+        return 0 if self.input == "image" else self.texts_per_request
+
+    @property
+    def images_sent(self) -> int:
+        """Images in each request."""
+        return 0 if self.input == "text" else self.images_per_request
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The model, as a body names it."""
+        tag = {} if self.pretrained is None else {"pretrained": self.pretrained}
+        return {"model_name": self.model, **tag}
+
+    @property
     def total_requests(self) -> int | None:
         """How many requests are measured; None where only the duration ends the run."""
         if self.rate is not None and self.duration is not None:
@@ -69,5 +90,6 @@ class Settings:
         """The settings for the report; the key is not in it."""
         values = asdict(self)
         values["text_file"] = self.text_file and str(self.text_file)
+        values["image_dir"] = self.image_dir and str(self.image_dir)
         values["api_key"] = self.api_key is not None
         return values

@@ -16,6 +16,9 @@ from benchmarks.loadtest.words import CONTENT_WORDS, FUNCTION_WORDS
 GLOSS_MEDIAN, GLOSS_SIGMA, GLOSS_LONGEST = 10, 0.5, 60
 """Words of a gloss, log-normal, about as the definitions of a dictionary such as WordNet."""
 
+CAPTION_WORDS = (5, 20)
+"""Words of a picture's caption, uniform; each is one token for CLIP too."""
+
 PASSAGE_TOKENS = (100, 400)
 """Tokens of a passage, uniform, with the full stops and the two special tokens of BERT."""
 
@@ -40,7 +43,12 @@ class BuiltInTexts:
 
     def text(self, serial: int) -> str:
         """The text of one serial number."""
-        return self._passage(serial) if self._kind == "passages" else self._gloss(serial)
+        if self._kind == "passages":
+            return self._passage(serial)
+        if self._kind == "captions":
+            return self._words(serial, self._random.randint(*CAPTION_WORDS))
+        length = round(self._random.lognormvariate(log(GLOSS_MEDIAN), GLOSS_SIGMA))
+        return self._words(serial, min(max(length, _CODE_WORDS), GLOSS_LONGEST))
 
     def _code(self, serial: int) -> list[str]:
         """Three words that no other serial number has: they keep the texts apart."""
@@ -48,10 +56,9 @@ class BuiltInTexts:
         number = (serial + self._origin) * _SCATTER % base**_CODE_WORDS
         return [CONTENT_WORDS[number // base**place % base] for place in range(_CODE_WORDS)]
 
-    def _gloss(self, serial: int) -> str:
-        length = round(self._random.lognormvariate(log(GLOSS_MEDIAN), GLOSS_SIGMA))
-        more = min(max(length, _CODE_WORDS), GLOSS_LONGEST) - _CODE_WORDS
-        return " ".join([*self._code(serial), *self._random.choices(_WORDS, cum_weights=_WEIGHTS, k=more)])
+    def _words(self, serial: int, length: int) -> str:
+        more = self._random.choices(_WORDS, cum_weights=_WEIGHTS, k=length - _CODE_WORDS)
+        return " ".join([*self._code(serial), *more])
 
     def _passage(self, serial: int) -> str:
         left = self._random.randint(*PASSAGE_TOKENS) - 2

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import psutil
+from tritonclient.grpc import service_pb2_grpc
 
 from tests.triton_models.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
 from triton_models.client import TritonClient
@@ -97,3 +99,21 @@ def stubs(pid: int) -> list[int]:
 
 def shared_memory(mark: str) -> list[str]:
     return [name for name in os.listdir("/dev/shm") if name.startswith(mark)]
+
+
+async def start_server(servicer: object) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, port
+
+
+def with_server(servicer: object, work: Any) -> None:  # noqa: ANN401 - any coroutine function of a client
+    async def run() -> None:
+        server, port = await start_server(servicer)
+        async with TritonClient(f"127.0.0.1:{port}") as client:
+            await work(client)
+        await server.stop(None)
+
+    asyncio.run(run())

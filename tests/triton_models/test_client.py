@@ -2,13 +2,18 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-import grpc
-import grpc.aio
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, statistics
+from tests.triton_models.helpers import (
+    LOAD_SECONDS,
+    RunningTriton,
+    install,
+    start_server,
+    statistics,
+    with_server,
+)
 from tests.triton_models.tiny_onnx import DIMENSIONS, expected
 from triton_models.client import TritonClient
 from triton_models.config import DEFAULT_MAX_BATCH_SIZE
@@ -206,7 +211,7 @@ def test_every_call_has_a_deadline() -> None:
             with pytest.raises(TritonTimeout):
                 await call
 
-    _with_server(HungServicer(), work)
+    with_server(HungServicer(), work)
 
 
 def test_an_answer_of_another_shape_is_never_taken() -> None:
@@ -214,12 +219,12 @@ def test_an_answer_of_another_shape_is_never_taken() -> None:
         with pytest.raises(InferenceRejected, match="another shape"):
             await client.infer("any", 1, ROWS, timeout=5)
 
-    _with_server(GarbageServicer(), work)
+    with_server(GarbageServicer(), work)
 
 
 def test_a_server_that_stops_under_a_call_is_unavailable() -> None:
     async def run() -> None:
-        server, port = await _start(HungServicer())
+        server, port = await start_server(HungServicer())
         async with TritonClient(f"127.0.0.1:{port}") as client:
             call = asyncio.create_task(client.infer("any", 1, ROWS, timeout=20))
             await asyncio.sleep(0.2)
@@ -232,7 +237,7 @@ def test_a_server_that_stops_under_a_call_is_unavailable() -> None:
 
 def test_a_client_that_is_closed_under_a_call_does_not_cancel_the_caller() -> None:
     async def run() -> None:
-        server, port = await _start(HungServicer())
+        server, port = await start_server(HungServicer())
         client = TritonClient(f"127.0.0.1:{port}")
         call = asyncio.create_task(client.infer("any", 1, ROWS, timeout=20))
         await asyncio.sleep(0.2)
@@ -252,7 +257,7 @@ def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
 
-    _with_server(HungServicer(), work)
+    with_server(HungServicer(), work)
 
 
 def _calls(client: TritonClient, timeout: float = 5) -> list[Coroutine[Any, Any, Any]]:
@@ -261,21 +266,3 @@ def _calls(client: TritonClient, timeout: float = 5) -> list[Coroutine[Any, Any,
         client.load("any", timeout),
         client.unload("any", timeout),
     ]
-
-
-async def _start(servicer: object) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    return server, port
-
-
-def _with_server(servicer: object, work: Any) -> None:  # noqa: ANN401 - as `on`
-    async def run() -> None:
-        server, port = await _start(servicer)
-        async with TritonClient(f"127.0.0.1:{port}") as client:
-            await work(client)
-        await server.stop(None)
-
-    asyncio.run(run())

@@ -1,0 +1,196 @@
+"""What the towers do with no server around them, decoding included; and the reference vectors.
+
+    python -m benchmarks.clip.in_process open_clip DIRECTORY ROUND SECONDS
+    python -m benchmarks.clip.in_process engine DIRECTORY ROUND SECONDS VERSION_DIRECTORY
+    python -m benchmarks.clip.in_process fixed77 DIRECTORY ROUND SECONDS
+
+`open_clip` goes first: it writes reference.npz, which the others are compared with. The last line printed is
+JSON.
+"""
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.clip.inputs import Inputs, sample
+from triton_models.accuracy import LEAST_COSINE, cosines
+
+CORES = len(os.sched_getaffinity(0))
+BATCHES = (8, 16, 32)
+TEXT_BATCHES = (1, 16, 64)
+IMAGES = 256
+TEXTS = 512
+
+Decode = Callable[[bytes], Any]
+Vectors = NDArray[np.float32]
+Run = Callable[[list[Any]], Vectors]
+
+
+def image_rate(
+    decode: Decode, run: Run, images: Sequence[bytes], batch: int, seconds: float
+) -> dict[str, float]:
+    """Images a second, by how decoding and the tower share the cores."""
+    with ThreadPoolExecutor(CORES) as pool:
+
+        def batches() -> Iterator[list["Future[Any]"]]:
+            end = time.perf_counter() + seconds
+            place = 0
+            while time.perf_counter() < end:
+                chosen = [images[(place + i) % len(images)] for i in range(batch)]
+                place += batch
+                yield [pool.submit(decode, one) for one in chosen]
+
+        def in_turns() -> int:
+            return sum(len(run([one.result() for one in futures])) for futures in batches())
+
+        def overlapped() -> int:
+            done, waiting = 0, None
+            for futures in batches():
+                if waiting is not None:
+                    done += len(run([one.result() for one in waiting]))
+                waiting = futures
+            return done + (len(run([one.result() for one in waiting])) if waiting else 0)
+
+        found = {}
+        for name, way in (("in turns", in_turns), ("overlapped", overlapped)):
+            start = time.perf_counter()
+            found[f"batch {batch}, {name}"] = way() / (time.perf_counter() - start)
+    return found
+
+
+def best_image_rate(decode: Decode, run: Run, images: Sequence[bytes], seconds: float) -> dict[str, float]:
+    """Of every batch size and way; the best as `best`, the tower alone on decoded images as `tower alone`."""
+    run([decode(one) for one in images[:16]])
+    found: dict[str, float] = {}
+    for batch in BATCHES:
+        found |= image_rate(decode, run, images, batch, seconds)
+    best = max(found.values())
+    decoded = [decode(one) for one in images[:16]]
+    alone, _ = rate(lambda: run(decoded), seconds)
+    decoding, _ = rate(lambda: [decode(one) for one in images[:24]], seconds)
+    return {**found, "best": best, "tower alone": alone * 16, "decoding, one thread": decoding * 24}
+
+
+def rate(work: Callable[[], Any], seconds: float) -> tuple[float, Any]:
+    """Calls a second, and the last result."""
+    calls, result = 0, None
+    start = time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < seconds:
+        result = work()
+        calls += 1
+    return calls / (time.perf_counter() - start), result
+
+
+def measure_open_clip(directory: Path, inputs: Inputs, seconds: float) -> dict[str, Any]:
+    """encode_image with open_clip's own transform, and encode_text with its tokenizer."""
+    from benchmarks.clip.model import CHECKPOINT, NAME, create, open_clip, torch
+
+    torch.set_num_threads(CORES)
+    model = create(directory / "sources" / CHECKPOINT)
+    cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    transform = open_clip.transform.image_transform_v2(cfg, is_train=False)
+    tokenizer = open_clip.get_tokenizer(NAME)
+
+    def decode(data: bytes) -> Any:  # noqa: ANN401 - a tensor
+        return transform(Image.open(io.BytesIO(data)))
+
+    def run(pixels: list[Any]) -> Vectors:
+        with torch.inference_mode():
+            vectors: Vectors = model.encode_image(torch.stack(pixels)).numpy()
+        return vectors
+
+    def texts(captions: Sequence[str]) -> Vectors:
+        with torch.inference_mode():
+            vectors: Vectors = model.encode_text(tokenizer(list(captions))).numpy()
+        return vectors
+
+    compared = sample()
+    images = run([decode(image) for image in compared.images])
+    np.savez(directory / "reference.npz", text=texts(compared.captions), image=images)
+    captions = inputs.captions(64)
+    return {
+        "images": best_image_rate(decode, run, inputs.images(IMAGES), seconds),
+        "captions": rate(lambda: texts(captions), seconds)[0] * len(captions),
+    }
+
+
+def measure_engines(directory: Path, inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
+    """Every engine that keeps to the reference, with the front end's own decoding."""
+    from gateway.images import open_image, preprocess
+    from triton_models.backends.onnxruntime.image_engine import ImageEngine
+    from triton_models.backends.onnxruntime.image_selection import IMAGE_ENGINES, image_engine_for
+    from triton_models.manifest import Manifest
+
+    spec = Manifest.from_json((version / "model.json").read_text(encoding="utf-8")).image
+    assert spec is not None
+    preprocessing = spec
+    compared = np.load(directory / "reference.npz")["image"]
+
+    def decode(data: bytes) -> NDArray[np.uint8]:
+        return preprocess(open_image(data, 1 << 30), preprocessing)
+
+    images = inputs.images(IMAGES)
+    found: dict[str, Any] = {}
+    for name in IMAGE_ENGINES:
+        try:
+            engine = ImageEngine(version / "model.onnx", CORES, name)
+            vectors = engine.run(np.stack([decode(image) for image in sample().images]))
+        except (RuntimeError, ImportError) as error:
+            found[str(name)] = {"refused": str(error).partition("\n")[0]}
+            continue
+        least = float(cosines(vectors, compared).min())
+        if least < LEAST_COSINE:
+            found[str(name)] = {"refused": f"cosine {least:.6f} to open_clip"}
+            continue
+        run: Run = lambda pixels, tower=engine: tower.run(np.stack(pixels))  # type: ignore[misc]  # noqa: E731
+        found[str(name)] = {"least_cosine": least, **best_image_rate(decode, run, images, seconds)}
+    best = max(one["best"] for one in found.values() if "best" in one)
+    return {"engines": found, "best": best, "chosen": str(image_engine_for(version, CORES))}
+
+
+def measure_fixed77(directory: Path, inputs: Inputs, seconds: float) -> dict[str, Any]:
+    """The text tower with all 77 tokens on ONNX Runtime in fp32, tokenising not counted."""
+    import onnxruntime
+
+    from benchmarks.clip.model import NAME, open_clip
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = CORES
+    session = onnxruntime.InferenceSession(str(directory / "fixed77.onnx"), options)
+    tokenizer = open_clip.get_tokenizer(NAME)
+    vectors = session.run(None, {"input_ids": tokenizer(list(sample().captions)).numpy()})[0]
+    least = float(cosines(vectors, np.load(directory / "reference.npz")["text"]).min())
+    assert least >= LEAST_COSINE, f"the fixed export is wrong: cosine {least}"
+    found = {}
+    for batch in TEXT_BATCHES:
+        ids = tokenizer(inputs.captions(batch)).numpy()
+        session.run(None, {"input_ids": ids})
+        calls, _ = rate(lambda ids=ids: session.run(None, {"input_ids": ids}), seconds)  # type: ignore[misc]
+        found[f"batch {batch}"] = calls * batch
+    return {**found, "best": max(found.values())}
+
+
+def main(what: str, directory: Path, round_number: int, seconds: float, *rest: str) -> None:
+    """Measure, and print JSON."""
+    inputs = Inputs(round_number)
+    if what == "open_clip":
+        measured = measure_open_clip(directory, inputs, seconds)
+    elif what == "engine":
+        measured = measure_engines(directory, inputs, seconds, Path(rest[0]))
+    else:
+        measured = measure_fixed77(directory, inputs, seconds)
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:])
