@@ -6,7 +6,7 @@ or a row that leaks into its neighbour shows in a few batches out of many, and n
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,20 @@ BATCHES = 64
 LARGEST_BATCH = 48
 _LONG = 96
 _OTHER_PROMPT_TEXTS = 12
+_TOKEN_TEXTS = 16
 KEPT_SAMPLES = 24
 KEPT_TOKENS = 512
 
 Run = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.float32]]
-"""input_ids int64 [total], lengths int32 [batch] to float32 [batch, D]."""
+"""input_ids int64 [total], lengths int32 [batch] to float32 [batch, D], or [total, H] of the tokens."""
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """A text's number in `Samples`, and the reference's vectors of its tokens, float32 [L, H]."""
+
+    row: int
+    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,14 @@ class Samples:
 
     texts: with their prompt. ids: int64 [L], L >= 1, flags included. vectors: float32 [n, D].
     empty: float32 [D], the vector of a text without tokens; None where every text has some.
+    tokens: of some of the texts; none of CLIP models, which give no vectors of tokens.
     """
 
     texts: list[str]
     ids: list[NDArray[np.int64]]
     vectors: NDArray[np.float32]
     empty: NDArray[np.float32] | None
+    tokens: Sequence[TokenSample] = ()
 
     def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The flat ids and the lengths of some rows."""
@@ -68,13 +79,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """min_cosine: to the reference; min_alone: alone against in a batch; worst_text: of min_cosine."""
+    """min_cosine: to the reference; min_alone: alone against in a batch; worst_text: of min_cosine.
+
+    min_token_cosine: of a token's vector to the reference's; None where the model gives none.
+    """
 
     texts: int
     batches: int
     min_cosine: float
     min_alone: float
     worst_text: str
+    min_token_cosine: float | None = None
 
 
 def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[float, str], None]) -> Samples:
@@ -107,7 +122,12 @@ def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[fl
         raise InvalidModel(f"sentence-transformers gives no finite vector for {shorten(shown[bad.argmax()])}")
     rows = [row for row, row_ids in enumerate(ids) if row_ids.size]
     empty = next((vectors[row] for row, row_ids in enumerate(ids) if not row_ids.size), None)
-    return Samples([shown[row] for row in rows], [ids[row] for row in rows], vectors[rows], empty)
+    samples = Samples([shown[row] for row in rows], [ids[row] for row in rows], vectors[rows], empty)
+    tokens = [
+        TokenSample(row, reference.encode_tokens(samples.texts[row], samples.ids[row]))
+        for row in samples.spread(_TOKEN_TEXTS, KEPT_TOKENS)
+    ]
+    return replace(samples, tokens=tokens)
 
 
 def verify(
@@ -124,7 +144,7 @@ def verify(
         report(0.5 * (row + 1) / len(samples.ids), "Comparing every text alone")
     worst = _Worst()
     worst.see(cosines(alone, samples.vectors), range(len(samples.ids)))
-    _check_norms(alone, samples)
+    _check_norms(alone, samples.vectors, samples.texts)
     worst_alone = _Worst()
     batches = mixed_batches([len(ids) for ids in samples.ids])
     for number, rows in enumerate(batches, start=1):
@@ -145,6 +165,37 @@ def verify(
             f"at least {least.alone} is needed, for the text {other}"
         )
     return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
+
+
+def verify_tokens(run: Run, samples: Samples, least: Bounds = BOUNDS["fp32"]) -> float:
+    """Compare the vectors of all tokens of `samples.tokens` with the reference, each text alone and together.
+
+    Returns the least cosine.
+
+    Raises:
+        CheckFailed: naming the worst text.
+    """
+    rows = [sample.row for sample in samples.tokens]
+    lengths = [len(samples.ids[row]) for row in rows]
+    together = np.split(run(*samples.marked_batch(rows)), np.cumsum(lengths)[:-1])
+    lowest = 1.0
+    for sample, among_others in zip(samples.tokens, together, strict=True):
+        alone = run(*samples.batch([sample.row]))
+        text = shorten(samples.texts[sample.row])
+        if not alone.shape == among_others.shape == sample.vectors.shape:
+            raise CheckFailed(
+                f"the converted model gives other tokens than the reference, for the text {text}"
+            )
+        for vectors in (alone, among_others):
+            cosine = float(cosines(vectors, sample.vectors).min())
+            if cosine < least.reference:
+                raise CheckFailed(
+                    f"the vectors of tokens differ from the reference's: cosine {cosine:.6f}, "
+                    f"at least {least.reference} is needed, for the text {text}"
+                )
+            _check_norms(vectors, sample.vectors, [samples.texts[sample.row]] * len(vectors))
+            lowest = min(lowest, cosine)
+    return lowest
 
 
 def mixed_batches(lengths: Sequence[int]) -> list[list[int]]:
@@ -182,11 +233,11 @@ def save(samples: Samples, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def _check_norms(vectors: NDArray[np.float32], samples: Samples) -> None:
-    norms, expected = np.linalg.norm(vectors, axis=1), np.linalg.norm(samples.vectors, axis=1)
+def _check_norms(vectors: NDArray[np.float32], reference: NDArray[np.float32], texts: Sequence[str]) -> None:
+    norms, expected = np.linalg.norm(vectors, axis=1), np.linalg.norm(reference, axis=1)
     off = np.abs(norms - expected) > NORM_TOLERANCE * expected
     if off.any():
-        text = shorten(samples.texts[int(off.argmax())])
+        text = shorten(texts[int(off.argmax())])
         raise CheckFailed(
             f"the converted model's vectors have another length than the reference's, for the text {text}"
         )

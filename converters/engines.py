@@ -4,6 +4,7 @@ The fastest that keeps to a small sample is checked with all texts; one that fai
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from converters import check
@@ -51,13 +52,22 @@ def verify(
     """
     bounds = BOUNDS[precision]
     if precision == "fp16":
-        return check.verify(Engine(path, threads).run, samples, report, bounds)
+        return _verify(Engine(path, threads), samples, report, bounds)
     rows = samples.spread(check.KEPT_SAMPLES, check.KEPT_TOKENS)
     sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
 
     def checked(selection: Selection) -> CheckResult:
         kept = Bounds(bounds.reference, bounds.reference) if selection.fixed_by_operator else bounds
         engine = Engine(path, threads, selection.name, selection.streams)
-        return check.verify(engine.run, samples, report, kept)
+        return _verify(engine, samples, report, kept)
 
     return chosen(lambda without: select(path, sample, threads, without), checked, path.parent)
+
+
+def _verify(
+    engine: Engine, samples: Samples, report: Callable[[float, str], None], least: Bounds
+) -> CheckResult:
+    result = check.verify(engine.run, samples, report, least)
+    if not samples.tokens:
+        return result
+    return replace(result, min_token_cosine=check.verify_tokens(engine.run_tokens, samples, least))

@@ -23,18 +23,22 @@ _LARGEST_INLINE = 1_500_000_000
 
 
 def trace(
-    graph: nn.Module, vocab_size: int, lengths: Sequence[int] = UNLIKE_LENGTHS
+    graph: nn.Module,
+    vocab_size: int,
+    lengths: Sequence[int] = UNLIKE_LENGTHS,
+    outputs: Sequence[str] = ("sentence_embedding",),
 ) -> torch.onnx.ONNXProgram:
     """A text `graph` (int64 [total], int32 [batch, 1] -> float32 [batch, D]) as an ONNX program.
 
-    vocab_size: example ids are drawn below it. lengths: of the example's texts.
+    vocab_size: example ids are drawn below it. lengths: of the example's texts. outputs: names of what the
+    graph gives.
 
     Raises:
         torch.onnx.errors.OnnxExporterError, RuntimeError, and whatever the graph raises while it is traced.
     """
     shape = torch.tensor(lengths, dtype=torch.int32).reshape(-1, 1)
     ids = torch.arange(int(shape.sum()), dtype=torch.int64) % vocab_size
-    return _trace(graph, (ids, shape), ["input_ids", "item_shape"], "sentence_embedding")
+    return _trace(graph, (ids, shape), ["input_ids", "item_shape"], outputs)
 
 
 def trace_images(graph: nn.Module, height: int, width: int) -> torch.onnx.ONNXProgram:
@@ -44,11 +48,11 @@ def trace_images(graph: nn.Module, height: int, width: int) -> torch.onnx.ONNXPr
         As `trace`.
     """
     images = torch.zeros(3, height, width, 3, dtype=torch.uint8)
-    return _trace(graph, (images,), ["image"], "image_embedding")
+    return _trace(graph, (images,), ["image"], ["image_embedding"])
 
 
 def _trace(
-    graph: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], output: str
+    graph: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
     """Of every input the first dimension may change."""
     dynamic = torch.export.Dim.DYNAMIC
@@ -68,7 +72,7 @@ def _trace(
             program = torch.onnx.export(
                 traced,
                 input_names=inputs,
-                output_names=[output],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,

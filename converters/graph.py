@@ -1,6 +1,7 @@
 """The whole model as one module with the signature of the model contract.
 
-    input_ids int64 [total], item_shape int32 [batch, 1]  ->  sentence_embedding float32 [batch, D]
+    input_ids int64 [total], item_shape int32 [batch, 1]
+        ->  sentence_embedding float32 [batch, D], token_embeddings float32 [total, H]
 
 Knows nothing about files, tokenizers or ONNX.
 """
@@ -74,7 +75,7 @@ class Backbone(nn.Module):
 
 
 class StaticMean(nn.Module):
-    """Mean of static vectors, float32 [batch, H].
+    """Static vectors, float32 [total, H], and their mean over each text, float32 [batch, H].
 
     By one matrix product, not by padding: static models have no longest text, and one long text
     among many short ones would multiply the memory.
@@ -84,18 +85,18 @@ class StaticMean(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """The mean of the vectors of `ids` (int64 [total]) over each text."""
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors of `ids` (int64 [total]), and the mean of each text's."""
         ends = lengths.cumsum(0).unsqueeze(1)
         place = torch.arange(ids.shape[0]).unsqueeze(0)
         within = (place < ends) & (place >= ends - lengths.unsqueeze(1))
         vectors: Tensor = self.embedding(ids)
         mean: Tensor = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
-        return mean
+        return vectors, mean
 
 
 class SentenceGraph(nn.Module):
-    """Ids in, sentence embeddings out; see the head of this file.
+    """Ids in, embeddings of sentences and tokens out; see the head of this file.
 
     modules: what follows the first module, in the saved order: modules of sentence-transformers that
         read and write a dict of features, and `GatherPooling` in the place of `Pooling`.
@@ -116,17 +117,19 @@ class SentenceGraph(nn.Module):
         self.truncate = truncate
         self.prompt_flag = prompt_flag
 
-    def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
-        """float32 [batch, D] of int64 [total] and int32 [batch, 1]."""
+    def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [batch, D] and [total, H] of int64 [total] and int32 [batch, 1]."""
         # By bits and not by Mod: OpenVINO computes Mod in fp32, which takes one id for another.
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         lengths = item_shape.reshape(-1).to(torch.int64)
         if isinstance(self.first, StaticMean):
-            features = {"sentence_embedding": self.first(ids, lengths)}
+            tokens, mean = self.first(ids, lengths)
+            features = {"sentence_embedding": mean}
             layout = None
         else:
             layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1)
-            features = {"token_embeddings": self.first(ids, layout)}
+            tokens = self.first(ids, layout)
+            features = {"token_embeddings": tokens}
         for module in self.after:
             if isinstance(module, GatherPooling):
                 assert layout is not None
@@ -135,7 +138,9 @@ class SentenceGraph(nn.Module):
             else:
                 features = module(features)
         embedding: Tensor = features["sentence_embedding"]
-        return embedding if self.truncate is None else embedding[:, : self.truncate]
+        if self.truncate is not None:
+            embedding = embedding[:, : self.truncate]
+        return embedding, tokens
 
     def _pooled(self, input_ids: Tensor) -> Tensor:
         """Which tokens are pooled, bool [total]."""

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from converters.errors import InvalidModel
 from converters.inspect_source import Anatomy
+from triton_models.tokens import token_ids
 
 # What the libraries raise for files that are damaged or do not fit together.
 LOADING_ERRORS = (
@@ -74,6 +75,22 @@ class Reference:
         """
         try:
             vectors = self.model.encode(list(texts), prompt=prompt, batch_size=1, show_progress_bar=False)
+        except (LookupError, RuntimeError, ValueError, TypeError) as error:
+            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
+        return np.asarray(vectors, dtype=np.float32)
+
+    def encode_tokens(self, text: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [L, H], a vector for each token of a text with its prompt; ids: int64 [L], of its tokens.
+
+        Raises:
+            InvalidModel: the reference itself fails on the text.
+        """
+        if self.backbone is None:
+            # It has no word for them: the rows of its table.
+            table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
+            return table[token_ids(ids)]
+        try:
+            vectors: Any = self.model.encode(text, prompt="", output_value="token_embeddings")
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
         return np.asarray(vectors, dtype=np.float32)

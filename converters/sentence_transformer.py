@@ -31,6 +31,7 @@ from converters.progress import Progress, part
 from converters.reference import Reference
 from converters.tokenizer import TextTokenizer
 from triton_models.accuracy import LEAST_COSINE, Precision, cosines
+from triton_models.backends.onnxruntime.sessions import POOLED, TOKENS
 from triton_models.manifest import Manifest, Source
 
 _TRIAL_TEXTS = 10
@@ -147,7 +148,7 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
     ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
     try:
         with torch.inference_mode():
-            vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
+            vectors = plan.graph(ids, lengths.unsqueeze(1))[0].numpy()
     except (*export.ERRORS, CannotPack) as error:
         return parts.padded(f"cannot be packed: {reference.describe(error)}")
     least = float(cosines(vectors, samples.vectors[rows]).min())
@@ -159,7 +160,7 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
 def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress: Progress) -> CheckResult:
     progress.step("convert", 0.5, f"Exporting to ONNX, attention {plan.attention}: {plan.reason}")
     try:
-        program = export.trace(plan.graph, plan.vocab_size)
+        program = export.trace(plan.graph, plan.vocab_size, outputs=(POOLED, TOKENS))
     except CannotPack as error:
         raise InvalidModel(f"the packed graph cannot be traced: {error}") from error
     except export.ERRORS as error:
@@ -252,6 +253,7 @@ def _manifest(
         revision=origin.revision,
         source=origin.source,
         dimensions=int(samples.vectors.shape[1]),
+        token_dimensions=int(samples.tokens[0].vectors.shape[1]),
         vocab_size=_vocab_size(loaded),
         max_seq_length=tokenizer.max_seq_length,
         add_special_tokens=tokenizer.add_special_tokens,

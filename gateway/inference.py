@@ -8,20 +8,20 @@ again in its dynamic batcher. Equal bytes always mean equal shape: the client ma
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from gateway.catalog import Catalog, TextModel
-from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
+from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable, Unsupported
 from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
 from gateway.tokenizer import TokenIds, Tokenized
 from gateway.verified import Verified
-from triton_models.errors import ModelNotReady, TritonTimeout
+from triton_models.errors import ModelNotReady, TokensNotServed, TritonTimeout
 from triton_models.supervisor import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
@@ -33,6 +33,9 @@ ONE_BY_ONE = 16
 GROUP_ROWS = 16
 """Rows of equal length in one request: enough to make the call's cost small, few enough to spread."""
 
+LARGEST_ANSWER = 1 << 24
+"""Numbers of one answer with vectors of tokens: 32 texts of 512 tokens of 1,024 dimensions, 64 MB."""
+
 INLINE_CHARACTERS = 8192
 """Texts up to this are tokenised on the event loop, in under a millisecond; longer ones in a thread."""
 
@@ -42,6 +45,9 @@ class Embedded(NamedTuple):
 
     vectors: Vectors
     tokens: int
+
+
+Found = TypeVar("Found")
 
 
 class TextEmbedder:
@@ -79,19 +85,27 @@ class TextEmbedder:
             InvalidInput: a text cannot be embedded; its index is in the message.
             ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as their names say.
         """
-        if len(texts) > self._max_inputs:
-            raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
-        asked = _Asked(texts, options, field, time.monotonic() + self._timeout)
-        model = await self._catalog.texts.get(reference)
-        try:
-            await self._verified.require(model.reference, model.served, model.version)
-            vectors, tokens = await self._embed(model, asked)
-        except ModelNotReady:
-            vectors, tokens = await self._embed_again(model, asked)
-        texts_of(model.served).inc(len(texts))
+        model, (vectors, tokens) = await self._answer(
+            reference, self._asked(texts, options, field), self._embed
+        )
         if normalize and not model.manifest.normalized:
             vectors = unit_length(vectors)
         return Embedded(vectors, tokens)
+
+    async def embed_tokens(
+        self, reference: Reference, texts: Texts, *, options: TextOptions = DEFAULT, field: str = "text"
+    ) -> list[Vectors]:
+        """Vectors of every token of each text, special ones and a prompt's included: float32 [length, H].
+
+        As the model's last layer gives them: not pooled, not scaled.
+
+        Raises:
+            TooLarge: more texts than the limit, or more numbers than one answer may hold.
+            Unsupported: the model, or the Triton that serves it, gives none.
+            InvalidInput, ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as `embed`.
+        """
+        _, vectors = await self._answer(reference, self._asked(texts, options, field), self._embed_tokens)
+        return vectors
 
     async def model(self, reference: Reference) -> TextModel:
         """What is known of a model that is loaded: its tokenizer, its manifest.
@@ -103,14 +117,37 @@ class TextEmbedder:
         await self._verified.require(model.reference, model.served, model.version)
         return model
 
-    async def _embed_again(self, model: TextModel, asked: "_Asked") -> Embedded:
+    def _asked(self, texts: Texts, options: TextOptions, field: str) -> "_Asked":
+        if len(texts) > self._max_inputs:
+            raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
+        return _Asked(texts, options, field, time.monotonic() + self._timeout)
+
+    async def _answer(
+        self,
+        reference: Reference,
+        asked: "_Asked",
+        embed: Callable[[TextModel, "_Asked"], Awaitable[Found]],
+    ) -> tuple[TextModel, Found]:
+        """What `embed` gives of the model as it is loaded now, which is told too."""
+        model = await self._catalog.texts.get(reference)
+        try:
+            await self._verified.require(model.reference, model.served, model.version)
+            found = await embed(model, asked)
+        except ModelNotReady:
+            model, found = await self._again(model, asked, embed)
+        texts_of(model.served).inc(len(asked.texts))
+        return model, found
+
+    async def _again(
+        self, model: TextModel, asked: "_Asked", embed: Callable[[TextModel, "_Asked"], Awaitable[Found]]
+    ) -> tuple[TextModel, Found]:
         """Try the version that the repository holds now; say why where there is no other."""
         self._verified.forget(model.served)
         current = await self._catalog.texts.refresh(model.reference)
         await self._verified.require(current.reference, current.served, current.version)
         if (current.version, current.max_rows) != (model.version, model.max_rows):
             try:
-                return await self._embed(current, asked)
+                return current, await embed(current, asked)
             except ModelNotReady:
                 pass
         raise Unavailable(f"model {model.reference} is being loaded; retry in a moment")
@@ -134,6 +171,32 @@ class TextEmbedder:
             vectors[indices] = answer
         return Embedded(vectors, tokens)
 
+    async def _embed_tokens(self, model: TextModel, asked: "_Asked") -> list[Vectors]:
+        if model.manifest.token_dimensions is None and not model.reference.is_clip:
+            # It may have been converted again since it was read, as the error below asks for.
+            model = await self._catalog.texts.refresh(model.reference)
+        dimensions = model.manifest.token_dimensions
+        if dimensions is None:
+            raise Unsupported(_no_tokens(model))
+        rows, tokens = await self._tokenize(model, asked)
+        if tokens > (most := LARGEST_ANSWER // dimensions):
+            raise TooLarge(
+                f"{asked.field}: {tokens} tokens, a vector of {dimensions} numbers each; "
+                f"the limit is {most} tokens in one request"
+            )
+        tokens_of(model.served).inc(tokens)
+        vectors = [np.empty((0, dimensions), np.float32) for _ in rows]
+        places = [index for index, row in enumerate(rows) if row.size]
+        # Not all at once: each answer passes through the shared memory of Triton's backend.
+        for start in range(0, len(places), ONE_BY_ONE):
+            some = places[start : start + ONE_BY_ONE]
+            answers = await gather(
+                self._infer(model, rows[index].reshape(1, -1), asked.deadline, tokens=True) for index in some
+            )
+            for index, answer in zip(some, answers, strict=True):
+                vectors[index] = answer[0]
+        return vectors
+
     async def _tokenize(self, model: TextModel, asked: "_Asked") -> Tokenized:
         texts, options, field, _ = asked
         encode: Callable[..., Tokenized] = model.tokenizer.encode
@@ -143,12 +206,21 @@ class TextEmbedder:
             return encode(texts, options, field)
         return await asyncio.to_thread(encode, texts, options, field)
 
-    async def _infer(self, model: TextModel, rows: TokenIds, deadline: float) -> Vectors:
+    async def _infer(
+        self, model: TextModel, rows: TokenIds, deadline: float, *, tokens: bool = False
+    ) -> Vectors:
+        """Vectors float32 [b, D] of rows int64 [b, L]; with tokens those of each token, [b, L, H]."""
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the request outlived its time limit; send less, or retry")
         try:
-            return await self._triton.client.infer(model.served, model.version, rows, timeout=remaining)
+            return await self._triton.client.infer(
+                model.served, model.version, rows, timeout=remaining, tokens=tokens
+            )
+        except TokensNotServed as error:
+            raise Unsupported(
+                "the backend of this Triton gives no vectors of tokens; the project's own, in Python, does"
+            ) from error
         except TritonTimeout as error:
             raise DeadlineExceeded("the request outlived its time limit; send less, or retry") from error
 
@@ -172,6 +244,18 @@ def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
         for indices in by_length.values()
         for start in range(0, len(indices), most)
     ]
+
+
+def _no_tokens(model: TextModel) -> str:
+    """Why a model gives no vectors of tokens, and what to do."""
+    if model.reference.is_clip:
+        return (
+            f"model {model.reference} is a CLIP model, which gives one vector a text and none of its tokens"
+        )
+    return (
+        f"model {model.reference} was converted by a version that kept no vectors of tokens; "
+        "convert it again: POST /delete_model, then POST /load_sentence_transformer_model"
+    )
 
 
 async def gather(coroutines: Iterable[Coroutine[None, None, Vectors]]) -> list[Vectors]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from tests import tiny_models
 
@@ -110,9 +112,25 @@ def model_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(model_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def converted_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with MiniLM, to be copied: converted once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "minilm"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            command = ["-m", "converters", "sentence-transformer", MINILM, "--output", f"{shared}.new"]
+            subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+            os.rename(f"{shared}.new", shared)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def server(
+    model_sources: Path, converted_minilm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """One server for the whole session, with MiniLM and the tiny models loaded."""
     root = tmp_path_factory.mktemp("server")
+    shutil.copytree(converted_minilm, root / "repository")
     running = Server(
         root / "repository",
         {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": MINILM},

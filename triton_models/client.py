@@ -5,7 +5,6 @@ translated in one place, `_translate`, and none leaves this module.
 """
 
 import asyncio
-import functools
 import itertools
 import re
 from types import TracebackType
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from triton_models.config import INPUT, OUTPUT
+from triton_models.calls import embeddings, image_request, text_request, uncancelled
 from triton_models.errors import (
     InferenceRejected,
     ModelLoadFailed,
@@ -26,9 +25,8 @@ from triton_models.errors import (
     TritonTimeout,
     TritonUnavailable,
 )
-from triton_models.image_calls import image_request, uncancelled
 from triton_models.statistics import statistics_as_dicts
-from triton_models.tokens import mark_past_cache, mark_rows
+from triton_models.tokens import mark_past_cache, mark_rows, mark_wants_tokens
 
 QUERY_SECONDS = 5.0
 """Deadline of the calls that only ask, in seconds."""
@@ -88,42 +86,44 @@ class TritonClient:
         await self.close()
 
     async def infer(
-        self, name: str, version: int, token_rows: NDArray[np.int64], *, timeout: float
+        self, name: str, version: int, token_rows: NDArray[np.int64], *, timeout: float, tokens: bool = False
     ) -> NDArray[np.float32]:
         """The vectors of `token_rows` (int64 [b, L], flags allowed): float32 [b, D], read-only.
 
         Rows are marked here (`tokens.mark_rows`), so that equal bytes always mean equal shape.
-        timeout: in seconds.
+        timeout: in seconds. tokens: the vectors of all tokens, float32 [b, L, H].
 
         Raises:
+            TokensNotServed: the backend has none of tokens.
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
         if token_rows.size == 0:
             raise InferenceRejected(f"a request to {name} needs a row and every row a token")
         marked = mark_rows(token_rows)
-        embeddings = await self._infer(name, version, marked, timeout)
-        if embeddings is None:
+        leading = marked.shape if tokens else marked.shape[:1]
+        if tokens:
+            marked = mark_wants_tokens(marked)
+        vectors = await self._infer(name, version, marked, leading, timeout)
+        if vectors is None:
             # Triton caches failures: a request that failed once is answered with nothing ever after.
-            embeddings = await self._infer(name, version, mark_past_cache(marked), timeout)
-        if embeddings is None:
+            vectors = await self._infer(name, version, mark_past_cache(marked), leading, timeout)
+        if vectors is None:
             raise InferenceRejected(f"Triton could not compute the request to {name}")
-        return embeddings
+        return vectors
 
     async def _infer(
-        self, name: str, version: int, marked: NDArray[np.int64], timeout: float
+        self, name: str, version: int, marked: NDArray[np.int64], leading: tuple[int, ...], timeout: float
     ) -> NDArray[np.float32] | None:
         """The answer to rows that are marked; None for an answer without a vector."""
-        request = service_pb2.ModelInferRequest()
-        request.CopyFrom(_request_head(name, version, *marked.shape))
-        request.raw_input_contents.append(marked.tobytes())
+        request = text_request(name, version, marked)
         try:
             response = await uncancelled(next(self._turn), request, timeout)
         except grpc.aio.AioRpcError as error:
             raise await self._translate(error, name) from error
         except asyncio.CancelledError as error:
             raise _closed_or_cancelled() from error
-        return _embeddings(response, marked.shape[0])
+        return embeddings(response, *leading)
 
     async def infer_images(
         self, name: str, version: int, pixels: NDArray[np.uint8], *, timeout: float
@@ -136,14 +136,14 @@ class TritonClient:
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
-        embeddings = await self._infer_images(name, version, pixels, timeout)
-        if embeddings is None:
+        vectors = await self._infer_images(name, version, pixels, timeout)
+        if vectors is None:
             # A failure that Triton has cached, as above; twice the images are other bytes.
             twice = np.concatenate([pixels, pixels])
-            embeddings = await self._infer_images(name, version, twice, timeout)
-        if embeddings is None:
+            vectors = await self._infer_images(name, version, twice, timeout)
+        if vectors is None:
             raise InferenceRejected(f"Triton could not compute the request to {name}")
-        return embeddings[: len(pixels)]
+        return vectors[: len(pixels)]
 
     async def _infer_images(
         self, name: str, version: int, pixels: NDArray[np.uint8], timeout: float
@@ -156,7 +156,7 @@ class TritonClient:
             raise await self._translate(error, name) from error
         except asyncio.CancelledError as error:
             raise _closed_or_cancelled() from error
-        return _embeddings(response, len(pixels))
+        return embeddings(response, len(pixels))
 
     async def load(self, name: str, timeout: float) -> None:
         """Load the model, or load it again if its files changed.
@@ -272,27 +272,3 @@ def _closed_or_cancelled() -> BaseException:
     if task is not None and task.cancelling():
         return asyncio.CancelledError()
     return TritonUnavailable("Triton is not available")
-
-
-@functools.lru_cache(maxsize=1024)
-def _request_head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelInferRequest:
-    """All of a request but its content. Shared: copy before adding to it."""
-    request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version))
-    request.inputs.add(name=INPUT, datatype="INT64", shape=[rows, length])
-    request.outputs.add(name=OUTPUT)
-    return request
-
-
-def _embeddings(response: service_pb2.ModelInferResponse, rows: int) -> NDArray[np.float32] | None:
-    """The one output, float32 [rows, D]; None where there is none.
-
-    Raises:
-        InferenceRejected: another shape than was asked for.
-
-    """
-    if not response.raw_output_contents:
-        return None
-    shape = tuple(response.outputs[0].shape)
-    if len(shape) != 2 or shape[0] != rows:
-        raise InferenceRejected("Triton answered another shape than the request asked for")
-    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)

@@ -21,7 +21,7 @@ ITEM_SHAPE = "item_shape"
 """Made by Triton from INPUT's shapes: int32 [batch, 1], the length of each row."""
 
 OUTPUT = "sentence_embedding"
-"""float32 [b, D]."""
+"""float32 [b, D]; of requests with the flag WANTS_TOKENS, from our backend alone, [b, L, H]."""
 
 IMAGE_INPUT = "image"
 """uint8 [b, H, W, 3]: RGB, of the size that the manifest's `image` names."""

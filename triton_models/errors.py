@@ -6,9 +6,10 @@
     ├── ModelNotReady          unknown, not loaded, or another version is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
+    │   └── TokensNotServed    the backend gives one vector for each row, none for its tokens
     └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
 
-Texts of the first five hold nothing that a client may not see; `reason` and EmbeddedTritonError
+Texts of the first six hold nothing that a client may not see; `reason` and EmbeddedTritonError
 may hold paths.
 """
 
@@ -42,6 +43,10 @@ class ModelLoadFailed(TritonError):
 
 class InferenceRejected(TritonError):
     """Triton refused this request, or its answer is not what the contract says."""
+
+
+class TokensNotServed(InferenceRejected):
+    """The backend of this Triton, or the model as it was converted, gives no vectors of tokens."""
 
 
 class EmbeddedTritonError(TritonError):

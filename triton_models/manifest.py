@@ -82,6 +82,7 @@ class Manifest:
     include_prompt: False where pooling leaves the prompt's tokens out; they are then sent marked.
     special_ids: ids that the reference takes off the end of a prompt when it counts its tokens.
     normalized: the graph's output has unit length.
+    token_dimensions: length of a token's vector; None where the graph gives none (CLIP, older conversions).
     sha256: of `model.onnx`; Triton's version number is made of it.
     check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
     versions: of the libraries that converted it. precision: of the weights.
@@ -113,6 +114,7 @@ class Manifest:
     check: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     precision: Precision = "fp32"
+    token_dimensions: int | None = None
     library: str = "sentence-transformers"
     pretrained: str | None = None
     tower: Literal["text", "image"] | None = None

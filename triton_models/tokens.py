@@ -1,4 +1,4 @@
-"""What one element of `input_ids` carries: a token id and two flags.
+"""What one element of `input_ids` carries: a token id and three flags.
 
 The graph of every text model takes the id as `element mod 2**TOKEN_ID_BITS`. All elements stay
 below 2**31, so that engines which narrow int64 to int32 lose nothing.
@@ -7,8 +7,15 @@ below 2**31, so that engines which narrow int64 to int32 lose nothing.
 import numpy as np
 from numpy.typing import NDArray
 
-TOKEN_ID_BITS = 29
+TOKEN_ID_BITS = 28
 """The low bits hold the token id."""
+
+WANTS_TOKENS = 1 << 28
+"""Flag: first token of a request whose answer is a vector for each token, not one for each row.
+
+A flag and no field of the request: Triton's response cache sees nothing but the bytes of the inputs, so
+what they are asked for must be in them.
+"""
 
 NOT_POOLED = 1 << 29
 """Flag: the token takes part in attention but not in pooling (a prompt that pooling leaves out)."""
@@ -40,6 +47,13 @@ def mark_past_cache(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     marked = rows.copy()
     marked[0, 0] |= ROW_START
+    return marked
+
+
+def mark_wants_tokens(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A copy of marked rows (int64 [b, L], L >= 1) with WANTS_TOKENS on the very first token."""
+    marked = rows.copy()
+    marked[0, 0] |= WANTS_TOKENS
     return marked
 
 

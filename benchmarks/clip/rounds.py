@@ -15,7 +15,7 @@ from benchmarks.load import closed_loop
 from benchmarks.rounds import LEAST_COSINE, describe, grouped, in_process, measure, say
 from benchmarks.rows import Load
 from benchmarks.servers import Running, Server, ServerFailed, running
-from triton_models.image_calls import image_request
+from triton_models.calls import image_request
 from triton_models.names import clip_served_names
 from triton_models.repository import Repository
 

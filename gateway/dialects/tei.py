@@ -18,6 +18,7 @@ from gateway.dialects.tei_schemas import (
     SIMILARITY_EXAMPLE,
     TEXT_EXAMPLES,
     DecodeRequest,
+    EmbedAllRequest,
     EmbedRequest,
     Info,
     OpenAIRequest,
@@ -28,11 +29,11 @@ from gateway.dialects.tei_schemas import (
     TEIError,
     TokenizeRequest,
 )
-from gateway.errors import EmptyInput, TooLarge, Unsupported
+from gateway.errors import EmptyInput, TooLarge
 from gateway.forms import Vectors
 from gateway.inference import Texts
 from gateway.openapi import responses
-from gateway.routing import json, json_body, services, written
+from gateway.routing import json, json_body, json_list, services, written
 from gateway.schemas import parse
 from gateway.text_options import TextOptions
 
@@ -69,12 +70,22 @@ async def embed(request: Request, model: str) -> Response:
     return await embedded(request, model, parse(EmbedRequest, await request.body()))
 
 
-@router.post("/{model:path}/embed_all", include_in_schema=False)
+@router.post(
+    "/{model:path}/embed_all",
+    response_model=list[list[list[float]]],
+    openapi_extra=json_body(EmbedAllRequest, TEXT_EXAMPLES),
+)
 async def embed_all(request: Request, model: str) -> Response:
-    """One vector for each token; refused with 424: a converted model pools in its graph."""
-    parse(EmbedRequest, await request.body())
-    await text_model(request, model)
-    raise Unsupported("embed_all: a converted model gives one vector a text, none of its tokens; ask /embed")
+    """One vector for each token of each input, special tokens included: not pooled, not scaled."""
+    body = parse(EmbedAllRequest, await request.body())
+    given, single = openai.as_list(body.inputs)
+    inputs = several(request, "inputs", given)
+    reference = await services(request).catalog.named(model)
+    with openai.places("inputs", single=single):
+        vectors = await services(request).embedder.embed_tokens(
+            reference, inputs, options=body.text_options(), field="inputs"
+        )
+    return await asyncio.to_thread(json_list, vectors)
 
 
 @router.post(

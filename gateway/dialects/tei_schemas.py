@@ -38,8 +38,8 @@ class Options(RequestBody):
         )
 
 
-class EmbedRequest(Options):
-    """Body of `/embed`."""
+class EmbedAllRequest(Options):
+    """Body of `/embed_all`."""
 
     inputs: Annotated[
         str | list[str] | Ids | list[Ids],
@@ -49,6 +49,11 @@ class EmbedRequest(Options):
             examples=["What is Deep Learning?"],
         ),
     ]
+
+
+class EmbedRequest(EmbedAllRequest):
+    """Body of `/embed`."""
+
     normalize: bool = Field(True, description="Scale every vector to unit length.")
     dimensions: int | None = Field(
         None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."

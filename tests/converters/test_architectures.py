@@ -12,7 +12,7 @@ from torch import nn
 
 from converters import export
 from tests.converters.conftest import Convert, Converted
-from tests.tiny_models import ARCHITECTURES, PACKED, static_model, transformer_model
+from tests.tiny_models import ARCHITECTURES, HIDDEN, PACKED, static_model, transformer_model
 from triton_models.tokens import ROW_START, mark_not_pooled
 
 TEXTS = [
@@ -49,6 +49,27 @@ def assert_same_vectors(converted: Converted, reference: SentenceTransformer) ->
         np.testing.assert_allclose(vectors, expected[chosen], atol=2e-4)
 
 
+def assert_same_tokens(converted: Converted, expected: list[NDArray[np.float32]]) -> None:
+    """The vectors of the tokens of every text, alone and all together."""
+    assert converted.manifest.token_dimensions == HIDDEN
+    assert converted.manifest.check["min_token_cosine"] > LEAST
+    rows = [np.array(converted.ids(text)) for text in TEXTS]
+    together = converted.engine.run_tokens(
+        np.concatenate(rows), np.array([row.size for row in rows], np.int32)
+    )
+    parts = np.split(together, np.cumsum([row.size for row in rows])[:-1])
+    for row, part, vectors in zip(rows, parts, expected, strict=True):
+        alone = converted.engine.run_tokens(row, np.array([row.size], np.int32))
+        for found in (part, alone):
+            assert cosines(found, vectors).min() > LEAST
+            np.testing.assert_allclose(found, vectors, atol=2e-4 * np.abs(vectors).max())
+
+
+def tokens_of(reference: SentenceTransformer) -> list[NDArray[np.float32]]:
+    vectors = reference.encode(TEXTS, batch_size=1, output_value="token_embeddings")
+    return [np.asarray(rows) for rows in vectors]
+
+
 # Those that differ from another one in little wait for the long run.
 SLOW = ("camembert", "gemma3_bidirectional", "mistral")
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ARCHITECTURES)]
@@ -58,7 +79,9 @@ ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for na
 def test_architecture_gives_the_reference_vectors(architecture: str, sources: Path, convert: Convert) -> None:
     path = transformer_model(sources / architecture, architecture)
     converted = convert(architecture)
-    assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))
+    reference = SentenceTransformer(str(path), device="cpu")
+    assert_same_vectors(converted, reference)
+    assert_same_tokens(converted, tokens_of(reference))
     assert converted.manifest.attention == ("packed" if architecture in PACKED else "padded")
     assert any(converted.manifest.attention_reason in message for _, _, message in converted.steps)
 
@@ -71,6 +94,9 @@ def test_static_embeddings(sources: Path, convert: Convert) -> None:
     assert converted.manifest.max_seq_length is None
     reference = SentenceTransformer(str(path), device="cpu")
     assert_same_vectors(converted, reference)
+    first: Any = reference[0]
+    table = first.embedding.weight.detach().numpy()
+    assert_same_tokens(converted, [table[converted.ids(text)] for text in TEXTS])
     with np.load(converted.directory / "check.npz") as check:
         np.testing.assert_array_equal(check["empty_embedding"], reference.encode(""))
 
@@ -155,4 +181,6 @@ def test_weights_beyond_one_file_lie_beside_the_graph(
     path = transformer_model(sources / "model", "distilbert")
     converted = convert("model")
     assert (converted.directory / "model.onnx.data").stat().st_size > 50_000
-    assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))
+    reference = SentenceTransformer(str(path), device="cpu")
+    assert_same_vectors(converted, reference)
+    assert_same_tokens(converted, tokens_of(reference))

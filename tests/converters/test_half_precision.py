@@ -30,15 +30,19 @@ def test_the_weights_are_halves_and_the_vectors_are_floats(tmp_path: Path, sourc
     types = {weight.data_type for weight in graph.initializer if np.prod(weight.dims) > 64}
     assert onnx.TensorProto.FLOAT16 in types
     assert onnx.TensorProto.FLOAT not in types
-    assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert {output.type.tensor_type.elem_type for output in graph.output} == {onnx.TensorProto.FLOAT}
     assert manifest.precision == "fp16"
     assert 0.999 <= manifest.check["min_cosine"] < 1
 
     reference = SentenceTransformer(str(sources / "half"), device="cpu")
     ids = [np.array(reference.tokenizer(text)["input_ids"]) for text in TEXTS]
     lengths = np.array([row.size for row in ids], np.int32)
-    vectors = Engine(directory / "model.onnx", 2).run(np.concatenate(ids), lengths)
+    engine = Engine(directory / "model.onnx", 2)
+    vectors = engine.run(np.concatenate(ids), lengths)
     assert cosines(vectors, reference.encode(TEXTS)).min() >= 0.999
+    tokens = reference.encode(TEXTS, output_value="token_embeddings")
+    expected = np.concatenate([np.asarray(rows) for rows in tokens])
+    assert cosines(engine.run_tokens(np.concatenate(ids), lengths), expected).min() >= 0.999
 
 
 def test_halves_that_do_not_keep_to_the_reference_are_refused(

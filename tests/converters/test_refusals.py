@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import CNN, Pooling
 
-from converters.check import Samples, mixed_batches, verify
+from converters.check import Samples, TokenSample, mixed_batches, verify, verify_tokens
 from converters.errors import CheckFailed, InvalidModel, NameCollision
 from tests.converters.conftest import Convert
 from tests.tiny_models import HIDDEN, static_model, transformer_model
@@ -216,6 +217,32 @@ def test_a_wrong_scale_is_found() -> None:
         verify(
             lambda ids, lengths: 1.05 * samples.vectors[ids[np.cumsum(lengths) - 1]], samples, lambda *_: None
         )
+
+
+@pytest.mark.parametrize("fault", [None, "order", "scale", "one too few", "leak"])
+def test_wrong_vectors_of_tokens_are_found(fault: str | None) -> None:
+    table = np.random.default_rng(1).normal(size=(100, 8)).astype(np.float32)
+    samples = some_samples()
+    samples = replace(samples, ids=[np.arange(ids.size) + row for row, ids in enumerate(samples.ids)])
+    samples = replace(samples, tokens=[TokenSample(row, table[samples.ids[row]]) for row in (3, 11, 38)])
+
+    def run(ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = table[token_ids(ids)]
+        if fault == "scale":
+            vectors *= 1.05
+        if fault == "order":
+            vectors = vectors[::-1]
+        if fault == "one too few":
+            vectors = vectors[:-1]
+        if fault == "leak" and lengths.size > 1:
+            vectors[-1] = vectors[0]
+        return vectors
+
+    if fault is None:
+        assert verify_tokens(run, samples) > 0.999999
+    else:
+        with pytest.raises(CheckFailed, match="'text "):
+            verify_tokens(run, samples)
 
 
 def test_batches_are_many_large_and_mixed() -> None:

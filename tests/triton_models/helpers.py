@@ -47,7 +47,7 @@ def manifest(served: str, model: bytes, **changes: Any) -> Manifest:  # noqa: AN
 
 def build(directory: Path, served: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401
     """Write a whole tiny model into an empty directory."""
-    write_model(directory / MODEL, seed, work=work)
+    write_model(directory / MODEL, seed, work=work, tokens="token_dimensions" in changes)
     recorded = manifest(served, (directory / MODEL).read_bytes(), **changes)
     version = directory / str(recorded.version)
     version.mkdir()

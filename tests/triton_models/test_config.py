@@ -43,6 +43,12 @@ response_cache { enable: true }
 """
 
 
+def test_vectors_of_tokens_are_no_output_of_the_configuration() -> None:
+    # NVIDIA's backend would slice it by rows.
+    with_tokens = dataclasses.replace(MANIFEST, token_dimensions=8)
+    assert model_config("tiny", with_tokens) == model_config("tiny", MANIFEST)
+
+
 def test_an_image_tower_takes_images_of_one_size() -> None:
     tower = dataclasses.replace(MANIFEST, tower="image", image=ImagePreprocessing(4, 6, "squash", "bicubic"))
     assert to_text(model_config("tiny", tower)).split() == IMAGE_GOLDEN.split()

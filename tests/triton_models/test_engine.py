@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.triton_models.tiny_onnx import expected, write_model
+from tests.triton_models.tiny_onnx import expected, table, write_model
 from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.sessions import EngineName
 from triton_models.backends.onnxruntime.sub_batches import PADDED_TOKENS
 from triton_models.tokens import ROW_START
 
@@ -18,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 stream", "2 streams"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     path = tmp_path_factory.mktemp("engine") / "model.onnx"
-    write_model(path, seed=1)
+    write_model(path, seed=1, tokens=True)
     return Engine(path, threads=2, streams=request.param)
 
 
@@ -64,3 +65,23 @@ def test_flags_change_nothing(engine: Engine) -> None:
 def test_lengths_that_do_not_fit_are_refused(engine: Engine, lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="lengths"):
         engine.run(np.arange(5), np.array(lengths, np.int32))
+
+
+def _run_tokens(engine: Engine, rows: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+    return engine.run_tokens(np.concatenate(rows), np.array([row.size for row in rows], np.int32))
+
+
+def test_vectors_of_tokens_come_in_the_order_of_the_ids(engine: Engine) -> None:
+    rows = _rows([5000, 3, 1, 30, 7, 5000, 1, 512])
+    np.testing.assert_array_equal(_run_tokens(engine, rows), table(1)[np.concatenate(rows)])
+
+
+def test_openvino_gives_texts_their_vectors_and_leaves_tokens_to_onnx_runtime(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.onnx", seed=1, tokens=True)
+    engine = Engine(tmp_path / "model.onnx", threads=2, name=EngineName("openvino", "fp32"), streams=2)
+    rows = _rows([3, 40, 7])
+    for vector, row in zip(_run(engine, rows), rows, strict=True):
+        np.testing.assert_allclose(vector, expected(1, row[None])[0], atol=1e-5)
+    np.testing.assert_array_equal(_run_tokens(engine, rows), table(1)[np.concatenate(rows)])
+    with pytest.raises(ValueError, match="lengths"):
+        engine.run_tokens(np.arange(5), np.array([4], np.int32))

@@ -40,6 +40,12 @@ def test_a_tower_is_written_and_read() -> None:
     assert Manifest.from_json(written.to_json()) == written
 
 
+def test_what_was_written_before_vectors_of_tokens_is_read() -> None:
+    data = json.loads(manifest("a", b"", token_dimensions=384).to_json())
+    del data["token_dimensions"]
+    assert Manifest.from_json(json.dumps(data)).token_dimensions is None
+
+
 def test_what_was_written_before_clip_is_read() -> None:
     data = json.loads(manifest("a", b"").to_json())
     for name in ("pretrained", "tower", "pair", "text_cleaning", "fixed_length", "pad_id", "image"):

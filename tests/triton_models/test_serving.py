@@ -4,12 +4,14 @@ import asyncio
 
 import grpc
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, statistics
-from tests.triton_models.tiny_onnx import DIMENSIONS, expected
+from tests.triton_models.tiny_onnx import DIMENSIONS, expected, table
 from triton_models.client import TritonClient
+from triton_models.errors import InferenceRejected
 from triton_models.tokens import mark_past_cache
 
 SIX = np.array([12, 13, 14, 15, 16, 17], np.int64)
@@ -118,5 +120,63 @@ def test_passing_by_the_cache_computes_again(triton: RunningTriton) -> None:
                 got = await client.infer("fresh", recorded.version, sent, timeout=5)
                 np.testing.assert_allclose(got, expected(1, rows), atol=1e-6)
             assert (await statistics(client, "fresh", inferences=4))["inference_count"] == 4
+
+    asyncio.run(run())
+
+
+def test_vectors_of_texts_and_of_tokens_never_answer_each_other(triton: RunningTriton) -> None:
+    recorded = install(triton.repository, "tokens", seed=1, token_dimensions=DIMENSIONS)
+
+    async def ask(client: TritonClient, rows: NDArray[np.int64], *, tokens: bool) -> None:
+        got = await client.infer("tokens", recorded.version, rows, timeout=5, tokens=tokens)
+        np.testing.assert_allclose(got, table(1)[rows] if tokens else expected(1, rows), atol=1e-6)
+
+    async def run() -> None:
+        async with TritonClient(triton.url) as client:
+            await client.load("tokens", LOAD_SECONDS)
+            for tokens in (False, True, False, True, True):
+                for shape in ((1, 6), (2, 3)):
+                    await ask(client, SIX.reshape(shape), tokens=tokens)
+            # The first of each kind and shape is computed, the others come from the cache.
+            hits = (await statistics(client, "tokens", inferences=15))["inference_stats"]["cache_hit"]
+            assert hits["count"] == 6
+
+    asyncio.run(run())
+
+
+def test_requests_for_texts_and_for_tokens_share_a_batch(triton: RunningTriton) -> None:
+    recorded = install(triton.repository, "both", seed=1, work=1500, token_dimensions=DIMENSIONS)
+
+    async def run() -> int:
+        async with TritonClient(triton.url) as client:
+            await client.load("both", LOAD_SECONDS)
+            requests = [np.full((1, length), length) for length in range(1, 17)]
+            answers = await asyncio.gather(
+                *(
+                    client.infer("both", recorded.version, rows, timeout=20, tokens=rows.size % 2 == 0)
+                    for rows in requests
+                )
+            )
+            for rows, answer in zip(requests, answers, strict=True):
+                wanted = table(1)[rows] if rows.size % 2 == 0 else expected(1, rows)
+                np.testing.assert_allclose(answer, wanted, atol=1e-6)
+            found = await statistics(client, "both", inferences=16)
+            return int(found["execution_count"])
+
+    assert asyncio.run(run()) <= 4
+
+
+def test_a_model_without_vectors_of_tokens_refuses_to_give_them(triton: RunningTriton) -> None:
+    recorded = install(triton.repository, "pooled", seed=1)
+    rows = SIX.reshape(1, 6)
+
+    async def run() -> None:
+        async with TritonClient(triton.url) as client:
+            await client.load("pooled", LOAD_SECONDS)
+            for _ in range(2):
+                with pytest.raises(InferenceRejected, match=r"without vectors of tokens|could not compute"):
+                    await client.infer("pooled", recorded.version, rows, timeout=5, tokens=True)
+                got = await client.infer("pooled", recorded.version, rows, timeout=5)
+                np.testing.assert_allclose(got, expected(1, rows), atol=1e-6)
 
     asyncio.run(run())

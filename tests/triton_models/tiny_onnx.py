@@ -25,8 +25,11 @@ def expected(seed: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return mean
 
 
-def write_model(path: Path, seed: int, *, work: int = 0) -> None:
-    """Write `model.onnx`. work: size of a square product computed in vain, to make a run take time."""
+def write_model(path: Path, seed: int, *, work: int = 0, tokens: bool = False) -> None:
+    """Write `model.onnx`.
+
+    work: size of a square product computed in vain, to make a run take time. tokens: it gives them too.
+    """
     constants: dict[str, NDArray[Any]] = {
         "mask": np.array(2**TOKEN_ID_BITS - 1, np.int64),
         "table": table(seed),
@@ -65,6 +68,13 @@ def write_model(path: Path, seed: int, *, work: int = 0) -> None:
         nodes += _vain_work(constants, work)
     else:
         nodes.append(_node("Identity", "means", "sentence_embedding"))
+    outputs = [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", DIMENSIONS])]
+    if tokens:
+        nodes.append(_node("Identity", "vectors", "token_embeddings"))
+        # The first one: whoever takes outputs by their place takes the wrong one.
+        outputs.insert(
+            0, helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, ["tokens", DIMENSIONS])
+        )
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -72,7 +82,7 @@ def write_model(path: Path, seed: int, *, work: int = 0) -> None:
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"]),
             helper.make_tensor_value_info("item_shape", TensorProto.INT32, ["batch", 1]),
         ],
-        [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", DIMENSIONS])],
+        outputs,
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -1,16 +1,35 @@
 """The API of Text Embeddings Inference, asked by Hugging Face's own client and as its OpenAPI says."""
 
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
 import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from numpy.typing import NDArray
 from openai import OpenAI
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.catalog import Catalog
+from gateway.errors import Unsupported
+from gateway.inference import TextEmbedder
+from gateway.references import Reference
+from gateway.verified import Verified
+from tests import tiny_models
 from tests.conftest import MINILM, Server
 from tests.gateway.conftest import CLIP
+from tests.tiny_models import HIDDEN
 from tests.vectors import cosines, embed
+from triton_models.repository import Repository
+from triton_models.supervisor import Triton
 
 BASE = f"/tei/{MINILM}"
 TEXTS = ["a diver", "Über 7 dogs"]
@@ -115,6 +134,98 @@ def test_token_ids_are_as_their_text(client: httpx.Client) -> None:
     assert cosines(np.array(answer.json()), embed(client, TEXTS)).min() >= ALIKE
 
 
+def token_vectors(client: httpx.Client, path: str, **body: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 - of JSON
+    answer = client.post(f"{path}/embed_all", json=body)
+    assert answer.status_code == 200, answer.text
+    return [np.array(rows, np.float32) for rows in answer.json()]
+
+
+def test_embed_all_gives_every_token_its_vector(client: httpx.Client, minilm_path: str) -> None:
+    reference = SentenceTransformer(minilm_path, device="cpu")
+    # More than go to Triton at a time, of many lengths, the longest as long as the model takes.
+    texts = [" ".join(["a", "diver", "under", "the", "ice"] * count) for count in range(1, 20)] + ["", LONG]
+    wanted = reference.encode(texts, output_value="token_embeddings", batch_size=1)
+    pooled = embed(client, texts)
+    for _ in range(2):
+        found = token_vectors(client, BASE, inputs=texts, truncate=True)
+        for rows, expected in zip(found, wanted, strict=True):
+            assert rows.shape == expected.shape
+            assert cosines(rows, np.asarray(expected)).min() >= 0.9999
+            np.testing.assert_allclose(rows, expected, atol=0.005)
+        # Text and tokens are the same ids to Triton's cache but for a flag.
+        assert cosines(embed(client, texts), pooled).min() >= ALIKE
+    assert cosines(np.array([rows.mean(axis=0) for rows in found]), pooled).min() >= 0.9999
+
+
+def test_embed_all_takes_what_embed_takes(client: httpx.Client) -> None:
+    (whole,) = token_vectors(client, BASE, inputs=TEXTS[0])
+    ids = [token["id"] for token in client.post(f"{BASE}/tokenize", json={"inputs": TEXTS[0]}).json()[0]]
+    (of_ids,) = token_vectors(client, BASE, inputs=ids)
+    np.testing.assert_array_equal(of_ids, whole)
+    ends = "a " * 600 + "dog"
+    (left,) = token_vectors(client, BASE, inputs=ends, truncate=True, truncation_direction="Left")
+    (expected,) = token_vectors(client, BASE, inputs="a " * 253 + "dog")
+    assert cosines(left, expected).min() >= ALIKE
+    # Static: a token's vector is the same in any text. A text of no tokens has none.
+    first, second, none = token_vectors(client, "/tei/tiny/static", inputs=["river paper", "paper", ""])
+    np.testing.assert_array_equal(first[1:], second)
+    assert none.size == 0
+
+
+def test_embed_all_of_a_model_converted_before(
+    server: Server, client: httpx.Client, model_sources: Path
+) -> None:
+    tiny_models.static_model(model_sources / "tiny" / "before")
+    body, asked = {"model_name": "tiny/before"}, {"inputs": "a"}
+    assert client.post("/load_sentence_transformer_model", json=body).status_code == 200
+    (path,) = (server.repository / "tiny_before").glob("*/model.json")
+    recorded = path.read_text()
+    for written, status in (
+        ({**json.loads(recorded), "token_dimensions": None}, 424),
+        (json.loads(recorded), 200),
+    ):
+        path.write_text(json.dumps(written))
+        for route in ("/unload_model", "/load_sentence_transformer_model"):
+            assert client.post(route, json=body).status_code == 200
+        answer = client.post("/tei/tiny/before/embed_all", json=asked)
+        assert answer.status_code == status, answer.text
+        if status == 424:
+            assert answer.json()["error_type"] == "backend"
+            assert "convert it again" in answer.json()["error"]
+            assert client.post("/tei/tiny/before/embed", json=asked).status_code == 200
+    assert client.post("/delete_model", json=body).status_code == 200
+
+
+class PoolingTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers as NVIDIA's own backend, which masks the flag: one vector for each row."""
+
+    async def ModelInfer(self, request: Any, context: object) -> Any:  # noqa: ANN401, N802, ARG002
+        response = service_pb2.ModelInferResponse()
+        shape = [request.inputs[0].shape[0], HIDDEN]
+        response.outputs.add(name="sentence_embedding", datatype="FP32", shape=shape)
+        response.raw_output_contents.append(np.ones(shape, np.float32).tobytes())
+        return response
+
+
+def test_a_backend_that_pools_is_never_taken_for_one_of_tokens(server: Server) -> None:
+    async def run() -> None:
+        pooling = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(PoolingTriton(), pooling)
+        port = pooling.add_insecure_port("127.0.0.1:0")
+        await pooling.start()
+        repository, reference = Repository(server.repository), Reference("tiny/static")
+        async with Triton(server.repository, "", grpc_url=f"127.0.0.1:{port}") as triton:
+            verified = Verified(repository, triton)
+            embedder = TextEmbedder(Catalog(repository), triton, verified, max_inputs=8, timeout=5)
+            assert len((await embedder.embed(reference, ["a", "river"], normalize=True)).vectors) == 2
+            for texts in (["river"], ["river paper", "a"]):
+                with pytest.raises(Unsupported, match="backend of this Triton"):
+                    await embedder.embed_tokens(reference, texts)
+        await pooling.stop(None)
+
+    asyncio.run(run())
+
+
 REFUSED = {
     "no input": ("/embed", {"inputs": []}, 400, "empty"),
     "no sentences": (
@@ -132,7 +243,12 @@ REFUSED = {
     "no such prompt": ("/embed", {"inputs": "a", "prompt_name": "none"}, 422, "tokenizer"),
     "too many dimensions": ("/embed", {"inputs": "a", "dimensions": 385}, 422, "tokenizer"),
     "another direction": ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "tokenizer"),
-    "vectors of tokens": ("/embed_all", {"inputs": "a"}, 424, "backend"),
+    "no input for its tokens": ("/embed_all", {"inputs": []}, 400, "empty"),
+    "too many for their tokens": ("/embed_all", {"inputs": ["a"] * 5000}, 413, "validation"),
+    "too many tokens": ("/embed_all", {"inputs": [LONG] * 200, "truncate": True}, 413, "validation"),
+    "too long for its tokens": ("/embed_all", {"inputs": LONG}, 413, "validation"),
+    "an id of no token for its vector": ("/embed_all", {"inputs": [101, 10**6]}, 422, "tokenizer"),
+    "no such prompt for tokens": ("/embed_all", {"inputs": "a", "prompt_name": "none"}, 422, "tokenizer"),
     "nothing": ("/embed", {}, 422, "tokenizer"),
     "nothing at the root": ("", {}, 422, "tokenizer"),
 }
@@ -166,3 +282,6 @@ def test_the_text_tower_of_clip(clip_server: Server, api: httpx.Client) -> None:
     rows = InferenceClient(f"{clip_server.url}/tei/{CLIP}").feature_extraction(TEXTS)
     expected = api.post("/infer_text", json={"model_name": CLIP, "text": TEXTS}).json()["embedding"]
     assert cosines(rows, np.array(expected)).min() >= ALIKE
+    answer = api.post(f"/tei/{CLIP}/embed_all", json={"inputs": TEXTS})
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "backend")
+    assert "CLIP" in answer.json()["error"]

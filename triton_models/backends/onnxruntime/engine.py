@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName, open_session
+from triton_models.backends.onnxruntime.sessions import (
+    DEFAULT,
+    TOKENS,
+    EngineName,
+    OnnxRuntimeSession,
+    open_session,
+)
 from triton_models.backends.onnxruntime.sub_batches import Rows, sub_batches
 
 
@@ -32,7 +38,9 @@ class Engine:
         *,
         gpu: bool = False,
     ) -> None:
+        self._path, self._threads = model_path, threads
         self._whole = open_session(model_path, threads, name, gpu=gpu)
+        self._for_tokens: OnnxRuntimeSession | None = None
         self._streams = streams
         self._pool: ThreadPoolExecutor | None = None
         if streams > 1:
@@ -49,8 +57,7 @@ class Engine:
         Raises:
             ValueError: no rows, or lengths that do not fit input_ids.
         """
-        if lengths.size == 0 or lengths.min() < 1 or int(lengths.sum()) != input_ids.size:
-            raise ValueError("lengths must be positive and add up to the number of input_ids")
+        _check(input_ids, lengths)
         groups = sub_batches(lengths, self._streams) if lengths.size > 1 else []
         if len(groups) < 2:
             return self._whole.run(input_ids, lengths)
@@ -66,3 +73,38 @@ class Engine:
         for rows, part in zip(groups, parts, strict=True):
             embeddings[rows] = part
         return embeddings
+
+    def run_tokens(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The vectors of the tokens of a ragged batch, float32 [total, H] in the order of `input_ids`.
+
+        By ONNX Runtime in fp32, whatever engine `run` has: pooling evens out what bfloat16 rounds, a single
+        token does not. Where that is another engine it is opened by the first call, a second copy of the
+        weights; those who never ask do not pay for it.
+
+        Raises:
+            ValueError: as `run`. RuntimeError: the graph has no such output, or there is no memory.
+        """
+        _check(input_ids, lengths)
+        session = self._token_session()
+        starts = np.cumsum(lengths) - lengths
+        vectors = None
+        for rows in sub_batches(lengths):
+            places = np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in rows])
+            part = session.run(input_ids[places], lengths[rows], TOKENS)
+            if vectors is None:
+                vectors = np.empty((input_ids.size, part.shape[1]), np.float32)
+            vectors[places] = part
+        assert vectors is not None
+        return vectors
+
+    def _token_session(self) -> OnnxRuntimeSession:
+        if isinstance(self._whole, OnnxRuntimeSession):
+            return self._whole
+        if self._for_tokens is None:
+            self._for_tokens = OnnxRuntimeSession(self._path, self._threads)
+        return self._for_tokens
+
+
+def _check(input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
+    if lengths.size == 0 or lengths.min() < 1 or int(lengths.sum()) != input_ids.size:
+        raise ValueError("lengths must be positive and add up to the number of input_ids")

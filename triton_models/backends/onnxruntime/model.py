@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
-from triton_models.backends.onnxruntime.towers import open_tower
+from triton_models.backends.onnxruntime.towers import Run, open_tower
 
 
 class TritonPythonModel:
@@ -45,36 +45,34 @@ class TritonPythonModel:
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._tower.name}, {threads} threads")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests, each of any number of rows, by one run; see `towers`.
+        """Answer a batch of requests, each of any number of rows, by one run of each kind; see `towers`.
 
         A request that cannot be computed gets an error of its own; the others are answered.
         """
         responses: list[Any] = [None] * len(requests)
-        accepted: list[tuple[int, NDArray[Any]]] = []
+        accepted: dict[Run, list[tuple[int, NDArray[Any]]]] = {}
         for index, request in enumerate(requests):
             rows = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             problem = self._tower.problem(rows)
             if problem is None:
-                accepted.append((index, rows))
+                accepted.setdefault(self._tower.run_of(rows), []).append((index, rows))
             else:
                 responses[index] = pb_utils.InferenceResponse(error=_error(problem))
-        if accepted:
-            self._answer(accepted, responses)
+        for run, some in accepted.items():
+            self._answer(run, some, responses)
         return responses
 
-    def _answer(self, accepted: list[tuple[int, NDArray[Any]]], responses: list[Any]) -> None:
+    def _answer(self, run: Run, accepted: list[tuple[int, NDArray[Any]]], responses: list[Any]) -> None:
         try:
-            embeddings = self._tower.run([rows for _, rows in accepted])
+            answers = run([rows for _, rows in accepted])
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is the answer, not the stub's end
             pb_utils.Logger.log_error(f"the run failed: {error}")
             for index, _ in accepted:
                 responses[index] = pb_utils.InferenceResponse(error=_error("the model could not be computed"))
             return
-        start = 0
-        for index, rows in accepted:
-            part = np.ascontiguousarray(embeddings[start : start + rows.shape[0]])
-            start += rows.shape[0]
-            responses[index] = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, part)])
+        for (index, _), answer in zip(accepted, answers, strict=True):
+            tensor = pb_utils.Tensor(self._output, np.ascontiguousarray(answer))
+            responses[index] = pb_utils.InferenceResponse([tensor])
 
 
 def _error(message: str) -> Any:  # noqa: ANN401 - the class exists only inside the stub

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.mixed_precision import keep_fp32_where_it_counts
 
+POOLED, TOKENS = "sentence_embedding", "token_embeddings"
+"""Outputs of a text model's graph: float32 [batch, D], and [total, H], which older and CLIP's graphs lack."""
+
 
 class UnknownEngine(ValueError):
     """No engine of that name."""
@@ -81,12 +84,16 @@ def open_onnxruntime(path: Path, options: Any, *, gpu: bool) -> Any:  # noqa: AN
 
 
 def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1) -> Any:  # noqa: ANN401 - without annotations
-    """A `CompiledModel` of the CPU plugin; threads: of all streams."""
+    """A `CompiledModel` of the CPU plugin, without the vectors of tokens; threads: of all streams."""
     # Imported here: it takes half a second, and an operator may have chosen to do without.
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
+    for result in model.get_results():
+        if TOKENS in result.get_output_tensor(0).get_names():
+            # Nobody fetches them here, and they would be copied out of every run.
+            model.remove_result(result)
     if precision == "bf16-mixed":
         model = keep_fp32_where_it_counts(core, model)
     hints: dict[str, Any] = {
@@ -112,12 +119,13 @@ class OnnxRuntimeSession:
         # One plan is kept for every shape ever seen, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
         self._session = open_onnxruntime(path, options, gpu=gpu)
-        self._output = self._session.get_outputs()[0].name
 
-    def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        """As `Session.run`."""
+    def run(
+        self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str = POOLED
+    ) -> NDArray[np.float32]:
+        """As `Session.run`; with the output TOKENS float32 [total, H]."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
-        result: NDArray[np.float32] = self._session.run([self._output], feed)[0]
+        result: NDArray[np.float32] = self._session.run([output], feed)[0]
         return result
 
 
@@ -126,6 +134,7 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, threads: int, precision: str, streams: int = 1) -> None:
         compiled = compile_openvino(path, threads, precision, streams)
+        self._output = compiled.output(POOLED)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
@@ -137,7 +146,7 @@ class OpenVinoSession:
         try:
             request.infer(feed, share_inputs=True)
             # The request's own memory, overwritten by the next run.
-            result: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
+            result: NDArray[np.float32] = request.get_tensor(self._output).data.copy()
         finally:
             self._requests.put(request)
         return result

@@ -4,7 +4,7 @@ Each checks the requests that Triton brings and runs all good ones at once. Impo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,10 @@ from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_selection import image_engine_for
 from triton_models.backends.onnxruntime.selection import engine_for
-from triton_models.tokens import token_ids
+from triton_models.tokens import WANTS_TOKENS, token_ids
+
+Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]
+"""The inputs of requests to the answer of each, in their order."""
 
 
 class Tower(Protocol):
@@ -26,8 +29,8 @@ class Tower(Protocol):
     def problem(self, rows: NDArray[Any]) -> str | None:
         """Why one request's input cannot be computed; None where it can."""
 
-    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """The vectors of all rows of all requests, in their order: float32 [rows, D]."""
+    def run_of(self, rows: NDArray[Any]) -> Run:
+        """What computes a request; those of one kind are computed at once."""
 
 
 def open_tower(config: dict[str, Any], directory: Path, threads: int, *, gpu: bool) -> Tower:
@@ -49,6 +52,7 @@ class TextTower:
         self.name = f"{chosen.engine} in {chosen.streams} streams"
         self._input = input_name
         self._vocab_size = record.get("vocab_size")
+        self._has_tokens = record.get("token_dimensions") is not None
         self._engine = Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu)
 
     def problem(self, rows: NDArray[Any]) -> str | None:
@@ -58,13 +62,22 @@ class TextTower:
         ids = token_ids(rows)
         if rows.min() < 0 or (self._vocab_size is not None and ids.max() >= self._vocab_size):
             return f"{self._input} holds a token id outside the vocabulary"
+        if rows[0, 0] & WANTS_TOKENS and not self._has_tokens:
+            return "the model was converted without vectors of tokens"
         return None
 
-    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """As `Tower.run`."""
-        input_ids = np.concatenate([rows.reshape(-1) for rows in requests])
-        lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for rows in requests])
-        return self._engine.run(input_ids, lengths)
+    def run_of(self, rows: NDArray[Any]) -> Run:
+        """As `Tower.run_of`."""
+        return self.run_tokens if rows[0, 0] & WANTS_TOKENS else self.run
+
+    def run(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """One vector a row: float32 [b, D] of each request."""
+        return _parts(self._engine.run(*_flat(requests)), [rows.shape[0] for rows in requests])
+
+    def run_tokens(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """One vector a token: float32 [b, L, H] of each request."""
+        parts = _parts(self._engine.run_tokens(*_flat(requests)), [rows.size for rows in requests])
+        return [part.reshape(*rows.shape, -1) for part, rows in zip(parts, requests, strict=True)]
 
 
 class ImageTower:
@@ -85,9 +98,31 @@ class ImageTower:
             return f"{self._input} must be UINT8 of shape [images, {', '.join(map(str, self._shape))}]"
         return None
 
-    def run(self, requests: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """As `Tower.run`."""
-        return self._engine.run(requests[0] if len(requests) == 1 else np.concatenate(requests))
+    def run_of(self, rows: NDArray[Any]) -> Run:
+        """As `Tower.run_of`: all are of one kind."""
+        del rows
+        return self.run
+
+    def run(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """One vector an image: float32 [b, D] of each request."""
+        images = requests[0] if len(requests) == 1 else np.concatenate(requests)
+        return _parts(self._engine.run(images), [rows.shape[0] for rows in requests])
+
+
+def _flat(requests: Sequence[NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """All ids one after another, int64 [total], and the length of each row, int32 [batch]."""
+    input_ids = np.concatenate([rows.reshape(-1) for rows in requests])
+    lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for rows in requests])
+    return input_ids, lengths
+
+
+def _parts(vectors: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
+    """The vectors cut into parts of these sizes."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(vectors[start : start + size])
+        start += size
+    return parts
 
 
 def _record(directory: Path) -> dict[str, Any]:

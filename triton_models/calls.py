@@ -1,17 +1,35 @@
-"""Requests with images, and calls to Triton that nobody may take back."""
+"""Requests to Triton and their answers, and calls that nobody may take back."""
 
 import asyncio
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT
-from triton_models.errors import TritonTimeout
+from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT
+from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
 
 LATE_SECONDS = 30.0
 """After the caller's own limit, when a call to Triton ends too."""
+
+
+def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb2.ModelInferRequest:
+    """A whole request: `rows` is int64 [b, L], marked."""
+    request = service_pb2.ModelInferRequest()
+    request.CopyFrom(_head(name, version, *rows.shape))
+    request.raw_input_contents.append(rows.tobytes())
+    return request
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelInferRequest:
+    """All of a request but its content. Shared: copy before adding to it."""
+    request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version))
+    request.inputs.add(name=INPUT, datatype="INT64", shape=[rows, length])
+    request.outputs.add(name=OUTPUT)
+    return request
 
 
 def image_request(name: str, version: int, pixels: NDArray[np.uint8]) -> service_pb2.ModelInferRequest:
@@ -21,6 +39,24 @@ def image_request(name: str, version: int, pixels: NDArray[np.uint8]) -> service
     request.outputs.add(name=IMAGE_OUTPUT)
     request.raw_input_contents.append(pixels.tobytes())
     return request
+
+
+def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArray[np.float32] | None:
+    """The one output, float32 [*leading, D]; None where there is none.
+
+    Raises:
+        TokensNotServed: a vector for each row where one for each token was asked for.
+        InferenceRejected: another shape than was asked for.
+
+    """
+    if not response.raw_output_contents:
+        return None
+    shape = tuple(response.outputs[0].shape)
+    if shape[:-1] == leading[:-1] and len(leading) == 2:
+        raise TokensNotServed("Triton answered one vector for each row, none for its tokens")
+    if shape[:-1] != leading:
+        raise InferenceRejected("Triton answered another shape than the request asked for")
+    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
 
 
 async def uncancelled(method: Any, request: Any, timeout: float) -> Any:  # noqa: ANN401 - generated, untyped

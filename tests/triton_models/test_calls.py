@@ -1,17 +1,45 @@
-"""Calls to Triton that nobody may take back."""
+"""Answers of Triton, and calls that nobody may take back."""
 
 import asyncio
 from typing import Any
 
 import numpy as np
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.triton_models.helpers import with_server
+from triton_models.calls import embeddings
 from triton_models.client import TritonClient
-from triton_models.errors import TritonTimeout
+from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
 
 ROWS = np.array([[1, 2, 3]], dtype=np.int64)
 IMAGE = np.zeros((1, 4, 4, 3), np.uint8)
+
+
+def answer(*shape: int) -> service_pb2.ModelInferResponse:
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name="sentence_embedding", datatype="FP32", shape=shape)
+    response.raw_output_contents.append(np.ones(shape, np.float32).tobytes())
+    return response
+
+
+def test_an_answer_has_the_shape_that_was_asked_for() -> None:
+    for shape in ((2, 8), (2, 3, 8)):
+        found = embeddings(answer(*shape), *shape[:-1])
+        assert found is not None
+        assert found.shape == shape
+        with pytest.raises(InferenceRejected, match="another shape"):
+            embeddings(answer(*shape), 5, *shape[1:-1])
+
+
+def test_a_backend_that_knows_no_tokens_is_told_from_a_wrong_answer() -> None:
+    # NVIDIA's own backend masks the flag and pools.
+    with pytest.raises(TokensNotServed):
+        embeddings(answer(2, 8), 2, 3)
+
+
+def test_an_answer_without_a_vector_is_none() -> None:
+    assert embeddings(service_pb2.ModelInferResponse(), 1) is None
 
 
 class SlowServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
