@@ -17,7 +17,7 @@ from gateway.references import Reference
 from gateway.tokenizer import TextTokenizer
 from triton_models.config import from_text
 from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError
-from triton_models.names import InvalidModelName
+from triton_models.names import TEXT_SUFFIX, InvalidModelName
 from triton_models.repository import CONFIG, ModelNotInRepository, Repository
 
 
@@ -37,6 +37,11 @@ class TextModel:
     max_rows: int
     empty_embedding: NDArray[np.float32] | None
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What another load may change and a request depends on."""
+        return self.version, self.max_rows
+
 
 @dataclass(frozen=True)
 class ImageModel:
@@ -47,6 +52,11 @@ class ImageModel:
     manifest: Manifest
     version: int
     preprocessing: ImagePreprocessing
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What another load may change and a request depends on."""
+        return (self.version,)
 
 
 Kept = TypeVar("Kept")
@@ -125,7 +135,7 @@ class Catalog:
                 reference = Reference.named(model_name, pretrained)
                 manifests(self._repository, reference)
                 return reference
-        for served in () if pretrained or ":" in name else (name, f"{name}_text_encoder"):
+        for served in () if pretrained or ":" in name else (name, name + TEXT_SUFFIX):
             with suppress(ModelNotInRepository, ManifestError):
                 return Reference.of(self._repository.manifest(served))
         return first

@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.catalog import Catalog, ImageModel
 from gateway.decoding import ImageDecoder
-from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable
+from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge
 from gateway.fetching import ImageFetcher
 from gateway.forms import Vectors, unit_length
 from gateway.image_sources import is_url
@@ -21,7 +21,7 @@ from gateway.images import ImageError, ImageTooLarge
 from gateway.metrics import images_of
 from gateway.references import Reference
 from gateway.verified import Verified
-from triton_models.errors import ModelNotReady, TritonTimeout
+from triton_models.errors import TritonTimeout
 from triton_models.supervisor import Triton
 
 OF_ONE_REQUEST = 64
@@ -78,30 +78,15 @@ class ImageEmbedder:
         deadline = time.monotonic() + self._timeout
         try:
             async with asyncio.timeout(self._timeout):
-                vectors, model = await self._embed_or_again(reference, images, field, deadline)
+                model, vectors = await self._verified.answer(
+                    self._catalog.images,
+                    reference,
+                    lambda model: self._embed(model, images, field, deadline),
+                )
         except TimeoutError as error:
             raise _too_late() from error
         images_of(model.served).inc(len(images))
         return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
-
-    async def _embed_or_again(
-        self, reference: Reference, images: Sequence[str], field: str, deadline: float
-    ) -> tuple[Vectors, ImageModel]:
-        """Once more, where Triton no longer has the version that was known but another."""
-        model = await self._catalog.images.get(reference)
-        try:
-            await self._verified.require(reference, model.served, model.version)
-            return await self._embed(model, images, field, deadline), model
-        except ModelNotReady:
-            self._verified.forget(model.served)
-        current = await self._catalog.images.refresh(reference)
-        await self._verified.require(reference, current.served, current.version)
-        if current.version != model.version:
-            try:
-                return await self._embed(current, images, field, deadline), current
-            except ModelNotReady:
-                pass
-        raise Unavailable(f"model {reference} is being loaded; retry in a moment")
 
     async def _embed(self, model: ImageModel, images: Sequence[str], field: str, deadline: float) -> Vectors:
         vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)

@@ -14,14 +14,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from gateway.catalog import Catalog, TextModel
-from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unavailable, Unsupported
+from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unsupported
 from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
 from gateway.tokenizer import TokenIds, Tokenized
 from gateway.verified import Verified
-from triton_models.errors import ModelNotReady, TokensNotServed, TritonTimeout
+from triton_models.errors import TokensNotServed, TritonTimeout
 from triton_models.supervisor import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
@@ -114,7 +114,7 @@ class TextEmbedder:
             ModelNotFound, ModelConflict, Unavailable: it is not loaded.
         """
         model = await self._catalog.texts.get(reference)
-        await self._verified.require(model.reference, model.served, model.version)
+        await self._verified.require(model)
         return model
 
     def _asked(self, texts: Texts, options: TextOptions, field: str) -> "_Asked":
@@ -129,28 +129,11 @@ class TextEmbedder:
         embed: Callable[[TextModel, "_Asked"], Awaitable[Found]],
     ) -> tuple[TextModel, Found]:
         """What `embed` gives of the model as it is loaded now, which is told too."""
-        model = await self._catalog.texts.get(reference)
-        try:
-            await self._verified.require(model.reference, model.served, model.version)
-            found = await embed(model, asked)
-        except ModelNotReady:
-            model, found = await self._again(model, asked, embed)
+        model, found = await self._verified.answer(
+            self._catalog.texts, reference, lambda model: embed(model, asked)
+        )
         texts_of(model.served).inc(len(asked.texts))
         return model, found
-
-    async def _again(
-        self, model: TextModel, asked: "_Asked", embed: Callable[[TextModel, "_Asked"], Awaitable[Found]]
-    ) -> tuple[TextModel, Found]:
-        """Try the version that the repository holds now; say why where there is no other."""
-        self._verified.forget(model.served)
-        current = await self._catalog.texts.refresh(model.reference)
-        await self._verified.require(current.reference, current.served, current.version)
-        if (current.version, current.max_rows) != (model.version, model.max_rows):
-            try:
-                return current, await embed(current, asked)
-            except ModelNotReady:
-                pass
-        raise Unavailable(f"model {model.reference} is being loaded; retry in a moment")
 
     async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
         rows, tokens = await self._tokenize(model, asked)

@@ -8,9 +8,7 @@ import functools
 from dataclasses import dataclass
 
 from triton_models.manifest import Manifest
-from triton_models.names import HUB_PREFIX, clip_served_names, served_name
-
-_TEXT, _IMAGE = "_text_encoder", "_image_encoder"
+from triton_models.names import HUB_PREFIX, IMAGE_SUFFIX, TEXT_SUFFIX, clip_served_names, served_name
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Reference:
 
 def partners(served: str) -> set[str]:
     """What a served name would stand beside, were it that of a tower."""
-    for suffix, other in ((_TEXT, _IMAGE), (_IMAGE, _TEXT)):
+    for suffix, other in ((TEXT_SUFFIX, IMAGE_SUFFIX), (IMAGE_SUFFIX, TEXT_SUFFIX)):
         if served.endswith(suffix):
             return {served.removesuffix(suffix) + other}
     return set()

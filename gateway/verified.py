@@ -1,12 +1,18 @@
 """Which models may be asked: those whose load ended with its check, in the Triton of this moment."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from gateway.catalog import not_loaded
+from gateway.catalog import ImageModel, Models, TextModel, not_loaded
 from gateway.errors import ModelConflict, Unavailable
 from gateway.references import Reference
+from triton_models.errors import ModelNotReady
 from triton_models.repository import Repository
 from triton_models.supervisor import Triton
+
+Model = TypeVar("Model", TextModel, ImageModel)
+Found = TypeVar("Found")
 
 
 class Verified:
@@ -17,11 +23,32 @@ class Verified:
         self._triton = triton
         self._known: dict[str, tuple[int, int]] = {}
 
-    def forget(self, served: str) -> None:
-        """Look the model up again the next time."""
-        self._known.pop(served, None)
+    async def answer(
+        self, models: Models[Model], reference: Reference, embed: Callable[[Model], Awaitable[Found]]
+    ) -> tuple[Model, Found]:
+        """What `embed` gives of the model that is loaded, which is told too.
 
-    async def require(self, reference: Reference, served: str, version: int) -> None:
+        Once more, where Triton no longer has what was known but the repository holds something else.
+
+        Raises:
+            ModelNotFound, ModelConflict, Unavailable: it is not loaded.
+        """
+        model = await models.get(reference)
+        try:
+            await self.require(model)
+            return model, await embed(model)
+        except ModelNotReady:
+            self._known.pop(model.served, None)
+        current = await models.refresh(reference)
+        await self.require(current)
+        if current.state != model.state:
+            try:
+                return current, await embed(current)
+            except ModelNotReady:
+                pass
+        raise Unavailable(f"model {reference} is being loaded; retry in a moment")
+
+    async def require(self, model: TextModel | ImageModel) -> None:
         """Return where the load of this version has ended with its check.
 
         Triton answers from the moment it has a model, which is before its vectors were compared.
@@ -29,7 +56,8 @@ class Verified:
         Raises:
             ModelConflict, ModelNotFound, Unavailable: why not.
         """
-        key = (version, self._triton.generation)
+        reference, served = model.reference, model.served
+        key = (model.version, self._triton.generation)
         if self._known.get(served) == key:
             return
         state = await asyncio.to_thread(self._repository.state, served)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,16 @@ class Server:
             self.process.wait()
             raise
 
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        """Started and healthy; stopped at the end."""
+        self.start()
+        try:
+            self.wait_healthy()
+            yield self
+        finally:
+            self.stop()
+
 
 @pytest.fixture(scope="session")
 def minilm_path() -> str:
@@ -136,16 +147,12 @@ def server(
         {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": MINILM},
         root / "server.log",
     )
-    running.start()
-    try:
-        running.wait_healthy()
+    with running.running():
         with running.client() as client:
             for name in ("tiny/bert", "tiny/static"):
                 answer = client.post("/load_sentence_transformer_model", json={"model_name": name})
                 assert answer.status_code == 200, answer.text
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Knows nothing about where the file is.
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -38,15 +38,12 @@ class Check:
             DamagedCheck: they are not such a file.
         """
         arrays = _arrays(content)
-        try:
-            check = cls(
-                arrays["input_ids"].astype(np.int64, casting="safe"),
-                arrays["lengths"].astype(np.int32, casting="same_kind"),
-                arrays["embeddings"].astype(np.float32, casting="same_kind"),
-                arrays.get("empty_embedding"),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedCheck("check.npz is damaged") from error
+        check = cls(
+            _array(arrays, "input_ids", np.int64, "safe"),
+            _array(arrays, "lengths", np.int32),
+            _array(arrays, "embeddings", np.float32),
+            arrays.get("empty_embedding"),
+        )
         if check.lengths.sum() != check.input_ids.size or len(check.lengths) != len(check.embeddings):
             raise DamagedCheck("check.npz does not fit itself")
         return check
@@ -70,13 +67,10 @@ class ImageCheck:
             DamagedCheck: they are not such a file.
         """
         arrays = _arrays(content)
-        try:
-            check = cls(
-                arrays["images"].astype(np.uint8, casting="safe"),
-                arrays["embeddings"].astype(np.float32, casting="same_kind"),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedCheck("check.npz is damaged") from error
+        check = cls(
+            _array(arrays, "images", np.uint8, "safe"),
+            _array(arrays, "embeddings", np.float32),
+        )
         if check.images.ndim != 4 or len(check.images) != len(check.embeddings):
             raise DamagedCheck("check.npz does not fit itself")
         return check
@@ -87,4 +81,16 @@ def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
+        raise DamagedCheck("check.npz is damaged") from error
+
+
+def _array(
+    arrays: dict[str, NDArray[Any]],
+    name: str,
+    dtype: type[np.generic],
+    casting: Literal["safe", "same_kind"] = "same_kind",
+) -> NDArray[Any]:
+    try:
+        return arrays[name].astype(dtype, casting=casting)
+    except (ValueError, TypeError, KeyError) as error:
         raise DamagedCheck("check.npz is damaged") from error

@@ -104,23 +104,23 @@ class TritonClient:
         leading = marked.shape if tokens else marked.shape[:1]
         if tokens:
             marked = mark_wants_tokens(marked)
-        vectors = await self._infer(name, version, marked, leading, timeout)
+        vectors = await self._infer(text_request(name, version, marked), leading, timeout)
         if vectors is None:
             # Triton caches failures: a request that failed once is answered with nothing ever after.
-            vectors = await self._infer(name, version, mark_past_cache(marked), leading, timeout)
+            again = text_request(name, version, mark_past_cache(marked))
+            vectors = await self._infer(again, leading, timeout)
         if vectors is None:
             raise InferenceRejected(f"Triton could not compute the request to {name}")
         return vectors
 
     async def _infer(
-        self, name: str, version: int, marked: NDArray[np.int64], leading: tuple[int, ...], timeout: float
+        self, request: service_pb2.ModelInferRequest, leading: tuple[int, ...], timeout: float
     ) -> NDArray[np.float32] | None:
-        """The answer to rows that are marked; None for an answer without a vector."""
-        request = text_request(name, version, marked)
+        """The answer as it comes, float32 [*leading, D]; None for an answer without a vector."""
         try:
             response = await uncancelled(next(self._turn), request, timeout)
         except grpc.aio.AioRpcError as error:
-            raise await self._translate(error, name) from error
+            raise await self._translate(error, request.model_name) from error
         except asyncio.CancelledError as error:
             raise _closed_or_cancelled() from error
         return embeddings(response, *leading)
@@ -136,27 +136,14 @@ class TritonClient:
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
-        vectors = await self._infer_images(name, version, pixels, timeout)
+        vectors = await self._infer(image_request(name, version, pixels), pixels.shape[:1], timeout)
         if vectors is None:
             # A failure that Triton has cached, as above; twice the images are other bytes.
             twice = np.concatenate([pixels, pixels])
-            vectors = await self._infer_images(name, version, twice, timeout)
+            vectors = await self._infer(image_request(name, version, twice), twice.shape[:1], timeout)
         if vectors is None:
             raise InferenceRejected(f"Triton could not compute the request to {name}")
         return vectors[: len(pixels)]
-
-    async def _infer_images(
-        self, name: str, version: int, pixels: NDArray[np.uint8], timeout: float
-    ) -> NDArray[np.float32] | None:
-        """The answer as it comes; None for an answer without a vector."""
-        request = image_request(name, version, pixels)
-        try:
-            response = await uncancelled(next(self._turn), request, timeout)
-        except grpc.aio.AioRpcError as error:
-            raise await self._translate(error, name) from error
-        except asyncio.CancelledError as error:
-            raise _closed_or_cancelled() from error
-        return embeddings(response, len(pixels))
 
     async def load(self, name: str, timeout: float) -> None:
         """Load the model, or load it again if its files changed.

@@ -10,6 +10,9 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 _MODEL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
 _TAG = re.compile(_PART)
 
+TEXT_SUFFIX, IMAGE_SUFFIX = "_text_encoder", "_image_encoder"
+"""What the names in Triton of a CLIP model's towers end with."""
+
 HUB_PREFIX = "hf-hub:"
 """Before the name of a CLIP model that the Hugging Face Hub holds, as open_clip writes it."""
 
@@ -88,4 +91,4 @@ def clip_served_names(model_name: str, pretrained: str) -> ClipNames:
     """
     validate_clip_name(model_name, pretrained)
     stem = "_".join(part for part in (model_name, pretrained) if part).replace("/", "_").replace(":", "_")
-    return ClipNames(f"{stem}_text_encoder", f"{stem}_image_encoder")
+    return ClipNames(stem + TEXT_SUFFIX, stem + IMAGE_SUFFIX)

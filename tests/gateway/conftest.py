@@ -41,16 +41,12 @@ def clip_server(clip_sources: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "MAX_IMAGE_BYTES": str(1 << 20),
     }
     server = Server(root / "repository", settings, root / "server.log")
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         with server.client() as client:
             assert client.post("/load_clip_model", json={"model_name": CLIP}).status_code == 200
             static = {"model_name": "tiny/static"}
             assert client.post("/load_sentence_transformer_model", json=static).status_code == 200
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

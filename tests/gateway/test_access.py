@@ -16,12 +16,8 @@ from tests.conftest import Server
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root: Path = tmp_path_factory.mktemp("guarded")
     server = Server(root / "repository", {"API_KEYS": "first,second"}, root / "server.log")
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("clip-lifecycle")
     (root / "sources").mkdir()
     server = Server(root / "repository", {"MODEL_SOURCES": str(root / "sources")}, root / "server.log")
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -46,12 +46,8 @@ def server_on(converted: Path, sources: Path, directory: Path, *arguments: str, 
 @pytest.fixture
 def own(converted: Path, model_sources: Path, tmp_path: Path) -> Iterator[Server]:
     server = server_on(converted, model_sources, tmp_path)
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         yield server
-    finally:
-        server.stop()
 
 
 def processes(server: Server, name: str) -> list[psutil.Process]:
@@ -148,9 +144,7 @@ def test_a_killed_conversion_is_an_error_and_the_next_succeeds(own: Server, mode
 def test_four_workers_share_one_triton(converted: Path, model_sources: Path, tmp_path: Path) -> None:
     uvicorn = ("-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", "{port}", "--workers", "4")
     server = server_on(converted, model_sources, tmp_path, *uvicorn)
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         expected = vectors(server)
         tritons = [
             process for process in processes(server, "tritonserver") if process.name() == "tritonserver"
@@ -164,8 +158,6 @@ def test_four_workers_share_one_triton(converted: Path, model_sources: Path, tmp
         for _ in range(8):
             assert cosines(vectors(server), expected).min() >= 0.99999
         children = processes(server, "")
-    finally:
-        server.stop()
     assert end_of(children) == []
 
 
@@ -178,13 +170,11 @@ def test_a_triton_that_is_already_there_is_used(converted: Path, model_sources: 
         triton = subprocess.Popen(
             [ROOT / "run_triton_server_dev.sh"], env=environment, stdout=log, stderr=log
         )
-    server.start()
     try:
-        server.wait_healthy()
-        assert np.isfinite(vectors(server)).all()
-        assert processes(server, "tritonserver") == []
+        with server.running():
+            assert np.isfinite(vectors(server)).all()
+            assert processes(server, "tritonserver") == []
     finally:
-        server.stop()
         triton.terminate()
         triton.wait(30)
 

@@ -29,12 +29,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         {"MODEL_SOURCES": str(root / "sources"), "LOAD_TIMEOUT": "20"},
         root / "server.log",
     )
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -36,12 +36,8 @@ TEXTS: list[Any] = [
 def front_end(repository: Path, log: Path, triton_url: str, **environment: str) -> Iterator[Server]:
     """A front end on what listens at `triton_url`."""
     server = Server(repository, {"TRITON_GRPC_URL": triton_url, **environment}, log)
-    server.start()
-    try:
-        server.wait_healthy()
+    with server.running():
         yield server
-    finally:
-        server.stop()
 
 
 def ask(server: Server) -> list[dict[str, Any]]:
