@@ -39,6 +39,8 @@ ENV HOST=0.0.0.0 \
     HF_HOME=/data/huggingface \
     PYTHONUNBUFFERED=1
 EXPOSE 8686
+# docker stop waits 10 s unless told: docker stop -t 50, for SHUTDOWN_TIMEOUT and what follows.
+STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s \
   CMD ["/app/.venv/bin/python", "-c", "import httpx, os; httpx.get(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health').raise_for_status()"]
 CMD ["/app/.venv/bin/python", "app.py"]

@@ -11,23 +11,31 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 from converters import clip_pipeline
-from converters.errors import ConversionError, NoSpace
+from converters.errors import ConversionError, NoMemory, NoSpace
 from converters.pipeline import Request, run
 from converters.progress import BarProgress, JsonProgress, Progress
 from triton_models.accuracy import Precision
 from triton_models.names import InvalidModelName
 
+_OUT_OF_MEMORY = re.compile(
+    "not enough memory|can't allocate memory|bad_alloc|failed to map segment|annot allocate memory"
+)
+_NO_MEMORY = "the conversion needs more memory than there is; free some, or convert where there is more"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0 after a conversion and 1 after an error."""
     options = _parser().parse_args(arguments)
+    _be_first_to_go()
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -46,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         trust_remote_code=getattr(options, "trust_remote_code", False),
         threads=options.threads,
         locked=options.locked,
+        beside=options.beside,
         precision=getattr(options, "precision", "fp32"),
     )
     return _run(request, getattr(options, "pretrained", None), progress)
@@ -62,13 +71,18 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
         progress.result({"error": "not_found", "message": str(error)})
     except ConversionError as error:
         traceback.print_exc()
-        progress.result({"error": error.kind, "message": " ".join(str(error).split())})
+        if _is_out_of_memory(error):
+            progress.result({"error": NoMemory.kind, "message": _NO_MEMORY})
+        else:
+            progress.result({"error": error.kind, "message": " ".join(str(error).split())})
     except Exception as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
         traceback.print_exc()
         if _is_disk_full(error):
             progress.result(
                 {"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"}
             )
+        elif _is_out_of_memory(error):
+            progress.result({"error": NoMemory.kind, "message": _NO_MEMORY})
         else:
             progress.result(
                 {"error": "internal", "message": "the conversion failed; the server's log says why"}
@@ -82,9 +96,9 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
 def _sentence_transformer(request: Request, progress: Progress) -> dict[str, object]:
     served, manifest = run(request, progress)
     return {
-        "served_name": served,
-        "version": manifest.version,
-        "min_cosine": manifest.check["min_cosine"],
+        "served_names": [served],
+        "versions": [manifest.version],
+        "min_cosine": [manifest.check["min_cosine"]],
     }
 
 
@@ -103,6 +117,22 @@ def _is_disk_full(error: BaseException) -> bool:
     return any(
         isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)
     )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The same of memory; torch and the engines raise errors of their own for it."""
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or _OUT_OF_MEMORY.search(str(cause)) is not None
+        for cause in _causes(error)
+    )
+
+
+def _be_first_to_go() -> None:
+    """Where memory runs out, the kernel is to end this process and none that serves."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -154,6 +184,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--progress", choices=("json", "bar"), default="bar")
     command.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)
+    command.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Knows nothing about where the parts came from or where the files go.
 """
 
+import hashlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from converters.clip_image import ImageGraph
 from converters.clip_reference import ClipReference
 from converters.clip_text import TextPlan
 from converters.clip_texts import clip_texts
-from converters.digest import digest
+from converters.digest import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel
 from converters.packing import CannotPack
 from converters.progress import Progress, part
@@ -68,6 +69,11 @@ def build(
     text_tower = _build_text(reference, text, threads, progress)
     image_tower = _build_image(reference, image, threads, progress)
     pair = pair_digest(text_tower.sha256, image_tower.sha256)
+    # Of both towers, so that no version of a tower belongs to two pairs: they stand beside each other.
+    text_tower, image_tower = (
+        replace(tower, sha256=hashlib.sha256(f"{tower.sha256} {pair}".encode()).hexdigest())
+        for tower in (text_tower, image_tower)
+    )
     manifests = []
     for directory, tower in ((text, text_tower), (image, image_tower)):
         manifest = _manifest(origin, tower, pair)
@@ -103,7 +109,9 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
         "fixed_length": plan.fixed_length,
         "pad_id": tokenizer.pad_id,
     }
-    return _Tower(result, vectors.shape[1], digest(into, settings), settings)
+    sha256 = digest(into, settings)
+    settings["tokenizer_sha256"] = file_digest(into / "tokenizer.json")
+    return _Tower(result, vectors.shape[1], sha256, settings)
 
 
 def _convert_text(

@@ -4,18 +4,20 @@ Both towers are built before either is installed. A kill between the two moves l
 different `pair`, which readers take for no model.
 """
 
+import importlib.util
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.errors import NameCollision
+from converters.errors import NameCollision, SourceNotFound
 from converters.pipeline import Request, locked, reserved
 from converters.progress import Progress
 from triton_models.config import model_config, to_text
 from triton_models.manifest import Manifest, ManifestError
-from triton_models.names import ClipNames, clip_served_names
+from triton_models.names import HUB_PREFIX, ClipNames, clip_served_names
 from triton_models.repository import CONFIG, ModelNotInRepository, Repository
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
         if not request.locked:
             for served in (names.text, names.image):
                 stack.enter_context(locked(repository, served, progress))
+        _refuse_unknown(request.model_name)
         for served in (names.text, names.image):
             _refuse_collision(repository, served, request.model_name, pretrained)
         return _convert(request, pretrained, names, repository, progress)
@@ -70,7 +73,7 @@ def _convert(
         for served, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
             config = to_text(model_config(served, manifest))
             (staged / tower / CONFIG).write_text(config, encoding="utf-8")
-            repository.install(staged / tower, served)
+            repository.install(staged / tower, served, beside=request.beside)
         return ClipConverted(names, text, image)
 
 
@@ -91,6 +94,18 @@ def _build(
     for building, manifest in zip((text, image), manifests, strict=True):
         os.rename(building, building.parent / str(manifest.version))
     return manifests
+
+
+def _refuse_unknown(model_name: str) -> None:
+    """Refuse an architecture that open_clip lacks before torch is imported, which takes 7 s of CPU."""
+    if model_name.startswith(HUB_PREFIX) or "open_clip" in sys.modules:
+        # Of a repository on the Hub; or open_clip is here already and says it itself.
+        return
+    spec = importlib.util.find_spec("open_clip")
+    assert spec is not None
+    roots = map(Path, spec.submodule_search_locations or ())
+    if not any((root / "model_configs" / f"{model_name}.json").is_file() for root in roots):
+        raise SourceNotFound(f"open_clip has no architecture {model_name!r}")
 
 
 def _refuse_collision(repository: Repository, served: str, model_name: str, pretrained: str) -> None:

@@ -8,6 +8,11 @@ from typing import Any
 _BLOCK = 1 << 20
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of one file that fits in memory."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def digest(directory: Path, settings: dict[str, Any]) -> str:
     """sha256 of all that makes a vector of an input: graph, weights, tokenizer, and `settings` beside."""
     found = hashlib.sha256()

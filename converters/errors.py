@@ -4,6 +4,7 @@
     ├── SourceNotFound    not_found      no source holds a model of that name
     ├── InvalidModel      invalid_model  there is something, but it is not a model that can be served
     ├── CheckFailed       check_failed   the converted model does not give the reference's vectors
+    ├── NoMemory        no_memory      the memory that the process may take is used up
     ├── NoSpace           no_space       the disk is full
     └── NameCollision     collision      the served name belongs to another model
 
@@ -42,6 +43,12 @@ class NoSpace(ConversionError):
     """The disk of the repository, or of the Hub's cache, is full."""
 
     kind = "no_space"
+
+
+class NoMemory(ConversionError):
+    """The conversion needs more memory than this process may take."""
+
+    kind = "no_memory"
 
 
 class NameCollision(ConversionError):

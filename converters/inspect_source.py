@@ -58,6 +58,8 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
     elif not (directory / "config.json").is_file():
         raise InvalidModel("the source is not a model: it has neither modules.json nor config.json")
     home = directory / first
+    if not _is_directory(home):
+        raise InvalidModel("modules.json names a path that is no directory of the model")
     if not is_static:
         _check_transformer(directory, home)
     _check_weights(home)
@@ -66,6 +68,14 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
     if (home / "tokenizer.json").is_file():
         _read_json(home / "tokenizer.json", dict)
     return Anatomy(home, _weight_bytes(directory, home))
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # A name that is too long, say.
+        return False
 
 
 def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from converters import memory, sources
 from converters.errors import NameCollision, NoSpace
@@ -31,7 +31,8 @@ class Request:
 
     output: the repository's directory. sources: directories that are searched for the model.
     threads: of the engine in the check; the number that will serve. precision: of the weights.
-    locked: the caller already holds `Repository.lock` of this model.
+    locked: the caller already holds `Repository.lock` of this model. beside: what is served stays in place;
+    the caller makes the new version take over.
     """
 
     model_name: str
@@ -41,6 +42,7 @@ class Request:
     trust_remote_code: bool
     threads: int
     locked: bool
+    beside: bool = False
     precision: Precision = "fp32"
 
 
@@ -63,7 +65,7 @@ def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
 @contextmanager
 def locked(repository: Repository, served: str, progress: Progress) -> Iterator[None]:
     """Hold the lock of a model, saying so while another process has it."""
-    lock = repository.lock(served)
+    lock = FileLock(repository.lock_path(served))
     while True:
         try:
             lock.acquire(timeout=LOCK_POLL_SECONDS)
@@ -108,7 +110,7 @@ def _convert(request: Request, served: str, repository: Repository, progress: Pr
         shutil.rmtree(scratch)
         config = model_config(served, manifest)
         (staged / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
-        repository.install(staged, served)
+        repository.install(staged, served, beside=request.beside)
         return manifest
 
 

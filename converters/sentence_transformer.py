@@ -21,7 +21,7 @@ from torch import nn
 
 from converters import check, engines, export, half_precision, reference
 from converters.check import CheckResult, Samples
-from converters.digest import digest
+from converters.digest import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel
 from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
 from converters.inspect_source import Anatomy
@@ -261,6 +261,7 @@ def _manifest(
         attention_reason=plan.reason,
         normalized=isinstance(last, Normalize) and loaded.truncate is None,
         sha256=digest(into, text_settings),
+        tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
         precision=origin.precision,
         versions={name: importlib.metadata.version(name) for name in packages},

@@ -2,23 +2,63 @@
 
 import asyncio
 import functools
-from typing import Any
+import math
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT
+from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT, PRIORITIES
 from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered; "" for none. Triton's log and errors name it, its cache does not."""
 
 LATE_SECONDS = 30.0
 """After the caller's own limit, when a call to Triton ends too."""
+
+
+class Watcher(Protocol):
+    """Is told when calls begin, and when they have ended in Triton, which may be long after their caller."""
+
+    def began(self) -> None:
+        """One begins."""
+
+    def ended(self) -> None:
+        """One has ended."""
+
+
+class Queueing(NamedTuple):
+    """How Triton's queue treats a call, and who is told when it has left.
+
+    expires: the request is dropped unless it is begun before the caller's limit; else before that of the
+    configuration. bulk: requests that are not may pass it. Neither is in the key of Triton's response cache,
+    nor keeps requests from being merged.
+    """
+
+    expires: bool = False
+    bulk: bool = False
+    watcher: Watcher | None = None
+
+    def apply(self, request: service_pb2.ModelInferRequest, timeout: float) -> None:
+        """Write it into a request whose caller waits `timeout` seconds."""
+        if self.expires:
+            request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
+        if self.bulk:
+            request.parameters["priority"].uint64_param = PRIORITIES
+
+
+AS_CONFIGURED = Queueing()
+"""As the model's configuration says."""
 
 
 def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb2.ModelInferRequest:
     """A whole request: `rows` is int64 [b, L], marked."""
     request = service_pb2.ModelInferRequest()
     request.CopyFrom(_head(name, version, *rows.shape))
+    request.id = REQUEST_ID.get()
     request.raw_input_contents.append(rows.tobytes())
     return request
 
@@ -34,11 +74,17 @@ def _head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelI
 
 def image_request(name: str, version: int, pixels: NDArray[np.uint8]) -> service_pb2.ModelInferRequest:
     """A whole request: `pixels` is uint8 [b, H, W, 3]."""
-    request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version))
+    request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version), id=REQUEST_ID.get())
     request.inputs.add(name=IMAGE_INPUT, datatype="UINT8", shape=pixels.shape)
     request.outputs.add(name=IMAGE_OUTPUT)
     request.raw_input_contents.append(pixels.tobytes())
     return request
+
+
+def beside_noise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image and one of noise, uint8 [2, H, W, 3], in bytes that no request had."""
+    noise = np.random.default_rng().integers(0, 256, image.shape, dtype=np.uint8)
+    return np.concatenate([image, noise])
 
 
 def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArray[np.float32] | None:
@@ -51,15 +97,25 @@ def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArr
     """
     if not response.raw_output_contents:
         return None
+    if len(response.outputs) != 1:
+        raise InferenceRejected("Triton answered other outputs than the request asked for")
     shape = tuple(response.outputs[0].shape)
     if shape[:-1] == leading[:-1] and len(leading) == 2:
         raise TokensNotServed("Triton answered one vector for each row, none for its tokens")
     if shape[:-1] != leading:
         raise InferenceRejected("Triton answered another shape than the request asked for")
-    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
+    content = response.raw_output_contents[0]
+    if 4 * math.prod(shape) != len(content):
+        raise InferenceRejected("Triton answered a vector that does not fit its shape")
+    return np.frombuffer(content, np.float32).reshape(shape)
 
 
-async def uncancelled(method: Any, request: Any, timeout: float) -> Any:  # noqa: ANN401 - generated, untyped
+async def uncancelled(
+    method: Any,  # noqa: ANN401 - generated, untyped
+    request: Any,  # noqa: ANN401 - as above
+    timeout: float,
+    watcher: Watcher | None = None,
+) -> Any:  # noqa: ANN401 - as above
     """The answer to `method(request)`. A caller that is cancelled or out of time leaves the call running.
 
     Triton 2.51 can crash when a call is cancelled in the moment of its answer, and the end of a gRPC deadline
@@ -75,9 +131,13 @@ async def uncancelled(method: Any, request: Any, timeout: float) -> Any:  # noqa
     ended = loop.create_future()
 
     def end(_: object) -> None:
+        if watcher is not None:
+            watcher.ended()
         if not ended.done():
             ended.set_result(None)
 
+    if watcher is not None:
+        watcher.began()
     call.add_done_callback(end)
     late = loop.call_later(timeout, _out_of_time, ended)
     try:

@@ -4,12 +4,33 @@ Knows nothing about where the file is.
 """
 
 import io
+import struct
+import tokenize
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+# What numpy and zipfile raise for damaged content.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    BadZipFile,
+    struct.error,
+    tokenize.TokenError,
+    zlib.error,
+)
 
 
 class DamagedCheck(ValueError):
@@ -42,11 +63,21 @@ class Check:
             _array(arrays, "input_ids", np.int64, "safe"),
             _array(arrays, "lengths", np.int32),
             _array(arrays, "embeddings", np.float32),
-            arrays.get("empty_embedding"),
+            _array(arrays, "empty_embedding", np.float32) if "empty_embedding" in arrays else None,
         )
-        if check.lengths.sum() != check.input_ids.size or len(check.lengths) != len(check.embeddings):
+        if not check.fits():
             raise DamagedCheck("check.npz does not fit itself")
         return check
+
+    def fits(self) -> bool:
+        """Whether the shapes are as they are described here, and the lengths add up."""
+        shapes = self.input_ids.ndim == self.lengths.ndim == 1 and self.embeddings.ndim == 2
+        if not shapes or len(self.lengths) != len(self.embeddings):
+            return False
+        empty = self.empty_embedding
+        if empty is not None and empty.shape != self.embeddings.shape[1:]:
+            return False
+        return bool((self.lengths >= 0).all()) and int(self.lengths.sum()) == self.input_ids.size
 
 
 @dataclass(frozen=True)
@@ -71,7 +102,8 @@ class ImageCheck:
             _array(arrays, "images", np.uint8, "safe"),
             _array(arrays, "embeddings", np.float32),
         )
-        if check.images.ndim != 4 or len(check.images) != len(check.embeddings):
+        shapes = check.images.ndim == 4 and check.embeddings.ndim == 2
+        if not shapes or len(check.images) != len(check.embeddings):
             raise DamagedCheck("check.npz does not fit itself")
         return check
 
@@ -80,7 +112,7 @@ def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
+    except _DAMAGED as error:
         raise DamagedCheck("check.npz is damaged") from error
 
 

@@ -3,6 +3,7 @@
 Knows the model contract (input and output names, ragged batching); knows nothing about files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import text_format
@@ -39,6 +40,16 @@ DEFAULT_MAX_BATCH_SIZE = 128
 """Rows that Triton merges into one execution at most; the reason is in docs/architecture.md."""
 
 
+MAX_QUEUE_SIZE = 4096
+"""Requests of one priority that may wait in Triton, from all front ends together; each sends far fewer."""
+
+QUEUE_TIMEOUT_MICROSECONDS = 120_000_000
+"""How long a request may wait in Triton's queue; its own `timeout`, a parameter, can only be shorter."""
+
+PRIORITIES = 2
+"""Levels of Triton's queue: what says nothing is of the first, bulk says the last."""
+
+
 class ConfigError(ValueError):
     """`config.pbtxt` is not what this project writes."""
 
@@ -63,7 +74,7 @@ class Tuning:
         return cls(
             config.max_batch_size,
             config.dynamic_batching.max_queue_delay_microseconds,
-            config.instance_group[0].count,
+            config.instance_group[0].count if config.instance_group else 1,
             config.response_cache.enable,
         )
 
@@ -76,7 +87,7 @@ class Tuning:
         if self.max_queue_delay_microseconds is not None:
             tuned.dynamic_batching.max_queue_delay_microseconds = self.max_queue_delay_microseconds
         if self.instances is not None:
-            tuned.instance_group[0].count = self.instances
+            (tuned.instance_group or [tuned.instance_group.add()])[0].count = self.instances
         if self.response_cache is not None:
             tuned.response_cache.enable = self.response_cache
         return tuned
@@ -112,7 +123,7 @@ def model_config(
         _add_text(config, manifest.dimensions)
     # KIND_AUTO, the default, is the GPU where Triton has one, else the CPU.
     config.instance_group.add(count=instances)
-    config.dynamic_batching.SetInParent()
+    _add_queue(config)
     config.response_cache.enable = True
     config.version_policy.specific.versions.append(manifest.version)
     if threads is not None:
@@ -138,6 +149,19 @@ def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) 
     config.output.add(name=IMAGE_OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
 
 
+def _add_queue(config: ModelConfig) -> None:
+    """The batcher's queue: bounded, and what has waited for too long is dropped without being computed."""
+    batching = config.dynamic_batching
+    # Of requests for one text or image, a batch is filled up with bulk; never the other way round.
+    batching.priority_levels = PRIORITIES
+    batching.default_priority_level = 1
+    policy = batching.default_queue_policy
+    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = QUEUE_TIMEOUT_MICROSECONDS
+    policy.allow_timeout_override = True
+    policy.max_queue_size = MAX_QUEUE_SIZE
+
+
 def to_text(config: ModelConfig) -> str:
     """The text of `config.pbtxt`."""
     text: str = text_format.MessageToString(config)
@@ -157,14 +181,24 @@ def from_text(text: str) -> ModelConfig:
         raise ConfigError(f"config.pbtxt cannot be read: {error}") from error
 
 
-def served_version(config: ModelConfig) -> int:
-    """The one version that the configuration names.
+def served_versions(config: ModelConfig) -> list[int]:
+    """The versions that the configuration names: first the one that requests are for.
+
+    A second one stands beside it for as long as one of the two takes the other's place.
 
     Raises:
-        ConfigError: it names none or several.
+        ConfigError: it names none.
 
     """
-    versions = config.version_policy.specific.versions
-    if len(versions) != 1:
-        raise ConfigError(f"config.pbtxt names {len(versions)} versions instead of one")
-    return int(versions[0])
+    versions = [int(version) for version in config.version_policy.specific.versions]
+    if not versions:
+        raise ConfigError("config.pbtxt names no version")
+    return versions
+
+
+def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
+    """A copy of the configuration that names these versions, in this order."""
+    changed = ModelConfig()
+    changed.CopyFrom(config)
+    changed.version_policy.specific.versions[:] = versions
+    return changed

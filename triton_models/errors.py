@@ -3,13 +3,14 @@
     TritonError
     ├── TritonUnavailable      nobody answers, or the server is stopping
     ├── TritonTimeout          the deadline of a call passed
+    ├── TritonOverloaded       the model's queue is full
     ├── ModelNotReady          unknown, not loaded, or another version is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
     │   └── TokensNotServed    the backend gives one vector for each row, none for its tokens
     └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
 
-Texts of the first six hold nothing that a client may not see; `reason` and EmbeddedTritonError
+Texts of the first seven hold nothing that a client may not see; `reason` and EmbeddedTritonError
 may hold paths.
 """
 
@@ -24,6 +25,10 @@ class TritonUnavailable(TritonError):
 
 class TritonTimeout(TritonError):
     """The deadline of a call passed."""
+
+
+class TritonOverloaded(TritonError):
+    """The model's queue in Triton is full; the request was not begun."""
 
 
 class ModelNotReady(TritonError):

@@ -61,7 +61,7 @@ def move_into_place(new: Path, target: Path, trash: Path) -> None:
     tmpfs, overlayfs). Elsewhere a kill between two renames leaves no `target`. `trash` is a directory
     of the same file system.
     """
-    if target.exists():
+    if os.path.lexists(target):
         old = _trash_name(target, trash)
         try:
             _exchange(new, target)
@@ -73,7 +73,7 @@ def move_into_place(new: Path, target: Path, trash: Path) -> None:
         else:
             os.rename(new, old)
         sync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     else:
         os.rename(new, target)
         sync(target.parent)
@@ -89,7 +89,15 @@ def remove_whole(target: Path, trash: Path) -> None:
     old = _trash_name(target, trash)
     os.rename(target, old)
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete what is there, as far as that is permitted: a directory with all below it, a file, a link."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _trash_name(target: Path, trash: Path) -> Path:

@@ -8,7 +8,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from triton_models.accuracy import Precision
 
@@ -61,11 +63,11 @@ class ImagePreprocessing:
     interpolation: `bicubic`, `bilinear` or `nearest`, of Pillow. fill_color: 0 to 255, of what is filled.
     """
 
-    height: int
-    width: int
+    height: PositiveInt
+    width: PositiveInt
     resize_mode: Literal["shortest", "longest", "squash"]
     interpolation: Literal["bicubic", "bilinear", "nearest"]
-    fill_color: int = 0
+    fill_color: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Manifest:
     special_ids: ids that the reference takes off the end of a prompt when it counts its tokens.
     normalized: the graph's output has unit length.
     token_dimensions: length of a token's vector; None where the graph gives none (CLIP, older conversions).
-    sha256: of `model.onnx`; Triton's version number is made of it.
+    tokenizer_sha256: of `tokenizer.json`; None of image towers and older conversions.
+    sha256: of all that makes a vector (a tower's with its pair); Triton's version number is made of it.
     check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
     versions: of the libraries that converted it. precision: of the weights.
 
@@ -96,17 +99,19 @@ class Manifest:
     image: of the image tower; its vocab_size is 0 and there is no tokenizer.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
+
     model_name: str
     revision: str | None
     source: Source
-    dimensions: int
-    vocab_size: int
+    dimensions: PositiveInt
+    vocab_size: NonNegativeInt
     max_seq_length: int | None
     add_special_tokens: bool
     attention: Literal["packed", "padded", "none"]
     attention_reason: str
     normalized: bool
-    sha256: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     include_prompt: bool = True
@@ -115,6 +120,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     precision: Precision = "fp32"
     token_dimensions: int | None = None
+    tokenizer_sha256: str | None = None
     library: str = "sentence-transformers"
     pretrained: str | None = None
     tower: Literal["text", "image"] | None = None
@@ -149,16 +155,16 @@ class Manifest:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise ManifestError(f"model.json has format {data['format']}, this version reads {FORMAT}")
-            image = data.get("image")
-            return cls(
-                **{
-                    **data,
-                    "source": Source(**data["source"]),
-                    "image": None if image is None else ImagePreprocessing(**image),
-                }
-            )
-        except (ValueError, TypeError, KeyError) as error:
+            return _READER.validate_json(text, strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise ManifestError(f"model.json cannot be read: {where}: {fault['msg']}") from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ManifestError(f"model.json cannot be read: {error}") from error
+
+
+_READER = TypeAdapter(Manifest)
 
 
 def pair_digest(text_sha256: str, image_sha256: str) -> str:

@@ -1,6 +1,6 @@
 """The model repository on disk: what exists, whole models only, shared by any number of processes.
 
-    <root>/<served>/config.pbtxt        names one version
+    <root>/<served>/config.pbtxt        names one version, and a second while one takes the other's place
     <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz  engine.json
                                         (an image tower has no tokenizer)
     <root>/.state/                      locks, staging, what is wanted; Triton never looks inside
@@ -13,22 +13,22 @@ Knows nothing about Triton's process or the network. Messages of its errors hold
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from triton_models import states
 from triton_models.checks import Check, DamagedCheck, ImageCheck
-from triton_models.config import ConfigError, from_text, served_version, to_text
-from triton_models.files import move_into_place, remove_whole, sync_tree, write_atomic
+from triton_models.config import ConfigError, from_text, served_versions, to_text, with_versions
+from triton_models.files import move_into_place, remove, remove_whole, sync_tree, write_atomic
 from triton_models.manifest import Manifest, ManifestError
+from triton_models.states import ModelState
 
 CONFIG = "config.pbtxt"
 MODEL = "model.onnx"
@@ -37,10 +37,7 @@ TOKENIZER = "tokenizer.json"
 CHECK = "check.npz"
 ENGINE = "engine.json"
 
-Activity = Literal["converting", "loading", "unloading", "deleting"]
 Recorded = TypeVar("Recorded")
-
-logger = logging.getLogger(__name__)
 
 
 class RepositoryError(Exception):
@@ -53,19 +50,6 @@ class ModelNotInRepository(RepositoryError):
 
 class DamagedModel(RepositoryError, ManifestError):
     """A model's files are there but cannot be read."""
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """What is known about a model beside its files.
-
-    wanted: to be loaded whenever Triton serves. activity: what is being done with it now.
-    error: why the last attempt failed, safe to show to a client; None after a success.
-    """
-
-    wanted: bool = False
-    activity: Activity | None = None
-    error: str | None = None
 
 
 class Repository:
@@ -88,11 +72,19 @@ class Repository:
                 names.append(entry.name)
         return names
 
-    def version_dir(self, served: str) -> Path:
-        """The directory of the version that is served.
+    def versions(self, served: str) -> list[int]:
+        """The versions that the configuration names, first the one that requests are for.
 
         Raises:
-            ModelNotInRepository: no such model, or its version is not complete.
+            ModelNotInRepository, DamagedModel: as `config`.
+        """
+        return served_versions(self.config(served))
+
+    def version_dir(self, served: str, version: int | None = None) -> Path:
+        """The directory of a version; by default of the one that requests are for.
+
+        Raises:
+            ModelNotInRepository: no such model, or the version is not complete.
             DamagedModel: `config.pbtxt` cannot be read.
 
         """
@@ -100,25 +92,27 @@ class Repository:
         config = None
         while True:
             before, config = config, self.config(served)
-            directory = model_dir / str(served_version(config))
-            if all((directory / name).is_file() for name in (MODEL, MANIFEST)):
+            directory = model_dir / str(version or served_versions(config)[0])
+            if _is_whole(directory):
                 return directory
             # The model may have been replaced since its configuration was read: then that is another now.
             if config == before:
                 raise _absent(served)
 
-    def manifest(self, served: str) -> Manifest:
-        """What is recorded about a model.
+    def manifest(self, served: str, version: int | None = None) -> Manifest:
+        """What is recorded about a version; by default about the one that requests are for.
 
         Raises:
             ModelNotInRepository: no complete model of that name.
             DamagedModel: `config.pbtxt` or `model.json` cannot be read, or do not belong together.
 
         """
-        directory, content = self._read(served, MANIFEST)
         try:
+            directory, content = self._read(served, MANIFEST, version)
             manifest = Manifest.from_json(content.decode())
-        except (ManifestError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
+            raise DamagedModel(f"{served}: model.json is damaged; delete and load the model again") from error
+        except ManifestError as error:
             raise DamagedModel(f"{served}: {error}; delete and load the model again") from error
         if str(manifest.version) != directory.name:
             raise DamagedModel(
@@ -126,7 +120,7 @@ class Repository:
             )
         return manifest
 
-    def load_check(self, served: str) -> Check:
+    def load_check(self, served: str, version: int | None = None) -> Check:
         """The texts and vectors recorded at conversion.
 
         Raises:
@@ -134,29 +128,29 @@ class Repository:
             DamagedModel: `check.npz` is missing, cannot be read or does not fit itself.
 
         """
-        return self._load(served, Check.read)
+        return self._load(served, version, Check.read)
 
-    def load_image_check(self, served: str) -> ImageCheck:
+    def load_image_check(self, served: str, version: int | None = None) -> ImageCheck:
         """The same of an image tower.
 
         Raises:
             ModelNotInRepository, DamagedModel: as `load_check`.
 
         """
-        return self._load(served, ImageCheck.read)
+        return self._load(served, version, ImageCheck.read)
 
     def config(self, served: str) -> ModelConfig:
-        """Triton's configuration of a model; it names one version.
+        """Triton's configuration of a model.
 
         Raises:
             ModelNotInRepository, DamagedModel: it is not there or cannot be read.
         """
         try:
             config = from_text((self._model_dir(served) / CONFIG).read_text(encoding="utf-8"))
-            served_version(config)
+            served_versions(config)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _absent(served) from error
-        except (ConfigError, UnicodeDecodeError) as error:
+        except (OSError, ConfigError, UnicodeDecodeError) as error:
             problem = f"{served}: config.pbtxt is damaged; delete and load the model again"
             raise DamagedModel(problem) from error
         return config
@@ -168,10 +162,10 @@ class Repository:
     def engine(self, served: str) -> dict[str, Any] | None:
         """What was measured of the engines on the CPU (backends/onnxruntime/selection.py), if anything."""
         try:
-            record: dict[str, Any] = json.loads((self.version_dir(served) / ENGINE).read_bytes())
-        except (FileNotFoundError, ValueError):
+            record = json.loads((self.version_dir(served) / ENGINE).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
-        return record
+        return record if isinstance(record, dict) else None
 
     @contextmanager
     def staging(self, served: str) -> Iterator[Path]:
@@ -187,21 +181,41 @@ class Repository:
                 shutil.rmtree(directory, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def install(self, staged: Path, served: str) -> None:
+    def install(self, staged: Path, served: str, *, beside: bool = False) -> None:
         """Move a built model (`config.pbtxt` and `<version>/` in `staged`) into its place.
 
         Readers and a kill at any moment find the model as it was or as it is now. The caller holds
-        `lock(served)`.
+        `lock(served)`. beside: keep what is there, add the version's directory alone; the configuration
+        names it later, see `set_config` and `settle`.
 
         Raises:
             ModelNotInRepository: `staged` is not complete.
 
         """
-        version = served_version(from_text((staged / CONFIG).read_text(encoding="utf-8")))
-        if not all((staged / str(version) / name).is_file() for name in (MODEL, MANIFEST)):
+        version = str(served_versions(from_text((staged / CONFIG).read_text(encoding="utf-8")))[0])
+        if not _is_whole(staged / version):
             raise ModelNotInRepository(f"{served} was built incomplete")
         sync_tree(staged)
-        move_into_place(staged, self._model_dir(served), self._trash)
+        model_dir = self._model_dir(served)
+        if beside:
+            move_into_place(staged / version, model_dir / version, self._trash)
+        else:
+            move_into_place(staged, model_dir, self._trash)
+
+    def settle(self, served: str, version: int) -> None:
+        """Leave this version alone: in the configuration, and of the directories that were made here.
+
+        The caller holds `lock(served)`.
+
+        Raises:
+            ModelNotInRepository, DamagedModel: as `config`.
+        """
+        config = self.config(served)
+        if served_versions(config) != [version]:
+            self.set_config(served, with_versions(config, [version]))
+        for directory in self._model_dir(served).iterdir():
+            if directory.name.isdigit() and directory.name != str(version) and _is_whole(directory):
+                remove_whole(directory, self._trash)
 
     def delete(self, served: str) -> None:
         """Remove a model, all versions, and what is known about it. The caller holds `lock(served)`.
@@ -210,41 +224,33 @@ class Repository:
             ModelNotInRepository: nothing of that name.
 
         """
-        directory = self._model_dir(served)
-        if not (directory / CONFIG).is_file():
+        if not self.holds(served):
             raise _absent(served)
-        remove_whole(directory, self._trash)
-        self._state_path(served).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            remove_whole(self._model_dir(served), self._trash)
+        remove(self.state_path(served))
+
+    def holds(self, served: str) -> bool:
+        """Whether anything of a model is here, be it damaged; a directory that others made is none."""
+        directory = self._model_dir(served)
+        ours = any(os.path.lexists(path) for path in (directory / CONFIG, self.state_path(served)))
+        return ours or any(directory.glob(f"*/{MANIFEST}"))
 
     def lock_path(self, served: str) -> Path:
         """The file whose lock is held while a model is converted, loaded, unloaded or deleted."""
         return self.state_dir / "locks" / f"{served}.lock"
 
-    def lock(self, served: str) -> FileLock:
-        """A new lock on `lock_path`, not yet held."""
-        return FileLock(self.lock_path(served))
-
     def state(self, served: str) -> ModelState:
         """What is known about a model; the default for one that nothing was ever done with."""
-        try:
-            return ModelState(**json.loads(self._state_path(served).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return ModelState()
-        except (ValueError, TypeError):
-            logger.warning("the state of %s is damaged and taken as unknown", served)
-            return ModelState()
+        return states.read(self.state_path(served))
 
     def set_state(self, served: str, state: ModelState) -> None:
         """Record what is known about a model, at once for all processes; the default leaves no file."""
-        if state == ModelState():
-            self._state_path(served).unlink(missing_ok=True)
-        else:
-            write_atomic(self._state_path(served), json.dumps(asdict(state)))
+        states.write(self.state_path(served), state)
 
     def states(self) -> dict[str, ModelState]:
         """The state of every model that has one, by served name."""
-        paths = (self.state_dir / "models").glob("[!.]*.json")
-        return {path.stem: self.state(path.stem) for path in sorted(paths)}
+        return states.read_all(self.state_dir / "models")
 
     def clean(self) -> None:
         """Remove what killed processes left behind; what a living one uses stays."""
@@ -255,22 +261,22 @@ class Repository:
                 shutil.rmtree(self._staging / name, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
         for path in self._trash.iterdir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
-    def _read(self, served: str, name: str) -> tuple[Path, bytes]:
+    def _read(self, served: str, name: str, version: int | None) -> tuple[Path, bytes]:
         """The version's directory and one file of it, both of the same model while it is replaced."""
         directory = None
         while True:
-            before, directory = directory, self.version_dir(served)
+            before, directory = directory, self.version_dir(served, version)
             try:
                 return directory, (directory / name).read_bytes()
             except FileNotFoundError:
                 if directory == before:
                     raise
 
-    def _load(self, served: str, read: Callable[[bytes], Recorded]) -> Recorded:
+    def _load(self, served: str, version: int | None, read: Callable[[bytes], Recorded]) -> Recorded:
         try:
-            return read(self._read(served, CHECK)[1])
+            return read(self._read(served, CHECK, version)[1])
         except (OSError, DamagedCheck) as error:
             raise DamagedModel(f"{served}: {CHECK} is damaged; delete and load the model again") from error
 
@@ -279,8 +285,13 @@ class Repository:
             raise _absent(served)
         return self.root / served
 
-    def _state_path(self, served: str) -> Path:
+    def state_path(self, served: str) -> Path:
+        """The file of a model's state, see `states`."""
         return self.state_dir / "models" / f"{self._model_dir(served).name}.json"
+
+
+def _is_whole(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in (MODEL, MANIFEST))
 
 
 def _absent(served: str) -> ModelNotInRepository:

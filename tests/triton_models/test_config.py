@@ -5,7 +5,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.triton_models.helpers import manifest
-from triton_models.config import ConfigError, from_text, model_config, served_version, to_text
+from triton_models.config import ConfigError, from_text, model_config, served_versions, to_text, with_versions
 from triton_models.manifest import ImagePreprocessing
 
 MANIFEST = manifest("tiny", b"", sha256="0123456789ab" + "0" * 52)
@@ -17,7 +17,12 @@ max_batch_size: 128
 input { name: "input_ids" data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true }
 output { name: "sentence_embedding" data_type: TYPE_FP32 dims: 8 }
 instance_group { count: 1 }
-dynamic_batching { }
+dynamic_batching {
+  priority_levels: 2 default_priority_level: 1
+  default_queue_policy {
+    default_timeout_microseconds: 120000000 allow_timeout_override: true max_queue_size: 4096
+  }
+}
 backend: "onnxruntime"
 batch_input {
   kind: BATCH_ITEM_SHAPE target_name: "item_shape" data_type: TYPE_INT32 source_input: "input_ids"
@@ -37,7 +42,12 @@ max_batch_size: 64
 input { name: "image" data_type: TYPE_UINT8 dims: 4 dims: 6 dims: 3 }
 output { name: "image_embedding" data_type: TYPE_FP32 dims: 8 }
 instance_group { count: 1 }
-dynamic_batching { }
+dynamic_batching {
+  priority_levels: 2 default_priority_level: 1
+  default_queue_policy {
+    default_timeout_microseconds: 120000000 allow_timeout_override: true max_queue_size: 4096
+  }
+}
 backend: "onnxruntime"
 response_cache { enable: true }
 """
@@ -67,7 +77,7 @@ def test_names_that_need_quoting_survive() -> None:
 
 
 def test_the_version_is_the_contents() -> None:
-    assert served_version(model_config("tiny", MANIFEST)) == int("0123456789ab", 16)
+    assert served_versions(model_config("tiny", MANIFEST)) == [int("0123456789ab", 16)]
 
 
 def test_a_model_without_a_batch_dimension_is_refused() -> None:
@@ -81,9 +91,13 @@ def test_damaged_text_is_an_error_of_ours(text: str) -> None:
         from_text(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "version_policy { all {} }", "version_policy { specific { versions: [1, 2] } }"]
-)
-def test_exactly_one_version_is_named(text: str) -> None:
-    with pytest.raises(ConfigError, match="versions instead of one"):
-        served_version(from_text(text))
+@pytest.mark.parametrize("text", ["", "version_policy { all {} }"])
+def test_a_version_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="no version"):
+        served_versions(from_text(text))
+
+
+def test_another_version_may_stand_beside() -> None:
+    config = model_config("tiny", MANIFEST)
+    assert served_versions(with_versions(config, [7, 5])) == [7, 5]
+    assert len(served_versions(config)) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from tests.triton_models.helpers import build, install
 from triton_models.manifest import ManifestError
@@ -22,9 +22,9 @@ from triton_models.repository import (
     MODEL,
     DamagedModel,
     ModelNotInRepository,
-    ModelState,
     Repository,
 )
+from triton_models.states import ModelState
 
 PROJECT = Path(__file__).parents[2]
 
@@ -225,9 +225,9 @@ def test_readers_never_see_half_a_state(repository: Repository) -> None:
 def test_the_lock_is_of_one_process(repository: Repository) -> None:
     with running(HOLD_FOR_EVER, repository.lock_path("tiny")) as holder:
         with pytest.raises(Timeout):
-            repository.lock("tiny").acquire(timeout=0)
+            FileLock(repository.lock_path("tiny")).acquire(timeout=0)
         holder.kill()
-        with repository.lock("tiny").acquire(timeout=5):
+        with FileLock(repository.lock_path("tiny")).acquire(timeout=5):
             pass
 
 

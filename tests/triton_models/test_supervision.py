@@ -20,7 +20,7 @@ import pytest
 from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs, wait_until
 from tests.triton_models.tiny_onnx import expected
 from triton_models.client import TritonClient
-from triton_models.errors import EmbeddedTritonError, TritonError, TritonTimeout
+from triton_models.errors import EmbeddedTritonError, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.manifest import Manifest
 from triton_models.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton, state_directory
@@ -151,13 +151,33 @@ def test_triton_comes_back_after_it_was_killed(repository: Repository) -> None:
         load_and_infer(after[0], recorded)
 
 
-def test_triton_comes_back_when_a_models_process_was_killed(repository: Repository) -> None:
-    recorded = install(repository, "tiny", seed=1)
-    with workers(repository, 1) as [owner]:
-        before = owner.address()
-        load_and_infer(before, recorded)
-        os.kill(stubs(triton_pid(repository))[0], signal.SIGKILL)
-        load_and_infer(owner.address(other_than=before), recorded)
+def test_a_models_process_that_was_killed_is_replaced_alone(repository: Repository) -> None:
+    seeds = {"tiny": 1, "other": 2}
+    recorded = {name: install(repository, name, seed=seed) for name, seed in seeds.items()}
+
+    async def run() -> None:
+        async with Triton(repository.root, "off") as triton:
+            await triton.wait_ready(30)
+            client, processes = triton.client, triton.stubs
+            assert processes is not None
+            for name in seeds:
+                await client.load(name, LOAD_SECONDS)
+            processes.find()
+            processes.kill("tiny")
+            await asyncio.to_thread(wait_until, lambda: processes.of("tiny")[0].ended)
+            assert not processes.of("other")[0].ended
+            with pytest.raises(TritonUnavailable):
+                await client.infer("tiny", recorded["tiny"].version, ROWS, timeout=5)
+            await client.release("tiny", 5)
+            await client.load("tiny", LOAD_SECONDS)
+            processes.find()
+            assert [one.ended for one in processes.of("tiny")] == [False]
+            assert processes.left == 1
+            for name, seed in seeds.items():
+                got = await client.infer(name, recorded[name].version, ROWS, timeout=5)
+                np.testing.assert_allclose(got, expected(seed, ROWS), atol=1e-6)
+
+    asyncio.run(run())
 
 
 def test_any_process_can_have_triton_started_again(repository: Repository) -> None:

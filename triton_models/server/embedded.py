@@ -18,7 +18,8 @@ from triton_models.cache import cache_arguments, parse_response_cache
 from triton_models.client import TritonClient
 from triton_models.errors import EmbeddedTritonError
 from triton_models.server.binary import TritonBinary, find_triton
-from triton_models.server.processes import kill_marked, remove_shared_memory, zombie_children
+from triton_models.server.processes import kill_marked, remove_shared_memory
+from triton_models.telemetry import trace_arguments
 
 START_SECONDS = 60.0
 EXIT_SECONDS = 5
@@ -30,10 +31,14 @@ _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a Triton answers, as "host:port"; metrics: None where it is not known."""
+    """Where a Triton answers, as "host:port"; metrics: None where it is not known.
+
+    pid: its process, of the embedded one.
+    """
 
     grpc: str
     metrics: str | None
+    pid: int | None = None
 
 
 def state_directory(repository_root: Path) -> Path:
@@ -72,7 +77,6 @@ class EmbeddedTriton:
         self._host = host
         self._directory = state_directory(self._root)
         self._process: asyncio.subprocess.Process | None = None
-        self._zombies: set[int] = set()
 
     @property
     def mark(self) -> str:
@@ -123,7 +127,7 @@ class EmbeddedTriton:
         except BaseException:
             await self.kill()
             raise
-        return Addresses(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{metrics_port}")
+        return Addresses(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{metrics_port}", self.pid)
 
     async def wait(self) -> int:
         """Wait until it ends; its exit status, negative for a signal."""
@@ -149,15 +153,6 @@ class EmbeddedTriton:
         await self._process.wait()
         await asyncio.to_thread(remove_shared_memory, self.mark)
 
-    def stub_died(self) -> bool:
-        """Whether a model's process has ended since the call before this one, or earlier.
-
-        Triton does not notice: it calls the model ready, fails its requests and cannot unload it.
-        It waits for the stubs that it ends itself at once, so one seen dead twice has died.
-        """
-        before, self._zombies = self._zombies, zombie_children(self.pid)
-        return bool(before & self._zombies)
-
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the log."""
         try:
@@ -182,6 +177,7 @@ class EmbeddedTriton:
             f"--backend-directory={binary.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.mark}",
             f"--exit-timeout-secs={EXIT_SECONDS}",
+            *trace_arguments(os.environ),
         ]
 
     def _remove_leftovers(self) -> None:

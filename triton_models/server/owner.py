@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,10 +22,14 @@ from triton_models.server.embedded import Addresses, EmbeddedTriton, state_direc
 from triton_models.server.processes import command_line
 
 FOLLOW_SECONDS = 0.2
-WATCH_SECONDS = 0.5
-BACKOFF_SECONDS = (0.5, 10.0)
-STABLE_SECONDS = 30.0
-"""A run this long was a good one: the next restart does not wait longer than the first."""
+WAITS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before the next start, one after another while runs fail."""
+
+WAIT_OF_A_RUN = 3
+"""The place in WAITS that is not passed while Triton comes up: what ends it then is not its start."""
+
+STABLE_SECONDS = 5.0
+"""A run that served this long was a good one: the next start does not wait."""
 
 OnAddresses = Callable[[Addresses | None], Awaitable[None]]
 
@@ -45,7 +50,7 @@ class SharedTriton:
         self._record = self._directory / "server.json"
         self._lock = FileLock(self._directory / "owner.lock", timeout=0, thread_local=False)
         self._on_addresses = on_addresses
-        self._seen: str | None = None
+        self._seen: Addresses | None = None
         self._restart = asyncio.Event()
         self.last_error: str | None = None
         self.is_owner = False
@@ -68,34 +73,35 @@ class SharedTriton:
         if self.is_owner:
             self._restart.set()
             return
-        pid = _read_record(self._record)[0]
-        if pid is not None and self._triton.mark in command_line(pid):
+        addresses = _read_record(self._record)
+        if addresses is not None and addresses.pid and self._triton.mark in command_line(addresses.pid):
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(addresses.pid, signal.SIGKILL)
 
     async def _own(self) -> None:
-        shortest, longest = BACKOFF_SECONDS
-        wait = shortest
+        failures = 0
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
             try:
-                await self._serve_once()
+                served_since = await self._serve_once()
+                good = loop.time() - served_since > STABLE_SECONDS
+                failures = 0 if good else min(failures, WAIT_OF_A_RUN)
             except (EmbeddedTritonError, OSError) as error:
                 # OSError: no memory for a process, no room for the log: it may pass.
                 self._report(str(error))
-            if loop.time() - began > STABLE_SECONDS:
-                wait = shortest
+            wait = WAITS[min(failures, len(WAITS) - 1)]
+            if wait:
+                logger.warning("Triton is started again in %g s", wait)
             await asyncio.sleep(wait)
-            wait = min(2 * wait, longest)
+            failures += 1
 
-    async def _serve_once(self) -> None:
-        """One run of Triton, from its start to its end."""
+    async def _serve_once(self) -> float:
+        """One run of Triton, from its start to its end; since when it answered, of the loop's time."""
         self._restart.clear()
         try:
             addresses = await self._triton.start()
-            record = {"pid": self._triton.pid, "grpc": addresses.grpc, "metrics": addresses.metrics}
-            write_atomic(self._record, json.dumps(record))
+            since = asyncio.get_running_loop().time()
+            write_atomic(self._record, json.dumps(asdict(addresses)))
             self.last_error = None
             logger.info("Triton (pid %d) answers at %s", self._triton.pid, addresses.grpc)
             await self._on_addresses(addresses)
@@ -104,43 +110,33 @@ class SharedTriton:
             self._record.unlink(missing_ok=True)
             await self._triton.stop()
             raise
+        else:
+            return since
         finally:
             self._record.unlink(missing_ok=True)
-            await self._triton.kill()
             await self._on_addresses(None)
+            await self._triton.kill()
 
     async def _end_of_run(self) -> str:
-        """Wait until Triton has ended or must be ended; why."""
+        """Wait until Triton has ended or is to be ended; why."""
         ended = asyncio.ensure_future(self._triton.wait())
         restart = asyncio.ensure_future(self._restart.wait())
         try:
-            while True:
-                done, _ = await asyncio.wait(
-                    (ended, restart), timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                if ended in done:
-                    return (
-                        f"Triton ended with status {ended.result()}; its log says:\n{self._triton.log_tail()}"
-                    )
-                if restart in done:
-                    return "Triton is started again on request"
-                if await asyncio.to_thread(self._triton.stub_died):
-                    return (
-                        "a model's process in Triton has ended, Triton is started again; its log says:\n"
-                        + self._triton.log_tail()
-                    )
+            await asyncio.wait((ended, restart), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return f"Triton ended with status {ended.result()}; its log says:\n{self._triton.log_tail()}"
+            return "Triton is started again on request"
         finally:
             ended.cancel()
             restart.cancel()
 
     async def _follow(self) -> None:
         """Look once at what the owner wrote."""
-        pid, addresses = await asyncio.to_thread(_read_record, self._record)
-        if addresses is not None and pid is not None and self._triton.mark not in command_line(pid):
+        addresses = await asyncio.to_thread(_read_record, self._record)
+        if addresses is not None and self._triton.mark not in command_line(addresses.pid or 0):
             addresses = None
-        key = None if addresses is None else f"{pid} {addresses}"
-        if key != self._seen:
-            self._seen = key
+        if addresses != self._seen:
+            self._seen = addresses
             await self._on_addresses(addresses)
 
     def _report(self, error: str) -> None:
@@ -149,9 +145,9 @@ class SharedTriton:
         self.last_error = error
 
 
-def _read_record(path: Path) -> tuple[int | None, Addresses | None]:
+def _read_record(path: Path) -> Addresses | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return int(record["pid"]), Addresses(record["grpc"], record["metrics"])
+        return Addresses(record["grpc"], record["metrics"], int(record["pid"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None, None
+        return None
