@@ -17,6 +17,9 @@ from inference_store.target import passed_on
 
 log = logging.getLogger(__name__)
 
+STORE_METADATA = "inference-store"
+"""Trailing metadata of ServerLive, with the mode, for who probes models: probes would be recorded."""
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 
@@ -73,6 +76,8 @@ def _call(store: Store, name: str) -> Handler:
             await _abort(context, error)
         if not outcome.good:
             await _refuse(context, outcome, "")
+        if name == "ServerLive":
+            context.set_trailing_metadata(((STORE_METADATA, str(store.mode)),))
         return outcome.answers[0]
 
     return call

@@ -1,6 +1,7 @@
 """An inference over HTTP, as JSON or with binary tensors after it, to and from the messages of gRPC."""
 
 import json
+import struct
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -170,9 +171,11 @@ def _data(name: str, datatype: str, raw: bytes) -> list[Any]:
         raise Invalid(
             f"sending {datatype} data via JSON is not supported: ask for output '{name}' as binary_data"
         )
-    if datatype != "BYTES":
-        return list(unpack(datatype, raw))
     try:
+        if datatype != "BYTES":
+            return list(unpack(datatype, raw))
         return [element.decode() for element in split_bytes(name, raw)]
     except UnicodeDecodeError as error:
         raise Invalid(f"output '{name}' is no text: ask for it as binary_data") from error
+    except (KeyError, struct.error, MalformedTensor) as error:
+        raise Invalid(f"output '{name}' of the answer does not fit its datatype: {error}") from error

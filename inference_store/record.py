@@ -173,12 +173,13 @@ def read_index(data: bytes, key: str) -> dict[str, Any]:
     text, separator, _ = rest.partition(b"\n\n")
     try:
         index = json.loads(text) if separator else None
-    except ValueError:
+    except (ValueError, RecursionError):
         index = None
     if not isinstance(index, dict) or not isinstance(index.get("request"), dict):
         raise DamagedRecord(f"record {key} is damaged: its index cannot be read")
     if index.get("key") != key:
-        raise DamagedRecord(f"record {key} is damaged: it is the record {index.get('key')}")
+        other = ascii(str(index.get("key"))[:64])[1:-1]
+        raise DamagedRecord(f"record {key} is damaged: it is the record {other}")
     return index
 
 
