@@ -1,27 +1,37 @@
 """The HTTP server: joins the parts.
 
-`python app.py` listens on HOST and PORT; `uvicorn app:app --host 127.0.0.1 --port 8686` works too.
+`python app.py` listens on HOST and PORT and takes uvicorn's options besides, such as `--ssl-keyfile`;
+`uvicorn app:app --host 127.0.0.1 --port 8686` works too.
 """
 
 import gc
-import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from gateway import errors, openapi
+from gateway.access import Guard, Keys
+from gateway.answers import DTYPE_HEADER, SHAPE_HEADER
 from gateway.dialects import openai, original, tei, weaviate
-from gateway.edge import Edge
+from gateway.edge import REQUEST_ID_HEADER, Edge
+from gateway.exposure import warn_when_open
 from gateway.hot import Hot
+from gateway.logs import set_up_logging
+from gateway.rates import RateLimit
 from gateway.routes import router
 from gateway.services import running
-from gateway.settings import Settings, SettingsError, read_settings
+from gateway.settings import SECRETS, Settings, SettingsError, read_settings
+from gateway.shutdown import Shutdown
+from gateway.tracing import traced
 from triton_models.errors import EmbeddedTritonError
-from triton_models.server.embedded import check_embedded
+from triton_models.server.embedded import check_embedded, state_directory
 
 # One text is tokenised in microseconds: handing it to a pool of threads costs more than it gives,
 # and that pool would take the cores from the model.
@@ -33,12 +43,19 @@ COLLECT_AFTER = 10_000
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; what it starts lives as long as its lifespan."""
+    embedded = settings.triton_grpc_url is None
+    shutdown = Shutdown(
+        state_directory(settings.model_repository) if embedded else None,
+        timeout=settings.shutdown_timeout,
+        delay=settings.shutdown_delay,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings) as services:
+        async with running(settings, shutdown) as services:
             app.state.services = services
             collect_less()
+            warn_when_open(settings)
             yield
 
     # With the scripts of /docs in its package: the page needs no other host.
@@ -48,15 +65,33 @@ def create_app(settings: Settings) -> FastAPI:
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # Its own telemetry would send paths, queries and messages of exceptions (gateway/tracing.py).
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     for one in (router, openai.router, tei.router, weaviate.router, original.router):
         app.include_router(one)
     errors.install(app)
     openapi.install(app)
-    # Outermost, where add_middleware would put three layers of FastAPI's around them.
-    inner = Hot(app.build_middleware_stack())
-    app.middleware_stack = Edge(inner, max_body_bytes=settings.max_body_bytes, api_keys=settings.api_keys)
+    app.state.cors_origins = settings.cors_origins
+    app.middleware_stack = traced(around(Hot(app.build_middleware_stack()), settings, shutdown))
     return app
+
+
+def around(inner: ASGIApp, settings: Settings, shutdown: Shutdown) -> ASGIApp:
+    """The layers before routing: outermost, where add_middleware would put three of FastAPI's around them."""
+    rate = None if settings.rate_limit is None else RateLimit(settings.rate_limit)
+    keys = Keys(settings.api_keys, settings.admin_api_keys)
+    guarded: ASGIApp = Guard(inner, keys, rate, settings.max_body_bytes)
+    if settings.cors_origins:
+        # Around the keys: a browser asks without one whether it may send one, and must be let read refusals.
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID_HEADER.decode(), "Retry-After", SHAPE_HEADER, DTYPE_HEADER),
+        )
+    return Edge(shutdown.around(guarded))
 
 
 def collect_less() -> None:
@@ -68,13 +103,6 @@ def collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 10)
-
-
-def set_up_logging(level: str) -> None:
-    """Log to standard error, one line an event."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # Its lines say what the access log says.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def check_triton(settings: Settings) -> None:
@@ -96,23 +124,38 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(name)
     settings = read_settings()
     check_triton(settings)
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
+    # The converter and Triton, and with them a model's own code, are started with what is left.
+    for name in SECRETS:
+        os.environ.pop(name, None)
     globals()["app"] = create_app(settings)
     made: FastAPI = globals()["app"]
     return made
 
 
 def main() -> None:
-    """Serve on HOST and PORT; uvicorn's own variables, such as WEB_CONCURRENCY, hold as well."""
+    """Serve on HOST and PORT; uvicorn's own options and variables, such as WEB_CONCURRENCY, hold as well."""
     settings = read_settings()
-    uvicorn.run(
+    set_up_logging(settings)
+    own = {
+        "--host": settings.host,
+        "--port": str(settings.port),
+        "--log-level": settings.log_level,
+        "--http": "gateway.connections:Connection",
+        "--ws": "none",
+    }
+    # /metrics counts the requests; a line for each would cost more than answering from the cache.
+    arguments = [
         "app:app",
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        # /metrics counts the requests; a line for each would cost more than answering from the cache.
-        access_log=settings.log_level == "debug",
-    )
+        "--no-access-log",
+        "--no-server-header",
+        # Longer than clients and load balancers keep an idle connection: who closes first must not be the one
+        # to whom a request is on its way.
+        "--timeout-keep-alive",
+        "75",
+        *(part for option in own.items() for part in option),
+    ]
+    uvicorn.main([*arguments, *sys.argv[1:]], prog_name="app.py")
 
 
 if __name__ == "__main__":

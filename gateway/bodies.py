@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import numpy as np
 from pydantic import BaseModel
 from starlette.requests import Request
 
@@ -103,7 +104,7 @@ def parse_large(schema: type[Body], content: bytearray) -> Body:
 def lift(content: bytearray, mark: str) -> tuple[bytes, list[str]]:
     """The JSON with each long string replaced by `mark` and its number, and these strings.
 
-    Strings with an escape stay where they are, for the parser.
+    Strings with an escape, or a control character, which JSON forbids, stay where they are, for the parser.
 
     Raises:
         InvalidInput: a long string is not UTF-8.
@@ -115,13 +116,18 @@ def lift(content: bytearray, mark: str) -> tuple[bytes, list[str]]:
             end = _end_of_string(content, start + 1)
             if end < 0:
                 break
-            if end - start > _LONG and content.find(b"\\", start, end) < 0:
+            if end - start > _LONG and _is_plain(content, view, start + 1, end):
                 bare += b"%s%s%d" % (view[copied : start + 1], mark.encode(), len(lifted))
                 lifted.append(_text(view[start + 1 : end]))
                 copied = end
             position = end + 1
         bare += view[copied:]
     return bytes(bare), lifted
+
+
+def _is_plain(content: bytearray, view: memoryview, start: int, end: int) -> bool:
+    """Whether a string stands for itself, byte by byte."""
+    return content.find(b"\\", start, end) < 0 and int(np.frombuffer(view[start:end], np.uint8).min()) >= 0x20
 
 
 def restored(text: str, mark: str, lifted: list[str]) -> str:

@@ -4,6 +4,7 @@ A cache of the repository, not a truth: whoever finds it outdated calls `refresh
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +13,12 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.errors import ModelConflict, ModelNotFound
+from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
 from gateway.references import Reference
 from gateway.tokenizer import TextTokenizer
-from triton_models.config import from_text
 from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError
 from triton_models.names import TEXT_SUFFIX, InvalidModelName
-from triton_models.repository import CONFIG, ModelNotInRepository, Repository
+from triton_models.repository import DamagedModel, ModelNotInRepository, Repository
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ImageModel:
         return (self.version,)
 
 
-Kept = TypeVar("Kept")
+Kept = TypeVar("Kept", bound=TextModel | ImageModel)
 
 
 class Models(Generic[Kept]):
@@ -68,6 +68,7 @@ class Models(Generic[Kept]):
     def __init__(self, read: Callable[[Reference], Kept]) -> None:
         self._read = read
         self._models: dict[Reference, Kept] = {}
+        self.other_tower: Models[TextModel] | Models[ImageModel] | None = None
         self._reading: dict[Reference, asyncio.Task[Kept]] = {}
 
     def __contains__(self, reference: Reference) -> bool:
@@ -98,7 +99,15 @@ class Models(Generic[Kept]):
         self._models.pop(reference, None)
         model = await asyncio.to_thread(self._read, reference)
         self._models[reference] = model
+        if self.other_tower is not None:
+            self.other_tower.forget_other(reference, model.manifest.pair)
         return model
+
+    def forget_other(self, reference: Reference, pair: str | None) -> None:
+        """Drop a tower that is of another pair than this."""
+        known = self._models.get(reference)
+        if known is not None and known.manifest.pair != pair:
+            del self._models[reference]
 
 
 class Catalog:
@@ -108,6 +117,7 @@ class Catalog:
         self._repository = repository
         self.texts = Models(self._read_text)
         self.images = Models(self._read_image)
+        self.texts.other_tower, self.images.other_tower = self.images, self.texts
 
     async def named(self, name: str) -> Reference:
         """The model of a name in one word: as `Reference.parse` reads it, `NAME/PRETRAINED`, or served name.
@@ -141,17 +151,23 @@ class Catalog:
         return first
 
     def _read_text(self, reference: Reference) -> TextModel:
+        try:
+            return self._text_model(reference)
+        except DamagedModel as error:
+            raise InvalidModel(f"model {reference} cannot be read: {error}") from error
+
+    def _text_model(self, reference: Reference) -> TextModel:
         served = reference.text_served
         manifest = self._manifests(reference)[served]
-        directory = self._repository.version_dir(served)
+        directory = self._repository.version_dir(served, manifest.version)
         return TextModel(
             reference=reference,
             served=served,
             manifest=manifest,
             version=manifest.version,
             tokenizer=TextTokenizer(directory, manifest),
-            max_rows=from_text((directory.parent / CONFIG).read_text()).max_batch_size,
-            empty_embedding=self._repository.load_check(served).empty_embedding,
+            max_rows=self._repository.config(served).max_batch_size,
+            empty_embedding=self._repository.load_check(served, manifest.version).empty_embedding,
         )
 
     def _read_image(self, reference: Reference) -> ImageModel:
@@ -182,8 +198,28 @@ def manifests(repository: Repository, reference: Reference) -> dict[str, Manifes
         if Reference.of(manifest) != reference:
             raise collision(reference, Reference.of(manifest))
     if len({manifest.pair for manifest in found.values()}) > 1:
-        raise ModelNotInRepository(f"the halves of {reference} are of two conversions")
+        return _pair(repository, reference)
     return found
+
+
+def _pair(repository: Repository, reference: Reference) -> dict[str, Manifest]:
+    """Towers that belong together, of the versions that are named.
+
+    Two of each are while one pair takes another's place, and their order changes tower by tower.
+
+    Raises:
+        ModelNotInRepository: there are none.
+    """
+    named = [repository.versions(served) for served in reference.served]
+    for versions in itertools.product(*named):
+        with suppress(ModelNotInRepository, ManifestError):
+            found = {
+                served: repository.manifest(served, version)
+                for served, version in zip(reference.served, versions, strict=True)
+            }
+            if len({manifest.pair for manifest in found.values()}) == 1:
+                return found
+    raise ModelNotInRepository(f"the halves of {reference} are of two conversions")
 
 
 def not_loaded(reference: Reference) -> ModelNotFound:
@@ -201,4 +237,16 @@ def collision(reference: Reference, holder: Reference) -> ModelConflict:
     return ModelConflict(
         f"model {reference} would be served as {reference.text_served}, which is {holder}; "
         "delete that model first"
+    )
+
+
+def no_tokens(model: TextModel) -> str:
+    """What a caller is told who wants vectors of tokens from a model that has none."""
+    if model.reference.is_clip:
+        return (
+            f"model {model.reference} is a CLIP model, which gives one vector a text and none of its tokens"
+        )
+    return (
+        f"model {model.reference} was converted by a version that kept no vectors of tokens; "
+        "convert it again: POST /delete_model, then POST /load_sentence_transformer_model"
     )

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from gateway.errors import (
     ModelConflict,
     ModelNotFound,
 )
+from gateway.metrics import CONVERSIONS, timed
 from gateway.references import Reference
 from gateway.settings import Settings
 
@@ -29,12 +31,15 @@ log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+_LAST_WORDS_SECONDS = 1.0
+
 FAILURES: dict[str, type[GatewayError]] = {
     "not_found": ModelNotFound,
     "collision": ModelConflict,
     "invalid_model": InvalidModel,
     "check_failed": InvalidModel,
     "no_space": InsufficientStorage,
+    "no_memory": InsufficientStorage,
 }
 
 
@@ -50,24 +55,40 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@timed(CONVERSIONS)
 async def convert(
-    settings: Settings, reference: Reference, revision: str | None, on_progress: OnProgress
-) -> None:
+    settings: Settings,
+    reference: Reference,
+    revision: str | None,
+    on_progress: OnProgress,
+    *,
+    beside: bool = False,
+) -> tuple[int, ...]:
     """Convert one model, with all its parts, into the repository; the caller holds their locks.
+
+    beside: the version that is there stays in place, the new one is put beside it.
+    Returns the version of each part, in the order of `Reference.served`.
 
     Raises:
         ModelNotFound, ModelConflict, InvalidModel, InsufficientStorage: as the converter found.
     """
     last: dict[str, Any] = {}
-    async with _process(_command(settings, reference, revision), settings.conversion_timeout) as lines:
-        async for line in lines:
+    command = [*_command(settings, reference, revision), *(["--beside"] if beside else [])]
+    async with _process(command, settings.conversion_timeout) as process:
+        assert process.stdout is not None
+        async for line in process.stdout:
             last = _parse(line)
             if "step" in last:
                 on_progress(Progress(last["step"], float(last["progress"]), str(last["message"])))
     if "result" in last:
-        return
+        return tuple(int(version) for version in last["result"]["versions"])
     if "error" in last and last["error"] in FAILURES:
         raise FAILURES[last["error"]](str(last["message"]))
+    if process.returncode == -signal.SIGKILL:
+        raise InvalidModel(
+            f"the conversion of {reference} was killed, as the system does when memory runs out; "
+            "convert it with more memory free"
+        )
     raise InvalidModel(
         f"the conversion of {reference} ended before it was done; the server's log has the reason"
     )
@@ -96,8 +117,8 @@ def _command(settings: Settings, reference: Reference, revision: str | None) -> 
 
 
 @asynccontextmanager
-async def _process(command: list[str], timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The lines of a process's standard output; it has ended when the context ends."""
+async def _process(command: list[str], timeout: float) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process whose standard output is read; it has ended when the context ends."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=PROJECT,
@@ -105,11 +126,14 @@ async def _process(command: list[str], timeout: float) -> AsyncIterator[AsyncIte
         env={**os.environ, "PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    said = asyncio.create_task(_log_lines(process.stderr))
     try:
         async with asyncio.timeout(timeout):
-            yield aiter(process.stdout)
+            yield process
             await process.wait()
     except TimeoutError as error:
         raise InvalidModel(f"the conversion took longer than CONVERSION_TIMEOUT ({timeout:g} s)") from error
@@ -117,6 +141,24 @@ async def _process(command: list[str], timeout: float) -> AsyncIterator[AsyncIte
         if process.returncode is None:
             process.kill()
             await process.wait()
+        # It ends with the process, unless one that it has started lives on.
+        await asyncio.wait({said}, timeout=_LAST_WORDS_SECONDS)
+        said.cancel()
+
+
+async def _log_lines(stream: asyncio.StreamReader) -> None:
+    """What the converter and its libraries say, as lines of the log; progress bars only for debugging."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            # Longer than the stream holds, and thrown away.
+            continue
+        if not line:
+            return
+        text = line.decode(errors="replace").rstrip()
+        if text:
+            log.log(logging.DEBUG if "\r" in text else logging.WARNING, "the converter: %s", text)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

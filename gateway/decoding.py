@@ -5,7 +5,7 @@ import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
+from PIL import Image, _imaging
 
 from gateway import image_sources
 from gateway.budget import Budget
@@ -36,6 +36,7 @@ class ImageDecoder:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._budget = Budget(MEMORY)
         give_back_large_blocks()
+        silence_libtiff()
 
     def close(self) -> None:
         """Let the threads go."""
@@ -70,3 +71,15 @@ def give_back_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error: a line for each damaged row of a caller's image.
+
+    The handlers are looked up through Pillow's module, whose own copy of the library is the one that decodes.
+    """
+    pillow = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetErrorHandlerExt", "TIFFSetWarningHandler"):
+        set_handler = getattr(pillow, name, None)
+        if set_handler is not None:
+            set_handler(None)

@@ -1,28 +1,31 @@
-"""What every request passes on its way in: limit on the body, key, metrics. One layer, for speed.
+"""What every request passes first and every answer last: its id, its metrics, its line in the log.
 
 Source of the interface: the ASGI specification, version 3.
 """
 
-import hmac
+import logging
+import random
+import re
 import time
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import TooLarge, Unauthorized, error_response
+from gateway.errors import route_of
 from gateway.metrics import IN_FLIGHT, count_request
+from triton_models.calls import REQUEST_ID
 
-OPEN_ROUTES = frozenset({"/health", "/health/live"})
-"""Answered without a key: a load balancer has none, and they tell nothing."""
+REQUEST_ID_HEADER = b"x-request-id"
+
+log = logging.getLogger(__name__)
+
+_SANE = re.compile(rb"[\w.:/+=@~-]{1,128}", re.ASCII)
 
 
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, api_keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._api_keys = [key.encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event of the server."""
@@ -31,57 +34,38 @@ class Edge:
             return
         start = time.perf_counter()
         status = 500
+        request_id = id_of(scope)
+        REQUEST_ID.set(request_id)
+        header = (REQUEST_ID_HEADER, request_id.encode())
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # A new list: answers share theirs.
+                message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         IN_FLIGHT.inc()
         try:
-            await self._guarded(scope, receive, send_and_note)
+            await self._app(scope, receive, send_and_note)
         finally:
             IN_FLIGHT.dec()
-            # The router writes the route it chose into the scope; what matched none shares one label,
-            # so that nobody can make labels without end.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            count_request(route, status, time.perf_counter() - start)
+            seconds, route = time.perf_counter() - start, route_of(scope)
+            count_request(route, status, seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                _log_request(scope["method"], route, status, seconds)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        if self._api_keys and scope["path"] not in OPEN_ROUTES and not self._has_key(headers):
-            error = Unauthorized("send a valid key as 'Authorization: Bearer KEY'")
-            await error_response(error, scope)(scope, receive, send)
-            return
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            await error_response(TooLarge(self._too_large()), scope)(scope, receive, send)
-            return
-        await self._app(scope, self._counted(receive) if b"transfer-encoding" in headers else receive, send)
 
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer":
-            return False
-        # Every key is compared, in constant time: the answer's time tells nothing about any of them.
-        matches = [hmac.compare_digest(key.strip(), known) for known in self._api_keys]
-        return any(matches)
+def id_of(scope: Scope) -> str:
+    """The id that the caller gave its request, where it can stand in a log, else a new one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID_HEADER and _SANE.fullmatch(value):
+            return str(value, "ascii")
+    # To tell requests apart, not to keep anything secret.
+    return f"{random.getrandbits(64):016x}"
 
-    def _counted(self, receive: Receive) -> Receive:
-        """Counts a body that comes without a length."""
-        received = 0
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                # FastAPI passes on no other exception out of the reading of a body.
-                raise HTTPException(413, self._too_large())
-            return message
-
-        return counted
-
-    def _too_large(self) -> str:
-        return f"the body is larger than {self._max_body_bytes} bytes; send fewer or smaller inputs"
+def _log_request(method: str, route: str, status: int, seconds: float) -> None:
+    fields = {"method": method, "route": route, "status": status, "duration_ms": round(seconds * 1000, 3)}
+    log.debug("%s %s %d", method, route, status, extra={"fields": fields})

@@ -78,6 +78,19 @@ class _VectorFields(RequestBody):
         return Form(self.dimensions, self.embedding_dtype, self.encoding_format, ranges)
 
 
+class Deadline(RequestBody):
+    """How long the caller waits."""
+
+    timeout_ms: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="Milliseconds after which 504 is answered and what has not begun is dropped; "
+        "at most, and unset, the server's `REQUEST_TIMEOUT`.",
+        examples=[2000],
+    )
+
+
 class TextFields(RequestBody):
     """What is done to texts before they are embedded."""
 
@@ -117,7 +130,7 @@ class TextFields(RequestBody):
         )
 
 
-class InferRequest(ModelReference, _VectorFields, TextFields):
+class InferRequest(ModelReference, _VectorFields, TextFields, Deadline):
     """Body of `POST /infer`: texts, images or both."""
 
     text: Annotated[_Inputs | None, _TEXT] = None
@@ -130,13 +143,13 @@ class InferRequest(ModelReference, _VectorFields, TextFields):
         return self
 
 
-class InferTextRequest(ModelReference, _VectorFields, TextFields):
+class InferTextRequest(ModelReference, _VectorFields, TextFields, Deadline):
     """Body of `POST /infer_text`."""
 
     text: Texts
 
 
-class InferImageRequest(ModelReference, _VectorFields):
+class InferImageRequest(ModelReference, _VectorFields, Deadline):
     """Body of `POST /infer_image`."""
 
     image: Images

@@ -2,6 +2,10 @@
 
     GatewayError
     ├── Unauthorized        no key, or a wrong one
+    ├── Forbidden           a valid key, but not for this; or a web page of another origin
+    ├── RateLimited         more requests a second than one key may send
+    ├── HeadersTooLarge     a limit on the headers
+    ├── UrlTooLong          a limit on the URL
     ├── ModelNotFound       no such model at the source, or it is not loaded
     ├── ModelConflict       names collide, or the model is being unloaded or deleted
     ├── TooLarge            a limit on size or number
@@ -9,15 +13,17 @@
     │   ├── EmptyInput      there is none
     │   └── TextTooLong     more tokens than the model takes, and not to be truncated
     ├── InvalidModel        the model cannot be converted, or fails its check
+    ├── Overloaded          too much is waiting for the model already
     ├── Unavailable         Triton is not there, or not ready
     ├── DeadlineExceeded    the request outlived its time limit
-    ├── InsufficientStorage no room for the conversion
+    ├── InsufficientStorage no room for the conversion, or in the budget for loaded models
     └── Unsupported         an API that is spoken here offers it, this server does not
 
 The message is the caller's: one line that says what to change, without path, address or traceback. The body
 around it is of the API that was asked: `gateway/dialects/error_bodies.py`.
 """
 
+import errno
 import logging
 
 import orjson
@@ -30,7 +36,13 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from gateway.dialects.error_bodies import Fault, error_bodies
-from triton_models.errors import InferenceRejected, ModelLoadFailed, TritonError, TritonTimeout
+from triton_models.errors import (
+    InferenceRejected,
+    ModelLoadFailed,
+    TritonError,
+    TritonOverloaded,
+    TritonTimeout,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +64,34 @@ class Unauthorized(GatewayError):
     """The request carries no key, or a wrong one."""
 
     code = "invalid_api_key"
+
+
+class Forbidden(GatewayError):
+    """The key is valid and not one for this, or a web page of another origin asks."""
+
+    code = "forbidden"
+
+
+class RateLimited(GatewayError):
+    """The key, or the address, sends more requests a second than it may."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class HeadersTooLarge(GatewayError):
+    """The headers are too many or too large."""
+
+    code = "headers_too_large"
+
+
+class UrlTooLong(GatewayError):
+    """The URL is too long."""
+
+    code = "url_too_long"
 
 
 class ModelNotFound(GatewayError):
@@ -96,6 +136,16 @@ class InvalidModel(GatewayError):
     code = "invalid_model"
 
 
+class Overloaded(GatewayError):
+    """Too much is waiting for the model already; the request was not begun."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unavailable(GatewayError):
     """Triton is not there, or the model is on its way."""
 
@@ -110,7 +160,7 @@ class DeadlineExceeded(GatewayError):
 
 
 class InsufficientStorage(GatewayError):
-    """No room on the disk for the conversion."""
+    """No room on the disk for the conversion, or in the budget for loaded models."""
 
     code = "insufficient_storage"
 
@@ -123,6 +173,10 @@ class Unsupported(GatewayError):
 
 STATUS: dict[type[GatewayError], int] = {
     Unauthorized: 401,
+    Forbidden: 403,
+    RateLimited: 429,
+    HeadersTooLarge: 431,
+    UrlTooLong: 414,
     ModelNotFound: 404,
     ModelConflict: 409,
     TooLarge: 413,
@@ -130,12 +184,15 @@ STATUS: dict[type[GatewayError], int] = {
     EmptyInput: 422,
     TextTooLong: 422,
     InvalidModel: 422,
+    Overloaded: 429,
     Unavailable: 503,
     DeadlineExceeded: 504,
     InsufficientStorage: 507,
     Unsupported: 424,
 }
 
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
 """The word for a failure that the framework found."""
@@ -145,6 +202,8 @@ def from_triton(error: TritonError) -> GatewayError:
     """What a failure of Triton means to the caller."""
     if isinstance(error, TritonTimeout):
         return DeadlineExceeded("Triton did not answer within the request's time limit; send less, or retry")
+    if isinstance(error, TritonOverloaded):
+        return Overloaded("the model's queue in Triton is full; retry in a moment")
     if isinstance(error, ModelLoadFailed):
         return InvalidModel("Triton could not load the model; the server's log has the reason")
     if isinstance(error, InferenceRejected):
@@ -201,8 +260,27 @@ def response_to(error: Exception, scope: Scope) -> Response:
         return _written(
             Fault(CLIENT_GONE, "the client went away before it had sent its body", "client_gone"), scope
         )
-    log.error("unexpected error in %s %s", scope["method"], scope["path"], exc_info=error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        log.error("no room on the disk for %s %s: %s", scope["method"], route_of(scope), error.strerror)
+        return error_response(
+            InsufficientStorage("no room is left on the server's disk; make room, then retry"), scope
+        )
+    log.error("unexpected error in %s %s", scope["method"], route_of(scope), exc_info=error)
     return _written(Fault(500, "internal error; the server's log has the details", "internal_error"), scope)
+
+
+def route_of(scope: Scope) -> str:
+    """The route that answers, as its path is declared: what callers wrote in its place is nobody's business.
+
+    What matched none shares one name, so that nobody can make labels of metrics without end.
+    """
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def path_of(scope: Scope) -> str:
+    """The path that was asked for, below the prefix that a proxy has put before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def install(app: FastAPI) -> None:
@@ -211,12 +289,12 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return response_to(error, request.scope)
 
-    for kind in (GatewayError, TritonError, RequestValidationError, ValidationError, HTTPException):
+    for kind in (GatewayError, TritonError, RequestValidationError, ValidationError, HTTPException, OSError):
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(ClientDisconnect, handle)
     app.add_exception_handler(Exception, handle)
 
 
 def _written(fault: Fault, scope: Scope, headers: dict[str, str] | None = None) -> Response:
-    status, body = error_bodies(scope["path"].removeprefix(scope.get("root_path", "")))(fault)
+    status, body = error_bodies(path_of(scope))(fault)
     return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -22,7 +22,8 @@ _STEPS = 255
 
 def unit_length(vectors: Vectors) -> Vectors:
     """Rows scaled to unit length; a row of zeros stays as it is. Float32 [n, D] in and out."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # In float64, where the squares of no float32 overflow or vanish.
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 

@@ -6,6 +6,7 @@ FastAPI has the same routes (`routes.py`): for the documentation, for large bodi
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -15,11 +16,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import answers, schemas
 from gateway.answers import Answer
 from gateway.bodies import SMALL
+from gateway.callers import CALLER, Caller
 from gateway.dialects import openai
 from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
-from gateway.errors import response_to
+from gateway.errors import Unavailable, response_to
 from gateway.forms import Vectors
 from gateway.services import Services
+from gateway.verified import ANSWERED
+
+Ask = Callable[[], Coroutine[Any, Any, Any]]
+
+ASKED_AT_MOST = 3
+"""Times that both towers are asked until they are of one conversion; one taking over costs one."""
 
 
 async def infer(services: Services, body: InferRequest, start: float, media: str) -> Answer:
@@ -35,7 +43,7 @@ async def infer(services: Services, body: InferRequest, start: float, media: str
     else:
         answers.require_json(media)
         texts, images = await both(
-            embed_text(services, body, body.text), embed_images(services, body, body.image)
+            partial(embed_text, services, body, body.text), partial(embed_images, services, body, body.image)
         )
     return answers.written(start, form, media, {"text_embeddings": texts, "image_embeddings": images})
 
@@ -58,7 +66,11 @@ async def embed_text(
     """Vectors of the body's texts, float32 [n, D]."""
     texts = [text] if isinstance(text, str) else text
     embedded = await services.embedder.embed(
-        body.reference(), texts, normalize=body.normalize, options=body.text_options()
+        body.reference(),
+        texts,
+        normalize=body.normalize,
+        options=body.text_options(),
+        timeout_ms=body.timeout_ms,
     )
     return embedded.vectors
 
@@ -68,23 +80,36 @@ async def embed_images(
 ) -> Vectors:
     """Vectors of the body's images, float32 [n, D]."""
     images = [image] if isinstance(image, str) else image
-    return await services.image_embedder.embed(body.reference(), images, normalize=body.normalize)
+    return await services.image_embedder.embed(
+        body.reference(), images, normalize=body.normalize, timeout_ms=body.timeout_ms
+    )
 
 
-async def both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
-    """The two at once; the first failure is raised as it was.
+async def both(texts: Ask, images: Ask) -> tuple[Any, Any]:
+    """The two at once, by towers of one conversion; the first failure is raised as it was.
 
-    Images that are still on their way are given up then. Texts are not: they are in Triton, which can crash
-    when a call is cancelled under it, and are answered soon.
+    A new version of the model may take over between the two: then both are asked once more.
     """
+    for _ in range(ASKED_AT_MOST):
+        pairs: set[str | None] = set()
+        ANSWERED.set(pairs)
+        answers = await _both(texts(), images())
+        if len(pairs) <= 1:
+            return answers
+    raise Unavailable("the model is being replaced; retry in a moment")
+
+
+async def _both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
+    """What fails first gives up the other: what of that has not gone to Triton is dropped."""
     text, image = asyncio.create_task(texts), asyncio.create_task(images)
     try:
         await asyncio.wait({text, image}, return_when=asyncio.FIRST_EXCEPTION)
         return await text, await image
     finally:
-        if not image.cancel() and not image.cancelled():
-            # Where both failed, only the text's error is raised.
-            image.exception()
+        for task in (text, image):
+            if not task.cancel() and not task.cancelled():
+                # Where both failed, only the text's error is raised.
+                task.exception()
 
 
 class HotRoute(NamedTuple):
@@ -114,9 +139,25 @@ class Hot:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event of the server."""
-        route = ROUTES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if route is None or not is_small(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        caller = Caller(receive)
+        CALLER.set(caller)
+        try:
+            await self._handle(caller, scope, receive, send)
+        except asyncio.CancelledError:
+            if not caller.gone:
+                raise
+            caller.accept_end()
+            await response_to(ClientDisconnect(), scope)(scope, receive, send)
+        finally:
+            caller.close()
+
+    async def _handle(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        route = ROUTES.get(scope["path"]) if scope["method"] == "POST" else None
+        if route is None or not is_small(scope):
+            await self._app(scope, receive, caller.until_answered(send))
             return
         scope["route"] = route
         try:
@@ -124,8 +165,10 @@ class Hot:
             request = schemas.parse(route.schema, await read(receive))
             answer = await route.answer(scope["app"].state.services, request, start, accepted(scope))
         except Exception as error:  # noqa: BLE001 - each becomes an answer, as FastAPI's handlers make it
+            caller.close()
             await response_to(error, scope)(scope, receive, send)
             return
+        caller.close()
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})

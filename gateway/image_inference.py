@@ -5,22 +5,27 @@ batcher. However many images a request carries, only so many are in memory at a 
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 
+from gateway.admission import Admission, Lane
+from gateway.callers import watch_caller
 from gateway.catalog import Catalog, ImageModel
+from gateway.deadlines import Deadline, too_late
 from gateway.decoding import ImageDecoder
-from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge
+from gateway.errors import InvalidInput, TooLarge
 from gateway.fetching import ImageFetcher
 from gateway.forms import Vectors, unit_length
 from gateway.image_sources import is_url
 from gateway.images import ImageError, ImageTooLarge
 from gateway.metrics import images_of
 from gateway.references import Reference
+from gateway.turns import Visit
 from gateway.verified import Verified
+from triton_models.calls import Queueing
 from triton_models.errors import TritonTimeout
 from triton_models.supervisor import Triton
 
@@ -30,8 +35,8 @@ OF_ONE_REQUEST = 64
 FETCHES_OF_ONE_REQUEST = 8
 """Of these, how many are fetched at a time: one request's slow hosts must not hold up another's images."""
 
-PIXELS_IN_FLIGHT = 128
-"""Images of all requests that are decoded and not answered yet: some megabytes, two full batches."""
+DECODED = 64
+"""Images of one lane that are decoded and not answered yet: some megabytes, a full batch."""
 
 
 class ImageEmbedder:
@@ -42,6 +47,7 @@ class ImageEmbedder:
         catalog: Catalog,
         triton: Triton,
         verified: Verified,
+        admission: Admission,
         fetcher: ImageFetcher,
         decoder: ImageDecoder,
         *,
@@ -51,23 +57,30 @@ class ImageEmbedder:
         self._catalog = catalog
         self._triton = triton
         self._verified = verified
+        self._admission = admission
         self._fetcher = fetcher
         self._decoder = decoder
         self._max_inputs = max_inputs
         self._timeout = timeout
-        self._in_flight = asyncio.Semaphore(PIXELS_IN_FLIGHT)
 
     async def embed(
-        self, reference: Reference, images: Sequence[str], *, normalize: bool, field: str = "image"
+        self,
+        reference: Reference,
+        images: Sequence[str],
+        *,
+        normalize: bool,
+        field: str = "image",
+        timeout_ms: int | None = None,
     ) -> Vectors:
         """Vectors float32 [len(images), D], in order.
 
         images: http(s) URLs, data URIs or base64. field: where they are in the caller's body, for messages.
+        timeout_ms: of the caller.
 
         Raises:
             TooLarge: more images than the limit, or one of them is over a limit.
             InvalidInput: an image cannot be used; its index is in the message.
-            ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as their names say.
+            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
         """
         if not reference.is_clip:
             raise InvalidInput(
@@ -75,59 +88,73 @@ class ImageEmbedder:
             )
         if len(images) > self._max_inputs:
             raise TooLarge(f"{len(images)} images in one request; the limit is {self._max_inputs}")
-        deadline = time.monotonic() + self._timeout
+        deadline = Deadline.of(timeout_ms, self._timeout)
+        watch_caller()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(deadline.remaining()):
                 model, vectors = await self._verified.answer(
                     self._catalog.images,
                     reference,
                     lambda model: self._embed(model, images, field, deadline),
                 )
         except TimeoutError as error:
-            raise _too_late() from error
+            raise too_late() from error
         images_of(model.served).inc(len(images))
         return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
 
-    async def _embed(self, model: ImageModel, images: Sequence[str], field: str, deadline: float) -> Vectors:
+    async def _embed(
+        self, model: ImageModel, images: Sequence[str], field: str, deadline: Deadline
+    ) -> Vectors:
         vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)
         fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
+        lane = self._admission.lane(model.served, len(images), DECODED)
+        with Visit(lane, len(images), deadline) as visit:
+            work = _Work(model, fetches, deadline, lane, visit)
 
-        async def one(index: int) -> None:
-            try:
-                vectors[index] = await self._embed_one(model, images[index], fetches, deadline)
-            except ImageTooLarge as error:
-                raise TooLarge(f"{field}.{index}: {error}") from error
-            except ImageError as error:
-                raise InvalidInput(f"{field}.{index}: {error}") from error
+            async def one(index: int) -> None:
+                try:
+                    vectors[index] = await self._embed_one(work, images[index])
+                except ImageTooLarge as error:
+                    raise TooLarge(f"{field}.{index}: {error}") from error
+                except ImageError as error:
+                    raise InvalidInput(f"{field}.{index}: {error}") from error
 
-        await each(one, len(images), OF_ONE_REQUEST)
+            await each(one, len(images), OF_ONE_REQUEST)
         return vectors
 
-    async def _embed_one(
-        self, model: ImageModel, image: str, fetches: asyncio.Semaphore, deadline: float
-    ) -> Vectors:
+    async def _embed_one(self, work: "_Work", image: str) -> Vectors:
+        model, fetches, deadline, lane, visit = work
         fetched = is_url(image)
-        async with AsyncExitStack() as in_flight:
+        async with AsyncExitStack() as in_triton:
             async with (
                 fetches if fetched else nullcontext(),
                 self._fetcher.fetch(image) if fetched else nullcontext(image) as source,
             ):
-                await in_flight.enter_async_context(self._in_flight)
+                turn = in_triton.enter_context(await visit.turn(1))
                 pixels = await self._decoder.decode(source, model.preprocessing)
             # The encoded bytes must not wait for Triton.
             del source
-            timeout = max(0.0, deadline - time.monotonic())
             try:
                 vectors = await self._triton.client.infer_images(
-                    model.served, model.version, pixels[np.newaxis], timeout=timeout
+                    model.served,
+                    model.version,
+                    pixels[np.newaxis],
+                    timeout=deadline.remaining(),
+                    queueing=Queueing(deadline.own, lane.bulk, turn),
                 )
             except TritonTimeout as error:
-                raise _too_late() from error
+                raise too_late() from error
             return np.asarray(vectors[0])
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request outlived its time limit; send less, or retry")
+class _Work(NamedTuple):
+    """What all images of one request have in common."""
+
+    model: ImageModel
+    fetches: asyncio.Semaphore
+    deadline: Deadline
+    lane: Lane
+    visit: Visit
 
 
 async def each(work: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:

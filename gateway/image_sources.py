@@ -42,11 +42,15 @@ def decode(text: str, max_bytes: int) -> bytes:
         if not comma:
             raise ImageError("a data URI without a comma")
         is_base64 = head[-7:].lower() == ";base64"
-    if len(text) * 3 // 4 > (max_bytes + 3) * (1 if is_base64 else 4):
+    is_quoted = not is_base64 or "%" in text
+    if not is_quoted:
+        text = _unbroken(text)
+    # Exact is the check below; this one spares the decoding.
+    if len(text) * 3 // 4 > (max_bytes + 3) * (4 if is_quoted else 1):
         raise ImageTooLarge(f"more than {max_bytes} bytes")
-    if not is_base64 or "%" in text:
+    if is_quoted:
         unquoted = unquote_to_bytes(text)
-        data = _base64(unquoted.decode("latin-1")) if is_base64 else unquoted
+        data = _base64(_unbroken(unquoted.decode("latin-1"))) if is_base64 else unquoted
     else:
         data = _base64(text)
     if not data:
@@ -56,9 +60,11 @@ def decode(text: str, max_bytes: int) -> bytes:
     return data
 
 
+def _unbroken(text: str) -> str:
+    return "".join(text.split()) if any(space in text for space in " \n\r\t") else text
+
+
 def _base64(text: str) -> bytes:
-    if any(space in text for space in " \n\r\t"):
-        text = "".join(text.split())
     decoded = io.BytesIO()
     try:
         for start in range(0, len(text), _STEP):

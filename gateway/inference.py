@@ -3,32 +3,40 @@
 A small request goes out one text at a time, so that each text can hit Triton's response cache; a
 large one is grouped into rows of equal length, which needs no padding. Triton merges them all
 again in its dynamic batcher. Equal bytes always mean equal shape: the client marks the rows.
+How much of it is in Triton at a time, `admission.py` says.
 """
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from gateway.catalog import Catalog, TextModel
-from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge, Unsupported
+from gateway.admission import FEW, Admission, Lane
+from gateway.callers import watch_caller
+from gateway.catalog import Catalog, TextModel, no_tokens
+from gateway.deadlines import Deadline, too_late
+from gateway.errors import InvalidInput, TooLarge, Unsupported
 from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
 from gateway.tokenizer import TokenIds, Tokenized
+from gateway.turns import Turn, Visit, in_turns
 from gateway.verified import Verified
+from triton_models.calls import Queueing
 from triton_models.errors import TokensNotServed, TritonTimeout
 from triton_models.supervisor import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or the token ids of texts, all of one kind."""
 
-ONE_BY_ONE = 16
+ONE_BY_ONE = FEW
 """Texts up to which each is a request of its own."""
+
+BATCHES_IN_TRITON = 1.5
+"""Full batches of one lane that are in Triton: one that is computed, and what gathers meanwhile."""
 
 GROUP_ROWS = 16
 """Rows of equal length in one request: enough to make the call's cost small, few enough to spread."""
@@ -54,13 +62,23 @@ class TextEmbedder:
     """Embeds texts with any loaded model."""
 
     def __init__(
-        self, catalog: Catalog, triton: Triton, verified: Verified, *, max_inputs: int, timeout: float
+        self,
+        catalog: Catalog,
+        triton: Triton,
+        verified: Verified,
+        admission: Admission,
+        *,
+        max_inputs: int,
+        timeout: float,
+        max_characters: int,
     ) -> None:
         self._catalog = catalog
         self._triton = triton
         self._verified = verified
+        self._admission = admission
         self._max_inputs = max_inputs
         self._timeout = timeout
+        self._max_characters = max_characters
 
     @property
     def max_inputs(self) -> int:
@@ -75,18 +93,19 @@ class TextEmbedder:
         normalize: bool,
         options: TextOptions = DEFAULT,
         field: str = "text",
+        timeout_ms: int | None = None,
     ) -> Embedded:
         """Vectors of texts, or of token ids of texts.
 
-        field: where the texts are in the caller's body, for messages.
+        field: where the texts are in the caller's body, for messages. timeout_ms: of the caller.
 
         Raises:
             TooLarge: more texts than the limit.
             InvalidInput: a text cannot be embedded; its index is in the message.
-            ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as their names say.
+            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
         """
         model, (vectors, tokens) = await self._answer(
-            reference, self._asked(texts, options, field), self._embed
+            reference, self._asked(texts, options, field, timeout_ms), self._embed
         )
         if normalize and not model.manifest.normalized:
             vectors = unit_length(vectors)
@@ -102,7 +121,7 @@ class TextEmbedder:
         Raises:
             TooLarge: more texts than the limit, or more numbers than one answer may hold.
             Unsupported: the model, or the Triton that serves it, gives none.
-            InvalidInput, ModelNotFound, ModelConflict, Unavailable, DeadlineExceeded: as `embed`.
+            InvalidInput, ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as `embed`.
         """
         _, vectors = await self._answer(reference, self._asked(texts, options, field), self._embed_tokens)
         return vectors
@@ -117,10 +136,23 @@ class TextEmbedder:
         await self._verified.require(model)
         return model
 
-    def _asked(self, texts: Texts, options: TextOptions, field: str) -> "_Asked":
+    def _asked(
+        self, texts: Texts, options: TextOptions, field: str, timeout_ms: int | None = None
+    ) -> "_Asked":
         if len(texts) > self._max_inputs:
             raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
-        return _Asked(texts, options, field, time.monotonic() + self._timeout)
+        self.require_lengths(texts, field)
+        return _Asked(texts, options, field, Deadline.of(timeout_ms, self._timeout))
+
+    def require_lengths(self, texts: Texts, field: str) -> None:
+        """Refuse a text, or token ids of one, of more characters, or ids, than the limit.
+
+        Raises:
+            TooLarge: one is; its index is in the message.
+        """
+        if max(map(len, texts), default=0) > (most := self._max_characters):
+            index, length = next((index, len(text)) for index, text in enumerate(texts) if len(text) > most)
+            raise TooLarge(f"{field}.{index}: {length} characters or ids; the limit is {most}")
 
     async def _answer(
         self,
@@ -135,23 +167,40 @@ class TextEmbedder:
         texts_of(model.served).inc(len(asked.texts))
         return model, found
 
+    def _lane(self, model: TextModel, asked: "_Asked") -> Lane:
+        window = int(model.max_rows * BATCHES_IN_TRITON)
+        return self._admission.lane(model.served, len(asked.texts), window)
+
     async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
-        rows, tokens = await self._tokenize(model, asked)
-        tokens_of(model.served).inc(tokens)
-        if len(rows) == 1 and rows[0].size:
-            return Embedded(await self._infer(model, rows[0].reshape(1, -1), asked.deadline), tokens)
-        vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
-        jobs: list[tuple[list[int], TokenIds]] = []
-        for indices in group(rows, 1 if len(rows) <= ONE_BY_ONE else min(GROUP_ROWS, model.max_rows)):
-            if rows[indices[0]].size:
-                jobs.append((indices, np.stack([rows[index] for index in indices])))
-            elif model.empty_embedding is None:
-                raise InvalidInput(f"{asked.field}.{indices[0]}: the model's tokenizer makes no token of it")
-            else:
-                vectors[indices] = model.empty_embedding
-        answers = await gather(self._infer(model, rows, asked.deadline) for _, rows in jobs)
-        for (indices, _), answer in zip(jobs, answers, strict=True):
-            vectors[indices] = answer
+        lane = self._lane(model, asked)
+        with Visit(lane, len(asked.texts), asked.deadline) as visit:
+            most = min(GROUP_ROWS, model.max_rows) if lane.bulk else 1
+            if lane.bulk:
+                await visit.hold(most)
+            rows, tokens = await self._tokenize(model, asked)
+            tokens_of(model.served).inc(tokens)
+            if len(rows) == 1 and rows[0].size:
+                with await visit.turn(1) as turn:
+                    vectors = await self._infer(model, rows[0].reshape(1, -1), asked, lane, turn)
+                return Embedded(vectors, tokens)
+            vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
+            jobs: list[tuple[list[int], TokenIds]] = []
+            for indices in group(rows, most):
+                if rows[indices[0]].size:
+                    jobs.append((indices, np.stack([rows[index] for index in indices])))
+                elif model.empty_embedding is None:
+                    raise InvalidInput(
+                        f"{asked.field}.{indices[0]}: the model's tokenizer makes no token of it"
+                    )
+                else:
+                    vectors[indices] = model.empty_embedding
+
+            async def call(number: int, turn: Turn) -> None:
+                indices, some = jobs[number]
+                vectors[indices] = await self._infer(model, some, asked, lane, turn)
+
+            sizes = {number: len(indices) for number, (indices, _) in enumerate(jobs)}
+            await in_turns(visit, sizes, call)
         return Embedded(vectors, tokens)
 
     async def _embed_tokens(self, model: TextModel, asked: "_Asked") -> list[Vectors]:
@@ -160,24 +209,31 @@ class TextEmbedder:
             model = await self._catalog.texts.refresh(model.reference)
         dimensions = model.manifest.token_dimensions
         if dimensions is None:
-            raise Unsupported(_no_tokens(model))
-        rows, tokens = await self._tokenize(model, asked)
-        if tokens > (most := LARGEST_ANSWER // dimensions):
-            raise TooLarge(
-                f"{asked.field}: {tokens} tokens, a vector of {dimensions} numbers each; "
-                f"the limit is {most} tokens in one request"
-            )
-        tokens_of(model.served).inc(tokens)
-        vectors = [np.empty((0, dimensions), np.float32) for _ in rows]
-        places = [index for index, row in enumerate(rows) if row.size]
-        # Not all at once: each answer passes through the shared memory of Triton's backend.
-        for start in range(0, len(places), ONE_BY_ONE):
-            some = places[start : start + ONE_BY_ONE]
-            answers = await gather(
-                self._infer(model, rows[index].reshape(1, -1), asked.deadline, tokens=True) for index in some
-            )
-            for index, answer in zip(some, answers, strict=True):
-                vectors[index] = answer[0]
+            raise Unsupported(no_tokens(model))
+        lane = self._lane(model, asked)
+        with Visit(lane, len(asked.texts), asked.deadline) as visit:
+            if lane.bulk:
+                await visit.hold(1)
+            rows, tokens = await self._tokenize(model, asked)
+            if tokens > (most := LARGEST_ANSWER // dimensions):
+                raise TooLarge(
+                    f"{asked.field}: {tokens} tokens, a vector of {dimensions} numbers each; "
+                    f"the limit is {most} tokens in one request"
+                )
+            tokens_of(model.served).inc(tokens)
+            vectors = [np.empty((0, dimensions), np.float32) for _ in rows]
+
+            places = [index for index, row in enumerate(rows) if row.size]
+
+            async def call(number: int, turn: Turn) -> None:
+                row = rows[places[number]].reshape(1, -1)
+                found = await self._infer(model, row, asked, lane, turn, tokens=True)
+                vectors[places[number]] = found[0]
+
+            # Not all at once: each answer passes through the shared memory of Triton's backend.
+            for start in range(0, len(places), ONE_BY_ONE):
+                some = range(start, min(start + ONE_BY_ONE, len(places)))
+                await in_turns(visit, dict.fromkeys(some, 1), call)
         return vectors
 
     async def _tokenize(self, model: TextModel, asked: "_Asked") -> Tokenized:
@@ -187,34 +243,41 @@ class TextEmbedder:
             encode = model.tokenizer.encode_ids
         if sum(map(len, texts)) + len(options.prompt or "") * len(texts) <= INLINE_CHARACTERS:
             return encode(texts, options, field)
+        watch_caller()
         return await asyncio.to_thread(encode, texts, options, field)
 
     async def _infer(
-        self, model: TextModel, rows: TokenIds, deadline: float, *, tokens: bool = False
+        self,
+        model: TextModel,
+        rows: TokenIds,
+        asked: "_Asked",
+        lane: Lane,
+        turn: Turn,
+        *,
+        tokens: bool = False,
     ) -> Vectors:
         """Vectors float32 [b, D] of rows int64 [b, L]; with tokens those of each token, [b, L, H]."""
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise DeadlineExceeded("the request outlived its time limit; send less, or retry")
+        remaining = asked.deadline.remaining()
+        queueing = Queueing(asked.deadline.own, lane.bulk, turn)
         try:
             return await self._triton.client.infer(
-                model.served, model.version, rows, timeout=remaining, tokens=tokens
+                model.served, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing
             )
         except TokensNotServed as error:
             raise Unsupported(
                 "the backend of this Triton gives no vectors of tokens; the project's own, in Python, does"
             ) from error
         except TritonTimeout as error:
-            raise DeadlineExceeded("the request outlived its time limit; send less, or retry") from error
+            raise too_late() from error
 
 
 class _Asked(NamedTuple):
-    """What one request wants; deadline: of `time.monotonic`."""
+    """What one request wants."""
 
     texts: Texts
     options: TextOptions
     field: str
-    deadline: float
+    deadline: Deadline
 
 
 def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
@@ -227,29 +290,3 @@ def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
         for indices in by_length.values()
         for start in range(0, len(indices), most)
     ]
-
-
-def _no_tokens(model: TextModel) -> str:
-    """Why a model gives no vectors of tokens, and what to do."""
-    if model.reference.is_clip:
-        return (
-            f"model {model.reference} is a CLIP model, which gives one vector a text and none of its tokens"
-        )
-    return (
-        f"model {model.reference} was converted by a version that kept no vectors of tokens; "
-        "convert it again: POST /delete_model, then POST /load_sentence_transformer_model"
-    )
-
-
-async def gather(coroutines: Iterable[Coroutine[None, None, Vectors]]) -> list[Vectors]:
-    """Run all at once; the first failure is raised as it was, when all have ended.
-
-    The others are not cancelled: Triton can crash when a call is cancelled under it.
-    """
-    answers = await asyncio.gather(*coroutines, return_exceptions=True)
-    embeddings = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-        embeddings.append(answer)
-    return embeddings

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from gateway.conversion import Progress, log_progress
+from gateway.errors import Unavailable
 from gateway.lifecycle import Lifecycle
 from gateway.references import Reference
 from triton_models.config import Tuning
@@ -29,8 +30,17 @@ class LoadJob:
         self.task.add_done_callback(lambda _: self._changed.set())
 
     async def result(self) -> str:
-        """The sentence for the caller, or the load's error."""
-        return await asyncio.shield(self.task)
+        """The sentence for the caller, or the load's error.
+
+        Raises:
+            Unavailable: the server ends, and with it the load.
+        """
+        try:
+            return await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            if not self.task.cancelled():
+                raise
+            raise Unavailable(f"the server is shutting down; load {self.reference} again later") from None
 
     async def steps(self) -> AsyncIterator[Progress]:
         """Progress as it comes, from the present one to the last."""
@@ -69,6 +79,12 @@ class LoadJobs:
     def running(self) -> list[LoadJob]:
         """The loads in progress."""
         return list(self._jobs.values())
+
+    def end_conversions(self) -> None:
+        """End the loads that Triton has no part in yet: they may take long."""
+        for job in self._jobs.values():
+            if job.progress.step in ("download", "convert", "verify"):
+                job.task.cancel()
 
     async def close(self) -> None:
         """End all loads; converters are killed, the repository stays whole."""

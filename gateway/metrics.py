@@ -6,7 +6,11 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 
 def _share_between_workers() -> None:
@@ -31,12 +35,18 @@ from prometheus_client import (  # noqa: E402 - it reads the variable set above 
     Counter,
     Gauge,
     Histogram,
+    disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily  # noqa: E402
 from prometheus_client.multiprocess import (  # noqa: E402
     MultiProcessCollector,
     mark_process_dead,
 )
+from prometheus_client.registry import Collector  # noqa: E402
+
+# A second series for each, of when it was made, which Prometheus' text format has no use for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter(
     "embedding_http_requests_total", "Answered requests.", ["route", "status"], registry=REGISTRY
@@ -52,7 +62,66 @@ IN_FLIGHT = Gauge(
 )
 TEXTS = Counter("embedding_texts_total", "Texts embedded.", ["model"])
 IMAGES = Counter("embedding_images_total", "Images embedded.", ["model"])
+QUEUE_ROWS = Gauge(
+    "embedding_queue_rows",
+    "Inputs admitted and not in Triton yet.",
+    ["model", "lane"],
+    multiprocess_mode="livesum",
+)
+QUEUE_SECONDS = Histogram(
+    "embedding_queue_duration_seconds",
+    "Time that inputs waited in the front end, of those that waited.",
+    ["model", "lane"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+REJECTED = Counter(
+    "embedding_rejected_requests_total", "Requests that ended in the front end's queue.", ["model", "reason"]
+)
 TOKENS = Counter("embedding_tokens_total", "Tokens of all texts sent to Triton.", ["model"])
+
+CONVERSIONS = Histogram(
+    "embedding_conversion_duration_seconds",
+    "Time that conversions of models took, by how they ended.",
+    ["result"],
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)
+LOADS = Histogram(
+    "embedding_model_load_duration_seconds",
+    "Time that loads of models into Triton took, with the check through it, by how they ended.",
+    ["result"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+TRITON_RESTARTS = Counter(
+    "embedding_triton_restarts_total", "Times that the embedded Triton came up again after it had ended."
+)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Timed = Callable[Arguments, Awaitable[Result]]
+
+for _durations in (CONVERSIONS, LOADS):
+    for _result in ("success", "failure"):
+        # Shown from the start, so that the first failure is an increase.
+        _durations.labels(_result)
+
+
+def timed(durations: Histogram) -> Callable[[Timed[Arguments, Result]], Timed[Arguments, Result]]:
+    """Note how long each call of a coroutine function takes, and whether it ends with an exception."""
+
+    def decorate(function: Timed[Arguments, Result]) -> Timed[Arguments, Result]:
+        @functools.wraps(function)
+        async def noted(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            start, result = time.monotonic(), "failure"
+            try:
+                answer = await function(*args, **kwargs)
+                result = "success"
+                return answer
+            finally:
+                durations.labels(result).observe(time.monotonic() - start)
+
+        return noted
+
+    return decorate
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
@@ -86,14 +155,49 @@ def tokens_of(model: str) -> Counter:
     return TOKENS.labels(model)
 
 
-def exposition() -> bytes:
-    """The metrics in Prometheus' text format, of all workers where there are several."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    # The library leaves these two without annotations.
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+@dataclass(frozen=True)
+class Queue:
+    """The metrics of one lane of a model's queue, see `gateway/admission.py`.
+
+    refused: by 429. expired: 504, the deadline passed. dropped: the client went away.
+    """
+
+    rows: Gauge
+    seconds: Histogram
+    refused: Counter
+    expired: Counter
+    dropped: Counter
+
+    @classmethod
+    def of(cls, model: str, lane: str) -> "Queue":
+        """Of a model by its name in Triton."""
+        reasons = (REJECTED.labels(model, reason) for reason in ("overloaded", "deadline", "disconnected"))
+        return cls(QUEUE_ROWS.labels(model, lane), QUEUE_SECONDS.labels(model, lane), *reasons)
+
+
+def exposition(now: Iterable[GaugeMetricFamily] = ()) -> bytes:
+    """The metrics in Prometheus' text format, of all workers where there are several.
+
+    now: what is not counted but looked up, at this moment.
+    """
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        # The library leaves these two without annotations.
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    looked_up = CollectorRegistry()
+    looked_up.register(_Found(now))
+    return generate_latest(registry) + generate_latest(looked_up)
+
+
+class _Found(Collector):
+    """Hands on what was found already."""
+
+    def __init__(self, families: Iterable[GaugeMetricFamily]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        return self._families
 
 
 def _forget_worker() -> None:

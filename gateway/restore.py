@@ -4,10 +4,12 @@ import asyncio
 import logging
 import time
 
+from gateway.capacity import Capacity
 from gateway.errors import GatewayError
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
 from gateway.references import Reference
+from gateway.verified import Verified
 from triton_models.errors import TritonError
 from triton_models.repository import Repository, RepositoryError
 from triton_models.supervisor import Triton
@@ -30,16 +32,22 @@ class Restorer:
         triton: Triton,
         lifecycle: Lifecycle,
         jobs: LoadJobs,
+        capacity: Capacity,
+        verified: Verified,
         load_models: tuple[str, ...],
     ) -> None:
         self._repository = repository
         self._triton = triton
         self._lifecycle = lifecycle
         self._jobs = jobs
+        self._capacity = capacity
+        self._verified = verified
+        self._trimmed = False
         self._waiting = list(load_models)
         self._retry: dict[str, tuple[float, float]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._restoring: set[str] = set()
+        self._unready = ""
 
     @property
     def waiting(self) -> list[str]:
@@ -51,28 +59,49 @@ class Restorer:
         try:
             while True:
                 try:
+                    await self._capacity.note_use(self._verified.take_used())
                     await self._look()
+                    self._unready = ""
                 except TritonError as error:
-                    log.debug("Triton is not ready: %s", error)
+                    # Once for each reason: a wrong header or certificate for a Triton elsewhere is one.
+                    if str(error) != self._unready:
+                        log.info("Triton is not ready: %s", error)
+                    self._unready = str(error)
+                except OSError as error:
+                    log.error("the repository cannot be read or written: %s", error)
                 await asyncio.sleep(INTERVAL)
         finally:
             for task in self._running:
                 task.cancel()
 
     async def _look(self) -> None:
-        index = {model.name: model for model in await self._triton.client.index()}
-        while self._waiting:
-            self._spawn(self._load(self._waiting.pop(0)))
+        index = await self._triton.client.index()
+        in_triton = {model.name for model in index if model.state in ("READY", "LOADING")}
+        if not self._trimmed:
+            await self._capacity.trim(Reference.parse(name) for name in self._waiting)
+            self._trimmed = True
+            if self._capacity.is_limited:
+                self._spawn(self._load_in_order())
+            else:
+                self._load_at_once()
         states = await asyncio.to_thread(self._repository.states)
         for served, state in states.items():
-            ready = served in index and index[served].state in ("READY", "LOADING")
             due = self._retry.get(served, (0.0, 0.0))[0] <= time.monotonic()
             # A model that something is being done with is the business of whoever does it, unless that
             # one died: only then does its lock let the restoring begin with the activity still there.
-            settled = ready and state.activity is None
+            settled = served in in_triton and state.activity is None
             if state.wanted and not settled and due and served not in self._restoring:
                 self._restoring.add(served)
                 self._spawn(self._restore(served))
+
+    def _load_at_once(self) -> None:
+        while self._waiting:
+            self._spawn(self._load(self._waiting.pop(0)))
+
+    async def _load_in_order(self) -> None:
+        # So that it does not depend on chance who finds no room.
+        while self._waiting:
+            await self._load(self._waiting.pop(0))
 
     async def _load(self, name: str) -> None:
         try:

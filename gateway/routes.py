@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from gateway import hot, openapi, schemas
+from gateway.administration import ADMINISTRATION
 from gateway.dialects import original, original_schemas
 from gateway.embedding_schemas import (
     EmbeddingResponse,
@@ -30,10 +31,10 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter()
 
 INFER = responses(
-    401, 404, 409, 413, 422, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
+    401, 404, 409, 413, 422, 429, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
 )
-LOAD = responses(401, 404, 409, 413, 422, 503, 504, 507, content=openapi.NDJSON_ANSWER)
-CHANGE = responses(401, 404, 409, 413, 422, 503, 504)
+LOAD = responses(401, 403, 404, 409, 413, 422, 503, 504, 507, content=openapi.NDJSON_ANSWER)
+CHANGE = responses(401, 403, 404, 409, 413, 422, 503, 504)
 LOOK = responses(401, 503, 504)
 METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)
 
@@ -81,6 +82,7 @@ async def infer_image(request: Request) -> Response:
     "/load_sentence_transformer_model",
     response_model=schemas.Message,
     responses=LOAD,
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(schemas.LoadSentenceTransformer, openapi.LOAD_EXAMPLES),
 )
 async def load_sentence_transformer_model(request: Request) -> Response:
@@ -94,6 +96,7 @@ async def load_sentence_transformer_model(request: Request) -> Response:
     "/load_clip_model",
     response_model=schemas.Message,
     responses=LOAD,
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(schemas.LoadClip, openapi.LOAD_CLIP_EXAMPLES),
 )
 async def load_clip_model(request: Request) -> Response:
@@ -124,6 +127,7 @@ async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
 @router.post(
     "/unload_model",
     responses=CHANGE,
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
 )
 async def unload_model(request: Request) -> schemas.Message:
@@ -135,11 +139,13 @@ async def unload_model(request: Request) -> schemas.Message:
 @router.delete(
     "/delete_model",
     responses=CHANGE,
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(original_schemas.Named),
 )
 @router.post(
     "/delete_model",
     responses=CHANGE,
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
 )
 async def delete_model(request: Request) -> schemas.Message:
@@ -163,10 +169,12 @@ async def repository_models(request: Request) -> schemas.RepositoryModels:
 
 
 @router.get("/health", responses=responses(503))
-async def health(request: Request) -> dict[str, str]:
-    """200 when an inference could be served now."""
-    await services(request).status.check_health()
-    return {"message": "ok"} if original.asks(request) else {"status": "ok"}
+async def health(request: Request) -> dict[str, str | dict[str, str]]:
+    """200 when an inference could be served now; the models that could not, where others could."""
+    problems = await services(request).status.check_health()
+    if original.asks(request):
+        return {"message": "ok"}
+    return {"status": "ok", "not_serving": problems} if problems else {"status": "ok"}
 
 
 @router.get("/health/live")

@@ -3,22 +3,30 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.addresses import AllowedHosts
+from gateway.admission import Admission
 from gateway.bodies import Bodies
+from gateway.capacity import Capacity
 from gateway.catalog import Catalog
+from gateway.changes import Changes
 from gateway.decoding import ImageDecoder
 from gateway.fetching import ImageFetcher
+from gateway.health import Monitor
 from gateway.image_inference import ImageEmbedder
 from gateway.inference import TextEmbedder
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
+from gateway.metrics import TRITON_RESTARTS
 from gateway.restore import Restorer
+from gateway.serving import Serving
 from gateway.settings import Settings
+from gateway.shutdown import Shutdown
 from gateway.status import Status
 from gateway.verified import Verified
+from triton_models.access import Access
 from triton_models.repository import Repository
 from triton_models.supervisor import Triton
 
@@ -46,7 +54,7 @@ class Services:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Services]:
+async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Services]:
     """Everything started, in the order of need; ended in the reverse order."""
     repository = Repository(settings.model_repository)
     await asyncio.to_thread(repository.clean)
@@ -56,29 +64,55 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         grpc_url=settings.triton_grpc_url,
         metrics_url=settings.triton_metrics_url or default_metrics_url(settings.triton_grpc_url),
         channels=CHANNELS,
+        access=await asyncio.to_thread(triton_access, settings),
+        on_restart=TRITON_RESTARTS.inc,
     ) as triton:
         catalog = Catalog(repository)
-        lifecycle = Lifecycle(settings, repository, triton)
+        changes = Changes(repository)
+        serving = Serving(settings, repository, triton, changes)
+        capacity = Capacity(settings, repository, triton, changes, serving)
+        lifecycle = Lifecycle(settings, repository, changes, serving, capacity)
         jobs = LoadJobs(lifecycle)
-        restorer = Restorer(repository, triton, lifecycle, jobs, settings.load_models)
-        status = Status(repository, triton, jobs, restorer)
-        verified = Verified(repository, triton)
-        most, timeout = settings.max_inputs, settings.request_timeout
-        embedder = TextEmbedder(catalog, triton, verified, max_inputs=most, timeout=timeout)
-        fetcher, decoder = image_readers(settings)
-        images = ImageEmbedder(catalog, triton, verified, fetcher, decoder, max_inputs=most, timeout=timeout)
-        bodies = Bodies(settings.max_body_bytes, timeout)
-        restoring = asyncio.create_task(restorer.run())
+        monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
+        verified = Verified(repository, triton, monitor)
+        restorer = Restorer(repository, triton, lifecycle, jobs, capacity, verified, settings.load_models)
+        status = Status(repository, triton, jobs, restorer, monitor, shutdown)
+        embedder, images, readers = embedders(settings, catalog, triton, verified)
+        bodies = Bodies(settings.max_body_bytes, settings.request_timeout)
+        tasks = [asyncio.create_task(part.run()) for part in (restorer, monitor)]
         try:
-            yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status)
+            with shutdown.handling(jobs.end_conversions):
+                yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status)
         finally:
-            restoring.cancel()
-            with suppress(asyncio.CancelledError):
-                await restoring
+            if triton.is_owner:
+                await shutdown.wait_for_others()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await jobs.close()
             await status.close()
-            await fetcher.close()
-            decoder.close()
+            await readers[0].close()
+            readers[1].close()
+
+
+def embedders(
+    settings: Settings, catalog: Catalog, triton: Triton, verified: Verified
+) -> tuple[TextEmbedder, ImageEmbedder, tuple[ImageFetcher, ImageDecoder]]:
+    """What embeds texts and images, and what gets at these; they share one queue for each model in Triton."""
+    most, timeout = settings.max_inputs, settings.request_timeout
+    admission = Admission(settings.max_queued_rows)
+    texts = TextEmbedder(
+        catalog,
+        triton,
+        verified,
+        admission,
+        max_inputs=most,
+        timeout=timeout,
+        max_characters=settings.max_text_characters,
+    )
+    readers = image_readers(settings)
+    images = ImageEmbedder(catalog, triton, verified, admission, *readers, max_inputs=most, timeout=timeout)
+    return texts, images, readers
 
 
 def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
@@ -90,6 +124,16 @@ def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
         concurrency=settings.image_fetch_concurrency,
     )
     return fetcher, ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+
+
+def triton_access(settings: Settings) -> Access:
+    """What the Triton at TRITON_GRPC_URL asks for."""
+    ca, key, certificate = (
+        None if path is None else path.read_bytes()
+        for path in (settings.triton_grpc_tls_ca, settings.triton_grpc_tls_key, settings.triton_grpc_tls_cert)
+    )
+    headers = tuple(header.partition("=") for header in settings.triton_grpc_headers)
+    return Access(ca, key, certificate, tuple((name, value) for name, _, value in headers))
 
 
 def default_metrics_url(grpc_url: str | None) -> str | None:

@@ -4,10 +4,11 @@
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.addresses import AllowedHosts
@@ -18,6 +19,12 @@ from triton_models.names import InvalidModelName
 
 ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
 """As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
+
+SECRETS = ("API_KEYS", "ADMIN_API_KEYS", "TRITON_GRPC_HEADERS")
+"""Variables of which nothing is shown, and which no process that is started inherits."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+", re.IGNORECASE)
+_HEADER = re.compile(r"[a-z0-9_.-]+=[ -~]+")
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -48,6 +55,15 @@ class Settings(BaseSettings):
     model_sources: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = Field(
         (), description="Directories searched first for a model's files, separated by ':'."
     )
+    max_loaded_models: int | None = Field(
+        None, ge=1, description="Models that may be loaded at a time; unset: as many as fit."
+    )
+    max_loaded_bytes: int | None = Field(
+        None, ge=1, description="Bytes of weights that may be loaded at a time; unset: as many as fit."
+    )
+    unload_least_recently_used: bool = Field(
+        False, description="Make room for a model by unloading others, instead of refusing it."
+    )
     load_models: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
         (DEFAULT_MODEL,), description="Models loaded at start, comma-separated; empty for none."
     )
@@ -69,11 +85,37 @@ class Settings(BaseSettings):
         "fp32",
         description="Of weights of sentence-transformers models; fp16 is for GPUs, within 0.999.",
     )
+    triton_grpc_tls_ca: Path | None = Field(
+        None, description="File of the certificates to trust (PEM); turns on TLS to that Triton."
+    )
+    triton_grpc_tls_cert: Path | None = Field(
+        None, description="File of this client's certificate (PEM), where that Triton asks for one."
+    )
+    triton_grpc_tls_key: Path | None = Field(None, description="File of its key (PEM).")
+    triton_grpc_headers: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (), repr=False, description="NAME=VALUE, comma-separated, sent with every call to that Triton."
+    )
     api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
-        (), description="Comma-separated keys, one of which each request must carry; unset: open."
+        (), repr=False, description="Comma-separated keys, one of which each request must carry; unset: open."
+    )
+    admin_api_keys: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (), repr=False, description="Keys that loading and deleting models need then; unset: API_KEYS do it."
+    )
+    rate_limit: float | None = Field(
+        None, gt=0, description="Requests a second for each key, or for each address where there is none."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
+        (), description="Origins whose web pages may use the API, comma-separated, or *; unset: none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_format: Literal["json", "text"] | None = Field(
+        None, description="Form of the log's lines; unset: text on a terminal, json elsewhere."
+    )
     max_inputs: int = Field(4096, ge=1, description="Texts or images one request may carry.")
+    max_queued_rows: int = Field(
+        16384, ge=1, description="Inputs of one model that may wait, of small requests and of bulk each."
+    )
+    max_text_characters: int = Field(1_000_000, ge=1, description="Length of one text, in characters.")
     max_body_bytes: int = Field(64 << 20, ge=1024, description="Size of a request's body, in bytes.")
     request_timeout: float = Field(120, gt=0, description="Seconds an embedding request may take.")
     max_image_bytes: int = Field(16 << 20, ge=1024, description="Size of one image as it is sent, in bytes.")
@@ -85,14 +127,59 @@ class Settings(BaseSettings):
     image_fetch_concurrency: int = Field(32, ge=1, description="Images fetched at a time.")
     load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
     conversion_timeout: float = Field(3600, gt=0, description="Seconds one conversion may take.")
+    shutdown_timeout: float = Field(
+        30, gt=0, description="Seconds in which accepted requests are finished at the end."
+    )
+    shutdown_delay: float = Field(
+        0, ge=0, description="Seconds at the end in which requests are served and /health is 503 already."
+    )
     trust_remote_code: bool = Field(
         False, description="Let a model's own Python code run while it is converted."
     )
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("admin_api_keys")
+    @classmethod
+    def _of_administrators_only(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if set(value) & set(info.data.get("api_keys", ())):
+            raise ValueError("a key is in API_KEYS too; those of ADMIN_API_KEYS can embed as it is")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is no origin; write SCHEME://HOST or SCHEME://HOST:PORT")
+        return value
+
+    @field_validator("triton_grpc_tls_ca", "triton_grpc_tls_cert", "triton_grpc_tls_key")
+    @classmethod
+    def _readable_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_file() and os.access(value, os.R_OK)):
+            raise ValueError(f"{value} cannot be read")
+        return value
+
+    @field_validator("triton_grpc_tls_key")
+    @classmethod
+    def _whole(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("triton_grpc_tls_cert")
+        if (value is None) != (certificate is None):
+            raise ValueError("set TRITON_GRPC_TLS_CERT and TRITON_GRPC_TLS_KEY, or neither")
+        if value is not None and info.data.get("triton_grpc_tls_ca") is None:
+            raise ValueError("set TRITON_GRPC_TLS_CA too, which turns on TLS")
+        return value
+
+    @field_validator("triton_grpc_headers")
+    @classmethod
+    def _headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HEADER.fullmatch(header) for header in value):
+            raise ValueError("must be NAME=VALUE, comma-separated, names in small letters, values in ASCII")
+        return value
 
     @field_validator("model_sources")
     @classmethod
@@ -115,12 +202,15 @@ class Settings(BaseSettings):
 
     @field_validator("load_models")
     @classmethod
-    def _model_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _model_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for name in value:
             try:
                 Reference.parse(name)
             except InvalidModelName as error:
                 raise ValueError(f"{name!r}: {error}") from error
+        most = info.data.get("max_loaded_models")
+        if most is not None and len(set(value)) > most:
+            raise ValueError(f"names {len(set(value))} models, MAX_LOADED_MODELS is {most}")
         return value
 
     @field_validator("image_hosts_allowed")
@@ -165,4 +255,6 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {message} (got {os.environ.get(name)!r})") from error
+        got = "" if name in SECRETS else f" (got {os.environ.get(name)!r})"
+        # Not chained: pydantic's own text shows the value.
+        raise SettingsError(f"{name}: {message}{got}") from None

@@ -10,21 +10,21 @@ import httpx
 from filelock import FileLock, Timeout
 
 from gateway.errors import Unavailable
+from gateway.health import Monitor
 from gateway.jobs import LoadJobs
-from gateway.metrics import exposition
 from gateway.references import Reference, partners
 from gateway.restore import Restorer
 from gateway.schemas import RepositoryModel
+from gateway.scrape import scrape
+from gateway.shutdown import Shutdown
 from triton_models.config import Tuning
-from triton_models.errors import TritonError
+from triton_models.damage import problem
+from triton_models.index import ready_names
 from triton_models.manifest import ManifestError
 from triton_models.repository import Repository, RepositoryError
 from triton_models.supervisor import Triton
 
 log = logging.getLogger(__name__)
-
-METRICS_TIMEOUT = 2.0
-"""Seconds to wait for Triton's own metrics."""
 
 
 class LoadedModel(NamedTuple):
@@ -37,12 +37,22 @@ class LoadedModel(NamedTuple):
 class Status:
     """Answers the operators' questions; changes nothing."""
 
-    def __init__(self, repository: Repository, triton: Triton, jobs: LoadJobs, restorer: Restorer) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        triton: Triton,
+        jobs: LoadJobs,
+        restorer: Restorer,
+        monitor: Monitor,
+        shutdown: Shutdown,
+    ) -> None:
         self._repository = repository
         self._triton = triton
         self._jobs = jobs
         self._restorer = restorer
-        self._http = httpx.AsyncClient(timeout=METRICS_TIMEOUT, trust_env=False)
+        self._monitor = monitor
+        self._shutdown = shutdown
+        self._http = httpx.AsyncClient(trust_env=False)
 
     async def close(self) -> None:
         """Close the connections to Triton's metrics."""
@@ -50,7 +60,7 @@ class Status:
 
     async def loaded_models(self) -> list[str]:
         """Served names of the models that are ready in Triton and verified, sorted."""
-        ready = {model.name for model in await self._triton.client.index() if model.state == "READY"}
+        ready = ready_names(await self._triton.client.index())
         return await asyncio.to_thread(self._whole, ready)
 
     async def loaded(self) -> list[LoadedModel]:
@@ -81,10 +91,14 @@ class Status:
 
     async def repository_models(self) -> list[RepositoryModel]:
         """Every model of the repository, and those being converted or failed."""
-        states = {model.name: model for model in await self._triton.client.index()}
-        return await asyncio.to_thread(self._repository_models, states)
+        index = await self._triton.client.index()
+        # The one of a model's versions that serves, where one does.
+        states = {model.name: model for model in sorted(index, key=lambda entry: entry.state == "READY")}
+        return await asyncio.to_thread(self._repository_models, states, self._monitor.problems())
 
-    def _repository_models(self, index: dict[str, Any]) -> list[RepositoryModel]:
+    def _repository_models(
+        self, index: dict[str, Any], problems: dict[str, str | None]
+    ) -> list[RepositoryModel]:
         known = self._repository.states()
         found = []
         for served in sorted({*self._repository.served_names(), *known, *index}):
@@ -95,6 +109,13 @@ class Status:
                 shown = "CONVERTING"
             elif state.error is not None and shown != "READY":
                 shown, reason = "FAILED", state.error
+            elif state.error is not None:
+                # It serves in the version before.
+                reason = state.error
+            elif shown not in ("READY", "LOADING") and (damage := problem(self._repository, served)):
+                shown, reason = "FAILED", damage
+            # Triton calls a model ready whose process is dead or blocked.
+            reason = reason or problems.get(served) or ""
             found.append(
                 RepositoryModel(name=served, state=shown, reason=reason or None, **self._details(served))
             )
@@ -123,28 +144,32 @@ class Status:
         lock.release()
         return False
 
-    async def check_health(self) -> None:
-        """Return when an inference could be served now.
+    async def check_health(self) -> dict[str, str]:
+        """Return when an inference could be served now: the wanted models that could not, and why.
 
         Raises:
             Unavailable: with the reason.
         """
-        try:
-            ready = set(await self.loaded_models())
-        except TritonError as error:
-            log.debug("Triton: %s", error)
-            raise Unavailable("Triton is not ready") from error
-        states = await asyncio.to_thread(self._repository.states)
-        wanted = {served for served, state in states.items() if state.wanted}
-        if ready & wanted:
-            return
+        if self._shutdown.begun:
+            raise Unavailable("the server is shutting down")
+        # A model may have been loaded since the last look.
+        await self._monitor.decided()
+        if reason := self._monitor.reason():
+            raise Unavailable(reason)
+        problems = self._monitor.problems()
+        if None in problems.values():
+            return {served: problem for served, problem in problems.items() if problem is not None}
         for job in self._jobs.running():
             step = job.progress
             raise Unavailable(f"loading {job.reference}: {step.step} {step.progress:.0%}, {step.message}")
-        if missing := sorted(wanted) or self._restorer.waiting:
-            raise Unavailable(f"not loaded yet: {', '.join(missing)}")
+        if waiting := self._restorer.waiting:
+            raise Unavailable(f"not loaded yet: {', '.join(waiting)}")
+        if problems:
+            raise Unavailable("; ".join(f"{served}: {problem}" for served, problem in problems.items()))
+        states = await asyncio.to_thread(self._repository.states)
         if failed := {served: state.error for served, state in states.items() if state.error}:
             raise Unavailable("; ".join(f"{served} failed: {reason}" for served, reason in failed.items()))
+        return {}
 
     async def statistics(self) -> list[dict[str, Any]]:
         """Triton's statistics of each model."""
@@ -152,11 +177,4 @@ class Status:
 
     async def prometheus(self) -> bytes:
         """The front end's metrics and Triton's own, in Prometheus' text format."""
-        own = await asyncio.to_thread(exposition)
-        try:
-            answer = await self._http.get(f"http://{self._triton.metrics_address}/metrics")
-            answer.raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("Triton's metrics could not be fetched: %s", error)
-            return own + b"# Triton's own metrics could not be fetched.\n"
-        return own + answer.content
+        return await scrape(self, self._http, self._triton.metrics_address)

@@ -3,6 +3,7 @@
 Knows nothing about Triton.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from gateway.errors import InvalidInput, TextTooLong
 from gateway.text_options import DEFAULT, TextOptions
 from triton_models.cleaning import CLEANINGS
 from triton_models.manifest import Manifest
+from triton_models.repository import TOKENIZER, DamagedModel
 from triton_models.tokens import mark_not_pooled
 
 TokenIds = NDArray[np.int64]
@@ -42,10 +44,14 @@ class Token(NamedTuple):
 
 
 class TextTokenizer:
-    """The saved tokenizer of one model, with its prompts."""
+    """The saved tokenizer of one model, with its prompts.
+
+    Raises:
+        DamagedModel: the file is missing, cannot be read, or is not the one that the conversion left.
+    """
 
     def __init__(self, version_dir: Path, manifest: Manifest) -> None:
-        self._file = TokenizerFile.from_file(str(version_dir / "tokenizer.json"))
+        self._file = _read(version_dir / TOKENIZER, manifest.tokenizer_sha256)
         self._add_special_tokens = manifest.add_special_tokens
         self._special_ids = frozenset(manifest.special_ids)
         self._include_prompt = manifest.include_prompt
@@ -218,3 +224,17 @@ class TextTokenizer:
             return 0
         ids = self._file.encode(prompt, add_special_tokens=self._add_special_tokens).ids
         return len(ids) - 1 if ids and ids[-1] in self._special_ids else len(ids)
+
+
+def _read(path: Path, sha256: str | None) -> TokenizerFile:
+    """The file; sha256: of its bytes, None where a conversion before this was recorded has left it."""
+    problem = f"{TOKENIZER} is damaged; delete and load the model again"
+    try:
+        content = path.read_bytes()
+        file = TokenizerFile.from_buffer(content)
+    except Exception as error:  # the library raises no narrower one
+        raise DamagedModel(problem) from error
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        # Another tokenizer would give other ids, and the model wrong vectors without an error.
+        raise DamagedModel(problem)
+    return file

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel
 from triton_models.accuracy import BOUNDS, cosines
+from triton_models.calls import beside_noise
 from triton_models.checks import Check, ImageCheck
 from triton_models.client import TritonClient
 from triton_models.manifest import Manifest
@@ -29,10 +30,10 @@ async def verify_part(
         RepositoryError: what was recorded cannot be read.
     """
     if manifest.tower == "image":
-        images = await asyncio.to_thread(repository.load_image_check, served)
+        images = await asyncio.to_thread(repository.load_image_check, served, manifest.version)
         await verify_images(client, served, manifest, images, timeout)
     else:
-        texts = await asyncio.to_thread(repository.load_check, served)
+        texts = await asyncio.to_thread(repository.load_check, served, manifest.version)
         await verify(client, served, manifest, texts, timeout)
 
 
@@ -107,9 +108,3 @@ def past_cache(row: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row as int64 [1, L] in bytes that no request had: ROW_START, which the graph ignores, at random."""
     marks = np.random.default_rng().integers(0, 2, (1, row.size)) * ROW_START
     return mark_past_cache(row.reshape(1, -1) | marks)
-
-
-def beside_noise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image and one of noise, uint8 [2, H, W, 3], in bytes that no request had."""
-    noise = np.random.default_rng().integers(0, 256, image.shape, dtype=np.uint8)
-    return np.concatenate([image, noise])

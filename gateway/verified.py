@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from gateway.catalog import ImageModel, Models, TextModel, not_loaded
 from gateway.errors import ModelConflict, Unavailable
+from gateway.health import Monitor
 from gateway.references import Reference
 from triton_models.errors import ModelNotReady
 from triton_models.repository import Repository
@@ -15,13 +17,24 @@ Model = TypeVar("Model", TextModel, ImageModel)
 Found = TypeVar("Found")
 
 
+ANSWERED: ContextVar[set[str | None] | None] = ContextVar("ANSWERED", default=None)
+"""Set by who asks both towers of a CLIP model: the pairs that those belong to which have answered."""
+
+
 class Verified:
     """Looked up once for a version and a Triton, so that it costs a request nothing."""
 
-    def __init__(self, repository: Repository, triton: Triton) -> None:
+    def __init__(self, repository: Repository, triton: Triton, monitor: Monitor) -> None:
         self._repository = repository
         self._triton = triton
+        self._monitor = monitor
         self._known: dict[str, tuple[int, int]] = {}
+        self._used: set[str] = set()
+
+    def take_used(self) -> set[str]:
+        """The models, by served name, that have answered since this was last asked."""
+        used, self._used = self._used, set()
+        return used
 
     async def answer(
         self, models: Models[Model], reference: Reference, embed: Callable[[Model], Awaitable[Found]]
@@ -34,19 +47,21 @@ class Verified:
             ModelNotFound, ModelConflict, Unavailable: it is not loaded.
         """
         model = await models.get(reference)
-        try:
+        while True:
             await self.require(model)
-            return model, await embed(model)
-        except ModelNotReady:
-            self._known.pop(model.served, None)
-        current = await models.refresh(reference)
-        await self.require(current)
-        if current.state != model.state:
             try:
-                return current, await embed(current)
+                answer = await embed(model)
             except ModelNotReady:
-                pass
-        raise Unavailable(f"model {reference} is being loaded; retry in a moment")
+                self._known.pop(model.served, None)
+            else:
+                self._used.add(model.served)
+                if (answered := ANSWERED.get()) is not None:
+                    answered.add(model.manifest.pair)
+                return model, answer
+            before, model = model, await models.refresh(reference)
+            await self.require(model)
+            if model.state == before.state:
+                raise Unavailable(f"model {reference} is being loaded; retry in a moment")
 
     async def require(self, model: TextModel | ImageModel) -> None:
         """Return where the load of this version has ended with its check.
@@ -54,9 +69,10 @@ class Verified:
         Triton answers from the moment it has a model, which is before its vectors were compared.
 
         Raises:
-            ModelConflict, ModelNotFound, Unavailable: why not.
+            ModelConflict, ModelNotFound, Unavailable: why not; that it is known not to answer, among others.
         """
         reference, served = model.reference, model.served
+        self._monitor.require(served)
         key = (model.version, self._triton.generation)
         if self._known.get(served) == key:
             return

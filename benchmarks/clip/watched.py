@@ -13,7 +13,8 @@ import uvicorn
 import uvloop
 from fastapi.responses import JSONResponse
 
-from app import create_app, set_up_logging
+from app import create_app
+from gateway.logs import set_up_logging
 from gateway.settings import read_settings
 
 SLEEP = 0.002
@@ -48,7 +49,7 @@ async def stalls() -> JSONResponse:
 async def serve() -> None:
     """As `app.py`, and watched."""
     settings = read_settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     app = create_app(settings)
     app.add_api_route("/stalls", stalls)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False)

@@ -60,7 +60,7 @@ class Load:
     def __init__(self, connections: list[Connection], requests: Requests, timeout: float) -> None:
         self.records = Records()
         self.busy = 0
-        self._connections = connections
+        self.connections = connections
         self._requests = requests
         self._timeout = timeout
         self._scratch = bytearray(SCRATCH_BYTES)
@@ -72,7 +72,7 @@ class Load:
 
     def run(self, start: float, show: Callable[[int], None]) -> Records:
         """Send everything from the moment `start` on; `show` is told how many were answered."""
-        for connection in self._connections:
+        for connection in self.connections:
             if connection.socket is not None:
                 self._selector.register(connection.socket, _READ, connection)
         while (wait := start - time.monotonic()) > 0:
@@ -209,7 +209,7 @@ class Load:
         self._freed(connection, now)
 
     def _look_for_timeouts(self, now: float) -> None:
-        for connection in self._connections:
+        for connection in self.connections:
             if (
                 connection.request is not None
                 and now - connection.sent > self._timeout
@@ -225,7 +225,7 @@ class Load:
 
     def _begin(self, start: float) -> None:
         self._deadline = start + self._duration
-        for connection in self._connections:
+        for connection in self.connections:
             self._freed(connection, start)
 
     def _unfinished(self) -> bool:
@@ -258,7 +258,7 @@ class OpenLoad(Load):
 
     def _begin(self, start: float) -> None:
         self._start_time = start
-        self._idle = list(self._connections)
+        self._idle = list(self.connections)
 
     def _unfinished(self) -> bool:
         return self.busy > 0 or bool(self._waiting) or self._next < len(self._schedule)

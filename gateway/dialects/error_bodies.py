@@ -39,12 +39,18 @@ def native(fault: Fault) -> Body:
     return fault.status, {"detail": fault.message}
 
 
+OPENAI_TYPES = {"overloaded": "rate_limit_error", "rate_limited": "rate_limit_error"}
+"""By our code: what OpenAI calls an error of its 429."""
+
+
 def openai(fault: Fault) -> Body:
     """OpenAI's; `param` is the field that the message begins with."""
     field = _FIELD.match(fault.message) if fault.status == 422 else None
     error = {
         "message": fault.message,
-        "type": "server_error" if fault.status >= 500 else "invalid_request_error",
+        "type": OPENAI_TYPES.get(
+            fault.code, "server_error" if fault.status >= 500 else "invalid_request_error"
+        ),
         "param": field[1] if field else None,
         "code": fault.code,
     }

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from gateway import forms
 from gateway.answers import JSON, PLAIN_JSON, Answer, EncodingFormat
-from gateway.embedding_schemas import TextFields
+from gateway.embedding_schemas import Deadline, TextFields
 from gateway.errors import EmptyInput, InvalidInput, ModelNotFound
 from gateway.forms import Vectors
 from gateway.openapi import responses
@@ -39,7 +39,7 @@ Input = Annotated[
 ]
 
 
-class EmbeddingsRequest(TextFields):
+class EmbeddingsRequest(TextFields, Deadline):
     """Body of `POST /v1/embeddings`: OpenAI's fields, then those of this server."""
 
     model: str = Field(
@@ -125,7 +125,7 @@ class OpenAIError(BaseModel):
     error: Error
 
 
-ERRORS = responses(401, 404, 409, 413, 422, 503, 504, model=OpenAIError)
+ERRORS = responses(401, 404, 409, 413, 422, 429, 503, 504, model=OpenAIError)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 
@@ -183,10 +183,15 @@ async def embed(services: Services, body: EmbeddingsRequest) -> tuple[Vectors, i
             if not isinstance(inputs[0], str):
                 raise InvalidInput("input: token ids are no images; send data URIs, URLs or base64")
             return await services.image_embedder.embed(
-                reference, inputs, normalize=body.normalize, field="input"
+                reference, inputs, normalize=body.normalize, field="input", timeout_ms=body.timeout_ms
             ), 0
         return await services.embedder.embed(
-            reference, inputs, normalize=body.normalize, options=body.text_options(), field="input"
+            reference,
+            inputs,
+            normalize=body.normalize,
+            options=body.text_options(),
+            field="input",
+            timeout_ms=body.timeout_ms,
         )
 
 

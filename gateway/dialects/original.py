@@ -8,6 +8,7 @@ Source: the PyPI package `ingrain`, versions 0.0.7 to 0.2.3.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
 from gateway import forms
+from gateway.administration import ADMINISTRATION
 from gateway.dialects.original_schemas import (
     IMAGES,
     TEXTS,
@@ -40,7 +42,7 @@ from gateway.schemas import MODEL_EXAMPLE, Message, ModelReference, parse
 
 USER_AGENT = "ingrain-client/"
 
-router = APIRouter(tags=["ingrain"], responses=responses(401, 404, 409, 413, 422, 503, 504))
+router = APIRouter(tags=["ingrain"], responses=responses(401, 404, 409, 413, 422, 429, 503, 504))
 
 
 @router.post("/embed_text", response_model=EmbedAnswer, openapi_extra=json_body(EmbedText, {"texts": TEXTS}))
@@ -71,7 +73,7 @@ async def embed(request: Request) -> Response:
     start = time.perf_counter()
     async with services(request).bodies.parsed(request, Embed) as body:
         texts, images = await both(
-            text_vectors(request, body, body.text), image_vectors(request, body, body.image)
+            partial(text_vectors, request, body, body.text), partial(image_vectors, request, body, body.image)
         )
         return answer(start, textEmbeddings=texts, imageEmbeddings=images)
 
@@ -79,6 +81,8 @@ async def embed(request: Request) -> Response:
 @router.post(
     "/load_model",
     response_model=Message,
+    responses=responses(403),
+    dependencies=ADMINISTRATION,
     openapi_extra=json_body(
         LoadModel, {"by name": {"name": MODEL_EXAMPLE, "library": "sentence_transformers"}}
     ),
@@ -147,7 +151,10 @@ async def text_vectors(request: Request, body: EmbedFields, text: str | list[str
         return None
     texts = [text] if isinstance(text, str) else text
     found = await services(request).embedder.embed(
-        await reference(request, body), texts, normalize=bool(body.normalize)
+        await reference(request, body),
+        texts,
+        normalize=bool(body.normalize),
+        timeout_ms=body.timeout_ms,
     )
     return cut(found.vectors, body)
 
@@ -159,7 +166,10 @@ async def image_vectors(request: Request, body: EmbedFields, image: str | list[s
     images = [image] if isinstance(image, str) else image
     return cut(
         await services(request).image_embedder.embed(
-            await reference(request, body), images, normalize=bool(body.normalize)
+            await reference(request, body),
+            images,
+            normalize=bool(body.normalize),
+            timeout_ms=body.timeout_ms,
         ),
         body,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from gateway.embedding_schemas import Images, Texts
+from gateway.embedding_schemas import Deadline, Images, Texts
 from gateway.references import Reference
 from gateway.schemas import CLIP_EXAMPLE, IMAGE_EXAMPLE, MODEL_EXAMPLE, PRETRAINED_EXAMPLE
 from triton_models.names import HUB_PREFIX
@@ -73,7 +73,7 @@ class LoadModel(Named):
         return reference
 
 
-class EmbedFields(Named):
+class EmbedFields(Named, Deadline):
     """What all embedding routes take."""
 
     normalize: bool | None = Field(True, description="Scale every vector to unit length.")

@@ -43,7 +43,7 @@ VERSION = "1.8.0"
 router = APIRouter(
     prefix="/tei",
     tags=["Text Embeddings Inference"],
-    responses=responses(400, 401, 404, 409, 413, 422, 424, 503, model=TEIError),
+    responses=responses(400, 401, 404, 409, 413, 422, 424, 429, 503, model=TEIError),
 )
 
 
@@ -107,6 +107,7 @@ async def tokenize(request: Request, model: str) -> Response:
     """The tokens of each text, none truncated."""
     body = parse(TokenizeRequest, await request.body())
     texts = several(request, "inputs", openai.as_list(body.inputs)[0])
+    services(request).embedder.require_lengths(texts, "inputs")
     found = await text_model(request, model)
     return json(await asyncio.to_thread(tokens_of, found, texts, body))
 

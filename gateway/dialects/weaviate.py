@@ -6,6 +6,7 @@ model's own: its pooling is part of it, so `pooling_strategy` is accepted and no
 Source: Weaviate's modules of these names and their containers. Weaviate sends no `Content-Type` and no key.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -82,7 +83,7 @@ class WeaviateError(BaseModel):
 router = APIRouter(
     prefix="/weaviate",
     tags=["Weaviate"],
-    responses=responses(401, 404, 409, 413, 422, 503, 504, model=WeaviateError),
+    responses=responses(401, 404, 409, 413, 422, 429, 503, 504, model=WeaviateError),
 )
 
 
@@ -111,8 +112,8 @@ async def vectorize(request: Request, model: str) -> Response:
     """Vectors of texts and images, for `multi2vec-clip`."""
     async with services(request).bodies.parsed(request, VectorizeRequest) as body:
         texts, images = await both(
-            embed_texts(request, model, body.texts or [], DEFAULT, normalize=True),
-            embed_images(request, model, body.images or []),
+            partial(embed_texts, request, model, body.texts or [], DEFAULT, normalize=True),
+            partial(embed_images, request, model, body.images or []),
         )
     return json({"textVectors": texts, "imageVectors": images})
 

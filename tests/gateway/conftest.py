@@ -1,14 +1,20 @@
 """A server with a tiny CLIP model, and hosts that images come from."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests import tiny_models
-from tests.conftest import Server
+from tests.conftest import ROOT, Server
 from tests.hostile_host import HostileHost, hostile_hosts
 from tests.tiny_clip import config, write_clip
 
@@ -65,3 +71,31 @@ def hosts() -> Iterator[tuple[HostileHost, HostileHost]]:
 @pytest.fixture
 def host(hosts: tuple[HostileHost, HostileHost]) -> HostileHost:
     return hosts[0]
+
+
+@pytest.fixture(scope="session")
+def converted_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny model in a repository, to be copied: converted once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "converted-tiny"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            sources = tmp_path_factory.mktemp("converted-tiny-sources")
+            tiny_models.static_model(sources / "tiny")
+            command = ["-m", "converters", "sentence-transformer", "tiny", "--sources", str(sources)]
+            command += ["--output", f"{shared}.new"]
+            subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+            os.rename(f"{shared}.new", shared)
+            shutil.rmtree(sources)
+    return shared / "tiny"
+
+
+def copy_model(converted: Path, repository: Path, name: str) -> Path:
+    """The model under another name, as if it had been converted under it; its directory."""
+    directory = repository / name.replace("/", "_")
+    shutil.copytree(converted, directory)
+    (manifest,) = directory.glob("*/model.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "model_name": name}))
+    config = directory / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "tiny"', f'name: "{directory.name}"'))
+    return directory

@@ -45,7 +45,10 @@ class Embedder:
     def __init__(self, failure: Exception | None = None) -> None:
         self._failure = failure
 
-    async def embed(self, _model: Reference, inputs: list[str], *, normalize: bool) -> Vectors:
+    async def embed(
+        self, _model: Reference, inputs: list[str], *, normalize: bool, timeout_ms: int | None = None
+    ) -> Vectors:
+        assert timeout_ms is None
         if self._failure is not None:
             raise self._failure
         return np.full((len(inputs), 2), 0.5 if normalize else 0.25, np.float32)
@@ -62,8 +65,16 @@ class TextEmbedder(Embedder):
     """The same with the number of tokens."""
 
     async def embed(  # type: ignore[override]
-        self, model: Reference, inputs: list[str], *, normalize: bool, options: TextOptions, field: str = ""
+        self,
+        model: Reference,
+        inputs: list[str],
+        *,
+        normalize: bool,
+        options: TextOptions,
+        field: str = "",
+        timeout_ms: int | None = None,
     ) -> Embedded:
+        assert timeout_ms is None
         assert options is DEFAULT
         assert field in ("", "input")
         return Embedded(await super().embed(model, inputs, normalize=normalize), len(inputs))
@@ -87,7 +98,9 @@ def post(app: FastAPI, path: str, **request: Any) -> httpx.Response:  # noqa: AN
         transport = httpx.ASGITransport(
             app, raise_app_exceptions=False, root_path="/api" if path.startswith("/api") else ""
         )
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://server", headers={"X-Request-ID": "one"}
+        ) as client:
             return await client.post(path, **request)
 
     return asyncio.run(ask())
@@ -146,7 +159,7 @@ def test_a_body_in_parts_is_one_body() -> None:
 def test_a_client_that_goes_away_is_no_failure_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
     app = application()
     messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
-    scope = {"type": "http", "method": "POST", "path": "/infer_text", "headers": LENGTH}
+    scope = {"type": "http", "method": "POST", "path": "/infer_text", "query_string": b"", "headers": LENGTH}
     before = requests_counted("/infer_text", errors.CLIENT_GONE)
 
     async def receive() -> Any:  # noqa: ANN401

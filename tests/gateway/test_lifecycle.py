@@ -257,8 +257,8 @@ def test_a_backend_that_cannot_start_is_an_error_in_time(
     stub.write_text("#!/bin/sh\nexit 1\n")
     stub.chmod(0o755)
     answer = load(api, "stub/broken")
-    assert answer.status_code == 503
-    assert "retry-after" in answer.headers
+    # Triton waits for the process for ever; after LOAD_TIMEOUT this is given up.
+    assert answer.status_code == 504
     assert "stub/broken" in answer.json()["detail"]
     # Triton is started anew with a sound backend; what was loaded is loaded again, and now this is too.
     own.wait_healthy()

@@ -65,7 +65,8 @@ def test_every_field_is_described(path: str, content: dict[str, Any]) -> None:
 
 def test_every_error_is_described() -> None:
     described = {status for path, _, operation in OPERATIONS for status in operation["responses"]}
-    assert described >= {str(status) for status in STATUS.values()}
+    # Any request may be too slow, or have too long a URL or headers.
+    assert described >= {str(status) for status in STATUS.values()} - {"408", "414", "431"}
     for path, _, operation in OPERATIONS:
         if path in NATIVE:
             assert set(operation["responses"]) >= {"200", *"401 404 409 413 422 503 504".split()}, path

@@ -1,5 +1,7 @@
 """Health, lists and metrics."""
 
+import re
+
 import httpx
 
 from tests.conftest import MINILM
@@ -44,6 +46,22 @@ def test_unknown_paths_do_not_make_labels(client: httpx.Client) -> None:
     text = client.get("/metrics", headers={"Accept": "text/plain"}).text
     assert "a-path-that-is-nowhere" not in text
     assert 'route="unmatched"' in text
+
+
+def test_conversions_and_loads_are_counted_by_how_they_ended(client: httpx.Client) -> None:
+    def count(metric: str, result: str) -> float:
+        text = client.get("/metrics", headers={"Accept": "text/plain"}).text
+        found = re.search(rf'^{metric}_count{{result="{result}"}} (\S+)$', text, re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    conversion, load = "embedding_conversion_duration_seconds", "embedding_model_load_duration_seconds"
+    # The tiny models were converted; MiniLM was loaded besides.
+    assert count(conversion, "success") >= 2
+    assert count(load, "success") >= 3
+    failures = count(conversion, "failure")
+    assert client.post("/load_sentence_transformer_model", json={"model_name": "no/such"}).status_code == 404
+    assert count(conversion, "failure") == failures + 1
 
 
 def test_no_answer_holds_a_path_or_an_address(client: httpx.Client) -> None:

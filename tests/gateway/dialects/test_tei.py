@@ -18,8 +18,10 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.admission import Admission
 from gateway.catalog import Catalog
 from gateway.errors import Unsupported
+from gateway.health import Monitor
 from gateway.inference import TextEmbedder
 from gateway.references import Reference
 from gateway.verified import Verified
@@ -215,8 +217,18 @@ def test_a_backend_that_pools_is_never_taken_for_one_of_tokens(server: Server) -
         await pooling.start()
         repository, reference = Repository(server.repository), Reference("tiny/static")
         async with Triton(server.repository, "", grpc_url=f"127.0.0.1:{port}") as triton:
-            verified = Verified(repository, triton)
-            embedder = TextEmbedder(Catalog(repository), triton, verified, max_inputs=8, timeout=5)
+            monitor = Monitor(repository, triton, compute_seconds=5)
+            monitor.lost = None
+            verified = Verified(repository, triton, monitor)
+            embedder = TextEmbedder(
+                Catalog(repository),
+                triton,
+                verified,
+                Admission(64),
+                max_inputs=8,
+                timeout=5,
+                max_characters=99,
+            )
             assert len((await embedder.embed(reference, ["a", "river"], normalize=True)).vectors) == 2
             for texts in (["river"], ["river paper", "a"]):
                 with pytest.raises(Unsupported, match="backend of this Triton"):

@@ -1,0 +1,239 @@
+"""`python -m benchmarks.overload`: what more load than the model can do does to throughput and latencies.
+
+It asks a running server. Three loads one after another: the capacity, in a closed loop; a multiple of it in
+an open loop, whatever the answers; and single texts alone and beside bulk. Every text is a new one, so that
+no cache answers. Its last line on standard output is one JSON object.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loadtest.connection import Answer, Connection
+from benchmarks.loadtest.load import Load, OpenLoad, Records
+from benchmarks.loadtest.requests import Requests
+from benchmarks.loadtest.server import Server
+from benchmarks.loadtest.settings import BenchmarkError, Settings
+from benchmarks.loadtest.workers import schedule
+
+CAPACITY_CONNECTIONS = 64
+OPEN_CONNECTIONS = 1000
+"""Of the open loop: more than the server lets wait, so that a request is sent when it is due."""
+
+START_SECONDS = 3.0
+
+BULK_CONNECTIONS = 2
+SINGLE_CONNECTIONS = 2
+
+
+class Overload(OpenLoad):
+    """The open loop in which a refusal is an answer: its status is counted and how long it took."""
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - those of the base
+        super().__init__(*args)
+        self.statuses: Counter[int] = Counter()
+        self.refusals_ms: list[float] = []
+
+    def _note(self, connection: Connection, answer: Answer) -> None:
+        self.statuses[answer.status] += 1
+        if answer.status != 429:
+            super()._note(connection, answer)
+            return
+        now = time.monotonic()
+        self.refusals_ms.append((now - connection.sent) * 1000)
+        self._release(connection, now)
+
+
+def capacity(settings: Settings) -> tuple[float, float]:
+    """Requests a second and the 99th percentile of their time in ms, of a closed loop."""
+    records, seconds = _alone(settings)
+    return len(records.answered) / seconds, _percentile(records, 99)
+
+
+def overload(settings: Settings) -> dict[str, Any]:
+    """Figures of an open loop at `settings.rate`."""
+    requests = Requests(settings, 0)
+    requests.build_ahead(0)
+    load = Overload(_connections(settings), requests, settings.timeout, schedule(settings, 0))
+    start = time.monotonic() + 0.1
+    records = load.run(start, lambda _: None)
+    assert settings.duration is not None
+    refused = np.array(load.refusals_ms or [0.0])
+    return {
+        "offered_per_second": settings.rate,
+        "answered_per_second": len(records.answered) / (max(records.answered, default=start + 1) - start),
+        "accepted_p50_ms": _percentile(records, 50),
+        "accepted_p99_ms": _percentile(records, 99),
+        "refusal_p50_ms": float(np.percentile(refused, 50)),
+        "refusal_p99_ms": float(np.percentile(refused, 99)),
+        "refusal_max_ms": float(refused.max()),
+        "statuses": dict(load.statuses),
+        "failed": records.failed,
+        "first_failure": records.first_failure and records.first_failure[1],
+        "client_cpu_share": records.cpu_seconds / settings.duration,
+    }
+
+
+def beside_bulk(singles: Settings, bulk: Settings) -> dict[str, float]:
+    """Single texts alone, bulk alone, and the two at once."""
+    alone = _both([singles])[0]
+    bulk_alone = _both([bulk])[0]
+    beside, with_singles = _both([singles, bulk])
+    return {
+        "single_alone_p50_ms": _percentile(alone, 50),
+        "single_alone_p99_ms": _percentile(alone, 99),
+        "single_beside_p50_ms": _percentile(beside, 50),
+        "single_beside_p99_ms": _percentile(beside, 99),
+        "bulk_alone_texts_per_second": _texts_per_second(bulk_alone, bulk),
+        "bulk_beside_texts_per_second": _texts_per_second(with_singles, bulk),
+    }
+
+
+def _both(loads: list[Settings]) -> list[Records]:
+    """The closed loops at the same time, each in a process of its own."""
+    with ProcessPoolExecutor(len(loads), get_context("spawn")) as processes:
+        # The processes need a moment to start.
+        start = time.monotonic() + START_SECONDS
+        return list(processes.map(_closed, loads, [start] * len(loads)))
+
+
+def _closed(settings: Settings, start: float) -> Records:
+    """A closed loop, its requests built as they are needed: bulk is large, and singles are few."""
+    load = Load(_connections(settings), Requests(settings, 0), settings.timeout)
+    return _whole(load, settings, start)
+
+
+def _alone(settings: Settings) -> tuple[Records, float]:
+    requests = Requests(settings, 0)
+    requests.build_ahead(0)
+    start = time.monotonic() + 0.1
+    records = _whole(Load(_connections(settings), requests, settings.timeout), settings, start)
+    return records, max(records.answered) - start
+
+
+def _whole(load: Load, settings: Settings, start: float) -> Records:
+    for connection in load.connections:
+        connection.quota = 1 << 62
+    assert settings.duration is not None
+    load.stop_after(settings.duration)
+    records = load.run(start, lambda _: None)
+    if records.failed:
+        raise BenchmarkError(f"{records.failed} requests failed: {records.first_failure}")
+    return records
+
+
+def _connections(settings: Settings) -> list[Connection]:
+    made = [Connection(settings.address) for _ in range(settings.connections)]
+    for connection in made:
+        connection.open()
+    return made
+
+
+def _percentile(records: Records, percent: float) -> float:
+    if not records.answered:
+        return float("nan")
+    return float(np.percentile((np.array(records.answered) - np.array(records.due)) * 1000, percent))
+
+
+def _texts_per_second(records: Records, settings: Settings) -> float:
+    """Of what was answered, whole requests only."""
+    times = np.array(records.answered) - min(records.due)
+    return len(times) * settings.texts_per_request / float(times.max())
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """For people."""
+    least, most, beside = found["capacity"], found["overload"], found["beside_bulk"]
+    rows = [
+        ("capacity, requests/s", f"{least['per_second']:.0f}"),
+        ("p99 at capacity", f"{least['p99_ms']:.0f} ms"),
+        ("offered, requests/s", f"{most['offered_per_second']:.0f}"),
+        ("answered, requests/s", f"{most['answered_per_second']:.0f}"),
+        ("**throughput over capacity**", f"{found['throughput_ratio']:.2f}"),
+        ("p99 of accepted", f"{most['accepted_p99_ms']:.0f} ms"),
+        ("**p99 over that at capacity**", f"{found['p99_ratio']:.2f}"),
+        ("**slowest refusal**", f"{most['refusal_max_ms']:.0f} ms (p99 {most['refusal_p99_ms']:.1f} ms)"),
+        ("statuses", ", ".join(f"{status}: {count}" for status, count in sorted(most["statuses"].items()))),
+        ("p99 of singles alone", f"{beside['single_alone_p99_ms']:.0f} ms"),
+        ("p99 of singles beside bulk", f"{beside['single_beside_p99_ms']:.0f} ms"),
+        ("bulk alone, texts/s", f"{beside['bulk_alone_texts_per_second']:.0f}"),
+        ("bulk beside singles, texts/s", f"{beside['bulk_beside_texts_per_second']:.0f}"),
+    ]
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def measure(settings: Settings, factor: float, seconds: float, bulk: int) -> dict[str, Any]:
+    """All figures.
+
+    Raises:
+        BenchmarkError: the server cannot be asked, or it refused what it should not.
+    """
+    Server(settings).check()
+    # A longer capacity would let the machine's noise of another moment into the ratio.
+    closed = replace(settings, connections=CAPACITY_CONNECTIONS, duration=min(20.0, seconds))
+    capacity(replace(closed, duration=2.0, seed=settings.seed + 1))
+    before, before_p99 = capacity(closed)
+    rate, duration = before * factor, seconds
+    flood = replace(
+        settings, connections=OPEN_CONNECTIONS, duration=duration, rate=rate, seed=settings.seed + 2
+    )
+    flooded = overload(flood)
+    after, after_p99 = capacity(replace(closed, seed=settings.seed + 3))
+    single = replace(closed, connections=SINGLE_CONNECTIONS, seed=settings.seed + 4)
+    many = replace(closed, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=settings.seed + 5)
+    peak, p99 = max(before, after), (before_p99 + after_p99) / 2
+    return {
+        "capacity": {"per_second": peak, "p99_ms": p99, "runs": [(before, before_p99), (after, after_p99)]},
+        "overload": flooded,
+        "throughput_ratio": flooded["answered_per_second"] / peak,
+        "p99_ratio": flooded["accepted_p99_ms"] / p99,
+        "beside_bulk": beside_bulk(single, many),
+        "seconds": seconds,
+    }
+
+
+def main() -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overload", description=(__doc__ or "").partition("\n")[0]
+    )
+    default = Settings()
+    parser.add_argument("--url", default=default.url)
+    parser.add_argument("--model", default=default.model)
+    parser.add_argument("--texts", default=default.texts, help="glosses or passages")
+    parser.add_argument("--texts-per-request", type=int, default=1)
+    parser.add_argument("--factor", type=float, default=5.0, help="of the capacity that is offered")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the overload")
+    parser.add_argument("--bulk", type=int, default=2048, help="texts of a bulk request")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="of the texts")
+    options = parser.parse_args()
+    settings = Settings(
+        url=options.url,
+        model=options.model,
+        texts=options.texts,
+        texts_per_request=options.texts_per_request,
+        route="/infer_text",
+        seed=options.seed,
+        warmup=0,
+    )
+    try:
+        found = measure(settings, options.factor, options.seconds, options.bulk)
+    except (BenchmarkError, OSError) as error:
+        print(f"benchmarks.overload: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(table(found)))
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""How much of a model's work is in Triton at a time, and what waits for it here or is refused.
+
+What has gone to Triton cannot be taken back; what waits here can, when its client goes away or its time is
+over. So Triton gets as much as its batcher can use, and the rest waits in two lanes for each model: requests
+of a few inputs, and bulk. Each lane has rows of its own in Triton, so that neither waits for as long as the
+other is; within a lane a request has one place in the queue at a time, so that requests take turns.
+"""
+
+import asyncio
+import math
+from collections import deque
+from time import monotonic
+
+from gateway.callers import watch_caller
+from gateway.deadlines import Deadline, too_late
+from gateway.errors import DeadlineExceeded, Overloaded
+from gateway.metrics import Queue
+
+FEW = 16
+"""Inputs up to which a request goes by the lane of the small ones."""
+
+LEAST_WINDOW = 32
+"""Rows in Triton where a model's batches are small."""
+
+AT_ONCE = 128
+"""Requests in a lane, waiting or in Triton, up to which none is refused but by MAX_QUEUED_ROWS."""
+
+BURST_ROWS = 512
+"""Rows in a lane up to which more requests than that are let in: hundreds of clients with a text each."""
+
+BURST_SECONDS = 0.25
+"""Of work at the rate that was measured, which is less than that for slow models."""
+
+OVERLOAD_ROWS = 32
+"""Rows that may wait in an overload instead, since what they wait all wait then."""
+
+OVERLOAD_SECONDS = 5.0
+"""Without a refusal, after which an overload is over."""
+
+LONGEST_RETRY = 60
+"""Seconds that a refused caller is told to wait at most."""
+
+RATE_SECONDS = 0.5
+"""Over which the rate is measured, and averaged with what it was."""
+
+BUSY_SECONDS = 2.0
+"""Since a request last had to wait, for which the lane's rate is the most that the model does."""
+
+
+class Lane:
+    """The requests of one kind for one model; for one event loop.
+
+    served: name in Triton. bulk: of many inputs each. most_rows: MAX_QUEUED_ROWS.
+    """
+
+    def __init__(self, served: str, *, bulk: bool, most_rows: int) -> None:
+        self.bulk = bulk
+        self.window = LEAST_WINDOW
+        self._metrics = Queue.of(served, "bulk" if bulk else "small")
+        self._most_rows = most_rows
+        self.requests = 0
+        self.waiting = 0
+        self._in_triton = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._refused = -math.inf
+        self._last_wait = -math.inf
+        self._rate_since = 0.0
+        self._done = 0
+        self._rate: float | None = None
+
+    def arrive(self, rows: int) -> None:
+        """Count a request.
+
+        Raises:
+            Overloaded: it would have to wait for too long.
+        """
+        if self.waiting and self._is_full(rows):
+            self._metrics.refused.inc()
+            raise Overloaded(
+                f"the model's queue is full: {self.waiting} inputs are waiting; retry later, or send less",
+                self.retry_after(),
+            )
+        self.requests += 1
+        self.waiting += rows
+
+    def leave(self, rows: int, error: type[BaseException] | None) -> None:
+        """A request is over; `rows` of it have not gone to Triton. error: how it ended."""
+        self.requests -= 1
+        self.waiting -= rows
+        if error is None:
+            return
+        self.show()
+        if rows and issubclass(error, DeadlineExceeded):
+            self._metrics.expired.inc()
+        elif rows and issubclass(error, asyncio.CancelledError):
+            self._metrics.dropped.inc()
+
+    def retry_after(self) -> int:
+        """Seconds in which all that waits now is done, at the present rate."""
+        rate = self._rate
+        if rate is None:
+            # The first wait of this lane is not over: what there is to go by.
+            rate = self._done / max(monotonic() - self._rate_since, 0.001)
+        return min(LONGEST_RETRY, math.ceil(self.waiting / rate)) if rate else 1
+
+    def _is_full(self, rows: int) -> bool:
+        if self.waiting + rows > self._most_rows:
+            return True
+        if self.requests < AT_ONCE or self.waiting < OVERLOAD_ROWS:
+            return False
+        now = monotonic()
+        overloaded = now - self._refused < OVERLOAD_SECONDS
+        burst = BURST_ROWS if self._rate is None else min(BURST_ROWS, self._rate * BURST_SECONDS)
+        if not overloaded and self.waiting + self._in_triton + rows <= burst:
+            return False
+        self._refused = now
+        return True
+
+    def show(self) -> None:
+        """Tell the metrics how many rows wait."""
+        self._metrics.rows.set(self.waiting)
+
+    def enter(self, rows: int) -> bool:
+        """Take room for rows in Triton; false where one has to wait for it."""
+        if self._queue or not self._has_room(rows):
+            return False
+        self._in_triton += rows
+        return True
+
+    def _has_room(self, rows: int) -> bool:
+        return self._in_triton + rows <= self.window or not self._in_triton
+
+    async def wait(self, rows: int, deadline: Deadline) -> None:
+        """Wait for one's turn; what is asked for is then in Triton."""
+        start = monotonic()
+        seconds = deadline.remaining()
+        watch_caller()
+        if start - self._last_wait > BUSY_SECONDS:
+            self._rate_since, self._done = start, 0
+        self._last_wait = start
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        late = loop.call_later(seconds, _expire, turn)
+        self._queue.append((rows, turn))
+        self.show()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # It was granted in the moment of the cancellation.
+                self.give(rows)
+            else:
+                turn.cancel()
+                self._wake()
+            raise
+        except DeadlineExceeded:
+            self._wake()
+            raise
+        finally:
+            late.cancel()
+        self._metrics.seconds.observe(monotonic() - start)
+
+    def give(self, rows: int) -> None:
+        """Rows have left Triton."""
+        self._in_triton -= rows
+        if self.waiting:
+            self._note_rate(rows)
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._queue:
+            rows, turn = self._queue[0]
+            if not turn.done():
+                if not self._has_room(rows):
+                    return
+                self._in_triton += rows
+                turn.set_result(None)
+            self._queue.popleft()
+
+    def _note_rate(self, rows: int) -> None:
+        now = monotonic()
+        if now - self._last_wait > BUSY_SECONDS:
+            return
+        self._done += rows
+        if (passed := now - self._rate_since) >= RATE_SECONDS:
+            rate = self._done / passed
+            self._rate = rate if self._rate is None else (self._rate + rate) / 2
+            self._rate_since, self._done = now, 0
+
+
+class Admission:
+    """The lanes of all models. most_rows: that may wait in one lane; a lone request is always let in."""
+
+    def __init__(self, most_rows: int) -> None:
+        self._most_rows = most_rows
+        self._lanes: dict[tuple[str, bool], Lane] = {}
+
+    def lane(self, served: str, inputs: int, window: int) -> Lane:
+        """Where a request of so many inputs goes. window: rows of the lane that are in Triton at a time."""
+        key = (served, inputs > FEW)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(served, bulk=key[1], most_rows=self._most_rows)
+        lane.window = max(LEAST_WINDOW, window)
+        return lane
+
+
+def _expire(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_exception(too_late())

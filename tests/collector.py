@@ -1,0 +1,132 @@
+"""A small OTLP receiver over HTTP, as a collector has one: takes protobuf, and the JSON that Triton sends."""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+@dataclass(frozen=True)
+class ReceivedSpan:
+    """ids as hexadecimal digits; kind as OTLP numbers it: 1 internal, 2 server, 3 client."""
+
+    service: str
+    trace: str
+    id: str
+    parent: str
+    name: str
+    kind: int
+    failed: bool
+    attributes: dict[str, str]
+    events: tuple[str, ...] = ()
+
+
+@dataclass
+class Collector:
+    """What has come so far."""
+
+    port: int
+    spans: list[ReceivedSpan] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait(self, found: Callable[[list[ReceivedSpan]], bool], seconds: float = 60) -> list[ReceivedSpan]:
+        """All spans, once those that are asked for are among them."""
+        deadline = time.monotonic() + seconds
+        while not found(self.spans):
+            assert time.monotonic() < deadline, "\n".join(map(str, self.spans))
+            time.sleep(0.05)
+        return list(self.spans)
+
+    def of(self, trace: str) -> list[ReceivedSpan]:
+        return [span for span in self.spans if span.trace == trace]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    collector: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        read = from_json if self.headers["Content-Type"] == "application/json" else from_protobuf
+        assert self.path == "/v1/traces"
+        self.collector.bodies.append(body)
+        self.collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+        self.collector.spans += read(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def from_protobuf(body: bytes) -> list[ReceivedSpan]:
+    return [
+        ReceivedSpan(
+            service=next(a.value.string_value for a in each.resource.attributes if a.key == "service.name"),
+            trace=span.trace_id.hex(),
+            id=span.span_id.hex(),
+            parent=span.parent_span_id.hex(),
+            name=span.name,
+            kind=span.kind,
+            failed=span.status.code == 2,
+            attributes={a.key: str(a.value).strip() for a in span.attributes},
+            events=tuple(event.name for event in span.events),
+        )
+        for each in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in each.scope_spans
+        for span in scope.spans
+    ]
+
+
+def from_json(body: bytes) -> list[ReceivedSpan]:
+    # OTLP's JSON writes ids in hexadecimal, which protobuf's own reader of JSON takes for base64.
+    def attributes(part: dict[str, Any]) -> dict[str, str]:
+        return {a["key"]: str(next(iter(a["value"].values()))) for a in part.get("attributes", [])}
+
+    return [
+        ReceivedSpan(
+            service=attributes(each["resource"])["service.name"],
+            trace=span["traceId"],
+            id=span["spanId"],
+            parent=span.get("parentSpanId", ""),
+            name=span["name"],
+            kind=span["kind"],
+            failed=span.get("status", {}).get("code") == 2,
+            attributes=attributes(span),
+            events=tuple(event["name"] for event in span.get("events", [])),
+        )
+        for each in json.loads(body)["resourceSpans"]
+        for scope in each["scopeSpans"]
+        for span in scope["spans"]
+    ]
+
+
+@contextmanager
+def collecting(collector: Collector) -> Iterator[Collector]:
+    """Listen on the collector's port for as long as the context lasts."""
+    handler = type("Bound", (Handler,), {"collector": collector})
+    server = ThreadingHTTPServer(("127.0.0.1", collector.port), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield collector
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

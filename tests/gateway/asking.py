@@ -1,0 +1,19 @@
+"""The application alone, without Triton: for what is decided before a model is asked."""
+
+from starlette.testclient import TestClient
+
+from app import create_app
+from gateway.settings import Settings
+
+ANOTHER = "https://elsewhere.example"
+"""An origin of web pages that is not this server's."""
+
+
+def asking(root_path: str = "", **settings: object) -> TestClient:
+    """A client of the application with these settings, of which nothing is started."""
+    app = create_app(Settings(load_models=(), **settings))  # type: ignore[arg-type]
+    return TestClient(app, "http://127.0.0.1:8686", root_path=root_path, raise_server_exceptions=False)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
