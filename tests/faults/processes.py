@@ -1,0 +1,144 @@
+"""The processes of a running server, for doing something to them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from tests.conftest import ROOT, Server
+from triton_models.server.embedded import EmbeddedTriton
+
+Found = TypeVar("Found")
+
+
+def family(server: Server, words: str = "") -> list[psutil.Process]:
+    """The server's descendants whose command line holds `words`."""
+    assert server.process is not None
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def triton_of(server: Server) -> psutil.Process:
+    """The embedded Triton; waits until there is one."""
+    return wait_for(lambda: next((each for each in family(server) if each.name() == "tritonserver"), None))
+
+
+def stub_of(server: Server, served: str) -> psutil.Process:
+    """The process of one model; waits until there is one."""
+
+    def find() -> psutil.Process | None:
+        return next(
+            (each for each in family(server, "triton_python_backend_stub") if is_of(each, served)), None
+        )
+
+    return wait_for(find)
+
+
+def is_of(stub: psutil.Process, served: str) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any(part == served or part.startswith(f"{served}_") for part in stub.cmdline())
+    return False
+
+
+def wait_for(look: Callable[[], Found | None], seconds: float = 120) -> Found:
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
+    return found
+
+
+def end_of(found: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run after a while."""
+    return psutil.wait_procs(found, timeout=10)[1]
+
+
+def leftovers(repository: Path) -> list[str]:
+    """Shared memory and processes of the embedded Triton on a repository."""
+    mark = EmbeddedTriton(repository, "off").mark
+    found = [name for name in os.listdir("/dev/shm") if name.startswith(mark)]
+    for process in psutil.process_iter(["cmdline"]):
+        if mark in " ".join(process.info["cmdline"] or ()):
+            found.append(str(process.info["cmdline"]))
+    return found
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT at the end, where the process is still there."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
+
+
+class LoneTriton:
+    """`python -m triton_models.server` on one port, kept alive as operators have it done.
+
+    Started again when it ends, and killed when its probe fails: Triton 2.51 can crash when connections are
+    reset under requests, and can hang for ever in the handler of that signal.
+    """
+
+    def __init__(self, repository: Path, port: int, metrics_port: int, log: Path) -> None:
+        self.port = port
+        self.starts = 0
+        self._command = [sys.executable, "-m", "triton_models.server", "--repository", str(repository)]
+        self._command += ["--grpc-port", str(port), "--metrics-port", str(metrics_port)]
+        self._log = log
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _keep(self) -> None:
+        with InferenceServerClient(f"127.0.0.1:{self.port}") as client:
+            while not self._end.is_set():
+                with self._log.open("ab") as log:
+                    self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
+                self.starts += 1
+                seen, failed = False, 0
+                while self._process.poll() is None and not self._end.wait(0.5):
+                    live = _is_live(client)
+                    seen, failed = seen or live, 0 if live or not seen else failed + 1
+                    if failed == 2:
+                        self._process.kill()
+                self._process.wait()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+
+    @contextmanager
+    def running(self) -> Iterator["LoneTriton"]:
+        self._thread.start()
+        try:
+            wait_for(lambda: (self._log.exists() and "In a second" in self._log.read_text()) or None)
+            yield self
+        finally:
+            self._end.set()
+            assert self._process is not None
+            self._process.terminate()
+            self._thread.join()
+
+
+def _is_live(client: InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_server_live(client_timeout=3))
+    except InferenceServerException:
+        return False

@@ -1,0 +1,148 @@
+"""A Triton at TRITON_GRPC_URL, which ends and comes back, behind a network that does what networks do."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import Server, free_port
+from tests.faults.conftest import LIMIT, Farm, wait_loaded
+from tests.faults.load import Kind, Load
+from tests.faults.processes import LoneTriton, family, wait_for
+from tests.faults.proxy import CHUNK, Proxy
+
+Note = Callable[[str, Load], None]
+MakeLoad = Callable[..., Load]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A front end, and a Triton that it reaches through the proxy."""
+
+    server: Server
+    triton: LoneTriton
+    proxy: Proxy
+
+
+@pytest.fixture(scope="module")
+def apart(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
+    root = tmp_path_factory.mktemp("apart")
+    with Proxy(free_port()) as proxy:
+        server = farm.server(root, TRITON_GRPC_URL=f"127.0.0.1:{proxy.port}")
+        triton = LoneTriton(server.repository, proxy.target, free_port(), root / "triton.log")
+        with triton.running(), server.running():
+            wait_loaded(server)
+            assert family(server, "tritonserver") == [], "it started one of its own"
+            yield Apart(server, triton, proxy)
+
+
+def test_it_ends_and_comes_back_at_the_same_address(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        starts = apart.triton.starts
+        with under.fault():
+            apart.triton.kill()
+            wait_for(lambda: apart.triton.starts > starts or None)
+    note("an external Triton is killed, and started again", under)
+    under.check()
+
+
+@pytest.mark.slow
+def test_connections_cut(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        for _ in range(3):
+            with under.fault(steady=0.5):
+                apart.proxy.cut()
+    note("connections to Triton reset", under)
+    under.check()
+
+
+@pytest.mark.parametrize(
+    "after", [pytest.param(1, marks=pytest.mark.slow), 100, pytest.param(3000, marks=pytest.mark.slow)]
+)
+def test_connections_cut_in_the_middle_of_an_answer(
+    apart: Apart, load: MakeLoad, note: Note, after: int
+) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        cut = apart.proxy.cuts
+        with under.fault(steady=0.5):
+            apart.proxy.cut_in_answer(after)
+            time.sleep(0.5)
+    assert apart.proxy.cuts == cut + 1
+    note(f"reset after {after} bytes of answers", under)
+    under.check()
+
+
+@pytest.mark.slow
+def test_connections_half_closed(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault():
+            apart.proxy.half_close()
+    note("connections to Triton half closed", under)
+    under.check()
+
+
+@pytest.mark.slow
+def test_refused_and_let_in_again(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault():
+            apart.proxy.refuse()
+            apart.proxy.cut()
+            time.sleep(2)
+            apart.proxy.accept()
+    note("Triton's port refuses for 2 s", under)
+    under.check()
+    assert under.counts()[Kind.HONEST] > 0
+
+
+@pytest.mark.slow
+def test_slow_and_in_small_pieces(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault():
+            apart.proxy.delay, apart.proxy.chunk = 0.005, 700
+            time.sleep(5)
+            apart.proxy.delay, apart.proxy.chunk = 0.0, CHUNK
+    note("140 kB/s in pieces of 700 bytes for 5 s", under)
+    under.check()
+
+
+@pytest.mark.slow
+def test_nothing_passes_for_seconds(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault():
+            apart.proxy.stall()
+            time.sleep(3)
+            apart.proxy.resume()
+    note("nothing passes for 3 s", under)
+    # Late, and within the limit.
+    under.check()
+
+
+@pytest.mark.slow
+def test_nothing_passes_for_longer_than_a_request_may_take(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault():
+            apart.proxy.stall()
+            time.sleep(2 * LIMIT)
+            apart.proxy.resume()
+    note(f"nothing passes for {2 * LIMIT} s", under)
+    under.check()
+    assert under.counts()[Kind.HONEST] > 0
+
+
+@pytest.mark.slow
+def test_a_connection_that_was_forgotten_is_given_up(apart: Apart, load: MakeLoad, note: Note) -> None:
+    with load(apart.server) as under:
+        under.settle()
+        with under.fault(patience=120):
+            apart.proxy.forget()
+    note("a router forgets the connections to Triton", under)
+    under.check()

@@ -1,0 +1,95 @@
+"""Names of models: never a path, the same model each way it is written, no two models in one place."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.catalog import Catalog
+from gateway.errors import GatewayError
+from gateway.references import Reference
+from tests.fuzz.mutations import one_line
+from tests.fuzz.test_repository import repository
+from triton_models.names import InvalidModelName
+
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def names() -> st.SearchStrategy[str]:
+    """Like names, and what might get through."""
+    pieces = st.sampled_from(
+        (
+            "a",
+            "owner",
+            "name",
+            "/",
+            "//",
+            "_",
+            ":",
+            ".",
+            "..",
+            "-",
+            "hf-hub:",
+            "~",
+            "\0",
+            "\n",
+            " ",
+            "%2e",
+            "\\",
+            "_text_encoder",
+            "_image_encoder",
+            "é",
+            "\u2024",
+            "\uff0f",
+            ".pt",
+            "C:",
+            "*",
+            "$(a)",
+            "--output",
+            "x" * 96,
+        )
+    )
+    return st.lists(pieces | st.text(max_size=3), max_size=6).map("".join)
+
+
+@given(names(), st.none() | names())
+def test_a_name_in_triton_is_one_part_of_a_path(model_name: str, pretrained: str | None) -> None:
+    try:
+        reference = Reference.named(model_name, pretrained)
+    except InvalidModelName as error:
+        one_line(error)
+        return
+    for served in reference.served:
+        assert PART.fullmatch(served)
+        assert ".." not in served
+        assert len(served) < 250
+    assert len(set(reference.served)) == 1 + reference.is_clip
+    assert Reference.parse(reference.id) == reference
+
+
+@given(names())
+def test_any_word_is_a_model_or_none(word: str) -> None:
+    with repository() as made:
+        catalog = Catalog(made)
+        try:
+            reference = catalog._named(word, Reference.parse(word))
+        except (InvalidModelName, GatewayError):
+            return
+        try:
+            model = catalog._read_text(reference)
+        except GatewayError:
+            return
+        # The one that is there, by its own name or by its name in Triton.
+        assert word in ("owner/name", "owner_name")
+        assert model.reference.model_name == "owner/name"
+
+
+@given(names(), st.none() | names(), names(), st.none() | names())
+def test_two_models_of_one_name_in_triton_are_told_apart(
+    name: str, tag: str | None, other: str, other_tag: str | None
+) -> None:
+    try:
+        one, two = Reference.named(name, tag), Reference.named(other, other_tag)
+    except InvalidModelName:
+        return
+    assert (one == two) == (one.id == two.id)
