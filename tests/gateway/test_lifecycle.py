@@ -263,4 +263,5 @@ def test_a_backend_that_cannot_start_is_an_error_in_time(
     # Triton is started anew with a sound backend; what was loaded is loaded again, and now this is too.
     own.wait_healthy()
     assert load(api, "stub/broken").status_code == 200
+    assert load(api, "stub/fine").status_code == 200
     assert np.isfinite(embed(api, ["a dog"], "stub/fine")).all()

@@ -118,8 +118,12 @@ def test_bulk_keeps_no_single_waiting(client: httpx.Client) -> None:
 def test_a_deadline_ends_the_wait(client: httpx.Client) -> None:
     before = metric(client, "embedding_rejected_requests_total", reason="deadline")
     for route in ("/infer_text", "/infer", "/v1/embeddings", "/embed_text"):
-        answer = client.post(route, json={**ROUTES[route](texts(32)), "timeout_ms": 60})
-        assert answer.status_code == 504, answer.text[:200]
+        status = 429
+        while status == 429:
+            # The others may have filled the queue at this moment.
+            answer = client.post(route, json={**ROUTES[route](texts(32)), "timeout_ms": 60})
+            status = answer.status_code
+        assert status == 504, answer.text[:200]
     assert metric(client, "embedding_rejected_requests_total", reason="deadline") > before
 
 
