@@ -202,6 +202,20 @@ def manifests(repository: Repository, reference: Reference) -> dict[str, Manifes
     return found
 
 
+def manifests_of(
+    repository: Repository, reference: Reference, versions: tuple[int, ...]
+) -> dict[str, Manifest]:
+    """The manifests of these versions, one for each part in the order of `reference.served`.
+
+    Raises:
+        ModelNotInRepository, ManifestError: one is not there, or cannot be read.
+    """
+    return {
+        served: repository.manifest(served, version)
+        for served, version in zip(reference.served, versions, strict=True)
+    }
+
+
 def _pair(repository: Repository, reference: Reference) -> dict[str, Manifest]:
     """Towers that belong together, of the versions that are named.
 
@@ -213,10 +227,7 @@ def _pair(repository: Repository, reference: Reference) -> dict[str, Manifest]:
     named = [repository.versions(served) for served in reference.served]
     for versions in itertools.product(*named):
         with suppress(ModelNotInRepository, ManifestError):
-            found = {
-                served: repository.manifest(served, version)
-                for served, version in zip(reference.served, versions, strict=True)
-            }
+            found = manifests_of(repository, reference, versions)
             if len({manifest.pair for manifest in found.values()}) == 1:
                 return found
     raise ModelNotInRepository(f"the halves of {reference} are of two conversions")

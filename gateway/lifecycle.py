@@ -12,7 +12,7 @@ import asyncio
 import logging
 
 from gateway.capacity import Capacity
-from gateway.catalog import manifests
+from gateway.catalog import manifests, manifests_of
 from gateway.changes import Changes
 from gateway.conversion import OnProgress, convert, log_progress
 from gateway.errors import DeadlineExceeded, InsufficientStorage, InvalidModel, ModelNotFound
@@ -88,7 +88,7 @@ class Lifecycle:
             await self._capacity.check(reference)
             await self._changes.record(reference.served, activity="converting")
             versions = await convert(self._settings, reference, revision, on_progress, beside=old is not None)
-            new = await asyncio.to_thread(self._read, reference, versions)
+            new = await asyncio.to_thread(manifests_of, self._repository, reference, versions)
         if old is None:
             await self._changes.record(reference.served, activity="loading")
         await self._capacity.admit(reference, new, tuning)
@@ -186,12 +186,6 @@ class Lifecycle:
             config = self._repository.config(served)
             if (tuned := tuning.apply(config)) != config:
                 self._repository.set_config(served, tuned)
-
-    def _read(self, reference: Reference, versions: tuple[int, ...]) -> Parts:
-        return {
-            served: self._repository.manifest(served, version)
-            for served, version in zip(reference.served, versions, strict=True)
-        }
 
     async def _parts(self, reference: Reference, revision: str | None) -> Parts | None:
         """The converted model, or None where there is none, only one half, or its source has changed.

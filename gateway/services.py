@@ -77,7 +77,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         verified = Verified(repository, triton, monitor)
         restorer = Restorer(repository, triton, lifecycle, jobs, capacity, verified, settings.load_models)
         status = Status(repository, triton, jobs, restorer, monitor, shutdown)
-        embedder, images, readers = embedders(settings, catalog, triton, verified)
+        embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, verified)
         bodies = Bodies(settings.max_body_bytes, settings.request_timeout)
         tasks = [asyncio.create_task(part.run()) for part in (restorer, monitor)]
         try:
@@ -91,8 +91,8 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
             await asyncio.gather(*tasks, return_exceptions=True)
             await jobs.close()
             await status.close()
-            await readers[0].close()
-            readers[1].close()
+            await fetcher.close()
+            decoder.close()
 
 
 def embedders(

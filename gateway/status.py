@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import httpx
-from filelock import FileLock, Timeout
 
+from gateway.changes import is_held
 from gateway.errors import Unavailable
 from gateway.health import Monitor
 from gateway.jobs import LoadJobs
@@ -22,6 +22,7 @@ from triton_models.damage import problem
 from triton_models.index import ready_names
 from triton_models.manifest import ManifestError
 from triton_models.repository import Repository, RepositoryError
+from triton_models.states import ModelState
 from triton_models.supervisor import Triton
 
 log = logging.getLogger(__name__)
@@ -102,10 +103,10 @@ class Status:
         known = self._repository.states()
         found = []
         for served in sorted({*self._repository.served_names(), *known, *index}):
-            state = self._repository.state(served)
+            state = known.get(served, ModelState())
             shown = index[served].state if served in index else "UNAVAILABLE"
             reason = index[served].reason if served in index else ""
-            if state.activity == "converting" and self._is_held(served):
+            if state.activity == "converting" and is_held(self._repository, served):
                 shown = "CONVERTING"
             elif state.error is not None and shown != "READY":
                 shown, reason = "FAILED", state.error
@@ -133,16 +134,6 @@ class Status:
             }
         except (RepositoryError, ManifestError):
             return {}
-
-    def _is_held(self, served: str) -> bool:
-        """Whether some process works on the model; a dead one's mark does not count."""
-        lock = FileLock(self._repository.lock_path(served), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            return True
-        lock.release()
-        return False
 
     async def check_health(self) -> dict[str, str]:
         """Return when an inference could be served now: the wanted models that could not, and why.

@@ -24,6 +24,9 @@ from tests.faults.load import Load, Pool
 from tests.faults.table import markdown
 from tests.vectors import cosines, embed
 
+Note = Callable[[str, Load], None]
+MakeLoad = Callable[..., Load]
+
 NAMES = BERT, OTHER = "tiny/bert", "tiny/other"
 LIMIT = 10
 """REQUEST_TIMEOUT of the servers here, in seconds."""

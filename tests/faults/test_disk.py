@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,13 +11,10 @@ import pytest
 
 from tests import tiny_models
 from tests.conftest import ROOT, Server
-from tests.faults.conftest import BERT, OTHER, Farm, wait_loaded
+from tests.faults.conftest import BERT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.disks import full, tmpfs
-from tests.faults.load import Load
 from tests.faults.processes import family, triton_of, wait_for
 
-Note = Callable[[str, Load], None]
-MakeLoad = Callable[..., Load]
 LOAD = "/load_sentence_transformer_model"
 LATE = "tiny/late"
 

@@ -1,19 +1,16 @@
 """A Triton at TRITON_GRPC_URL, which ends and comes back, behind a network that does what networks do."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.conftest import Server, free_port
-from tests.faults.conftest import LIMIT, Farm, wait_loaded
-from tests.faults.load import Kind, Load
+from tests.faults.conftest import LIMIT, Farm, MakeLoad, Note, wait_loaded
+from tests.faults.load import Kind
 from tests.faults.processes import LoneTriton, family, wait_for
 from tests.faults.proxy import CHUNK, Proxy
-
-Note = Callable[[str, Load], None]
-MakeLoad = Callable[..., Load]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,13 +12,11 @@ import psutil
 import pytest
 
 from tests.conftest import Server
-from tests.faults.conftest import Farm, right, wait_loaded
-from tests.faults.load import Kind, Load, Pool
+from tests.faults.conftest import Farm, MakeLoad, Note, right, wait_loaded
+from tests.faults.load import Kind, Pool
 from tests.faults.processes import end_of, family, leftovers, wait_for
 from tests.faults.proxy import RESET
 
-Note = Callable[[str, Load], None]
-MakeLoad = Callable[..., Load]
 REQUEST = b'{"model_name": "tiny/bert", "text": "a dog"}'
 
 

@@ -5,7 +5,7 @@ The Triton of PyPI has no Redis cache of its own (RESPONSE_CACHE says so at star
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Server, free_port
-from tests.faults.conftest import Farm, wait_loaded
-from tests.faults.load import Load
+from tests.faults.conftest import Farm, MakeLoad, Note, wait_loaded
 from tests.faults.processes import LoneTriton
 from tests.faults.proxy import Proxy
 from tests.inference_store import processes
 from tests.inference_store.test_redis import redis_server
-
-Note = Callable[[str, Load], None]
-MakeLoad = Callable[..., Load]
 
 
 @dataclass(frozen=True)

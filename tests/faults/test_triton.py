@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,9 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, Server
-from tests.faults.conftest import BERT, LIMIT, OTHER, Farm, wait_loaded
-from tests.faults.load import Kind, Load
+from tests.faults.conftest import BERT, LIMIT, OTHER, Farm, MakeLoad, Note, wait_loaded
+from tests.faults.load import Kind
 from tests.faults.processes import stopped, stub_of, triton_of, wait_for
-
-Note = Callable[[str, Load], None]
-MakeLoad = Callable[..., Load]
 
 SLEEPER = """
 import sys, time
