@@ -1,11 +1,13 @@
 """`python -m benchmarks.overload`: what more load than the model can do does to throughput and latencies.
 
-It asks a running server. Three loads one after another: the capacity, in a closed loop; a multiple of it in
-an open loop, whatever the answers; and single texts alone and beside bulk. Every text is a new one, so that
-no cache answers. Its last line on standard output is one JSON object.
+It asks a running server. In rounds: the capacity, in a closed loop, and a multiple of it in an open loop,
+whatever the answers. An overload is compared with the capacities just before and after it, since machines
+have moods, and the median over the rounds counts. Then single texts alone and beside bulk. Every text is a
+new one, so that no cache answers. Its last line on standard output is one JSON object.
 """
 
 import argparse
+import itertools
 import json
 import secrets
 import sys
@@ -30,6 +32,9 @@ OPEN_CONNECTIONS = 1000
 """Of the open loop: more than the server lets wait, so that a request is sent when it is due."""
 
 START_SECONDS = 3.0
+
+OTHERS = 1 << 30
+"""Added to a seed for other texts of the same kind."""
 
 BULK_CONNECTIONS = 2
 SINGLE_CONNECTIONS = 2
@@ -79,15 +84,15 @@ def overload(settings: Settings) -> dict[str, Any]:
         "statuses": dict(load.statuses),
         "failed": records.failed,
         "first_failure": records.first_failure and records.first_failure[1],
-        "client_cpu_share": records.cpu_seconds / settings.duration,
+        "client_cores": records.cpu_seconds / settings.duration,
     }
 
 
 def beside_bulk(singles: Settings, bulk: Settings) -> dict[str, float]:
-    """Single texts alone, bulk alone, and the two at once."""
+    """Single texts alone, bulk alone, and the two at once, with new texts again."""
     alone = _both([singles])[0]
     bulk_alone = _both([bulk])[0]
-    beside, with_singles = _both([singles, bulk])
+    beside, with_singles = _both([replace(load, seed=load.seed + OTHERS) for load in (singles, bulk)])
     return {
         "single_alone_p50_ms": _percentile(alone, 50),
         "single_alone_p99_ms": _percentile(alone, 99),
@@ -151,18 +156,25 @@ def _texts_per_second(records: Records, settings: Settings) -> float:
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """For people."""
-    least, most, beside = found["capacity"], found["overload"], found["beside_bulk"]
+    """For people: the medians of the rounds, and their range in brackets."""
+    beside = found["beside_bulk"]
+
+    def seen(name: str, digits: int, unit: str = "") -> str:
+        values = [measured[name] for measured in found["rounds"]]
+        least, median, most = (f"{value:.{digits}f}" for value in np.percentile(values, (0, 50, 100)))
+        return f"{median}{unit} ({least} to {most})"
+
     rows = [
-        ("capacity, requests/s", f"{least['per_second']:.0f}"),
-        ("p99 at capacity", f"{least['p99_ms']:.0f} ms"),
-        ("offered, requests/s", f"{most['offered_per_second']:.0f}"),
-        ("answered, requests/s", f"{most['answered_per_second']:.0f}"),
-        ("**throughput over capacity**", f"{found['throughput_ratio']:.2f}"),
-        ("p99 of accepted", f"{most['accepted_p99_ms']:.0f} ms"),
-        ("**p99 over that at capacity**", f"{found['p99_ratio']:.2f}"),
-        ("**slowest refusal**", f"{most['refusal_max_ms']:.0f} ms (p99 {most['refusal_p99_ms']:.1f} ms)"),
-        ("statuses", ", ".join(f"{status}: {count}" for status, count in sorted(most["statuses"].items()))),
+        ("capacity, requests/s", seen("capacity_per_second", 0)),
+        ("p99 at capacity", seen("capacity_p99_ms", 0, " ms")),
+        ("offered, requests/s", seen("offered_per_second", 0)),
+        ("answered, requests/s", seen("answered_per_second", 0)),
+        ("**throughput over capacity**", seen("throughput_ratio", 2)),
+        ("p99 of accepted", seen("accepted_p99_ms", 0, " ms")),
+        ("**p99 over that at capacity**", seen("p99_ratio", 2)),
+        ("refusals, p99", seen("refusal_p99_ms", 1, " ms")),
+        ("**slowest refusal**", seen("refusal_max_ms", 0, " ms")),
+        ("cores taken by the load generator", seen("client_cores", 2)),
         ("p99 of singles alone", f"{beside['single_alone_p99_ms']:.0f} ms"),
         ("p99 of singles beside bulk", f"{beside['single_beside_p99_ms']:.0f} ms"),
         ("bulk alone, texts/s", f"{beside['bulk_alone_texts_per_second']:.0f}"),
@@ -171,7 +183,7 @@ def table(found: dict[str, Any]) -> list[str]:
     return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def measure(settings: Settings, factor: float, seconds: float, bulk: int) -> dict[str, Any]:
+def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds: int) -> dict[str, Any]:
     """All figures.
 
     Raises:
@@ -180,25 +192,33 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int) -> dic
     Server(settings).check()
     # A longer capacity would let the machine's noise of another moment into the ratio.
     closed = replace(settings, connections=CAPACITY_CONNECTIONS, duration=min(20.0, seconds))
-    capacity(replace(closed, duration=2.0, seed=settings.seed + 1))
-    before, before_p99 = capacity(closed)
-    rate, duration = before * factor, seconds
-    flood = replace(
-        settings, connections=OPEN_CONNECTIONS, duration=duration, rate=rate, seed=settings.seed + 2
-    )
-    flooded = overload(flood)
-    after, after_p99 = capacity(replace(closed, seed=settings.seed + 3))
-    single = replace(closed, connections=SINGLE_CONNECTIONS, seed=settings.seed + 4)
-    many = replace(closed, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=settings.seed + 5)
-    peak, p99 = max(before, after), (before_p99 + after_p99) / 2
-    return {
-        "capacity": {"per_second": peak, "p99_ms": p99, "runs": [(before, before_p99), (after, after_p99)]},
-        "overload": flooded,
-        "throughput_ratio": flooded["answered_per_second"] / peak,
-        "p99_ratio": flooded["accepted_p99_ms"] / p99,
-        "beside_bulk": beside_bulk(single, many),
-        "seconds": seconds,
-    }
+    capacity(replace(closed, duration=2.0))
+    seeds = itertools.count(settings.seed + 1)
+    before = capacity(replace(closed, seed=next(seeds)))
+    found = []
+    for number in range(rounds):
+        flood = replace(
+            settings,
+            connections=OPEN_CONNECTIONS,
+            duration=seconds,
+            rate=before[0] * factor,
+            seed=next(seeds),
+        )
+        flooded = overload(flood)
+        after = capacity(replace(closed, seed=next(seeds)))
+        per_second, p99 = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+        flooded |= {
+            "capacity_per_second": per_second,
+            "capacity_p99_ms": p99,
+            "throughput_ratio": flooded["answered_per_second"] / per_second,
+            "p99_ratio": flooded["accepted_p99_ms"] / p99,
+        }
+        found.append(flooded)
+        print(f"round {number + 1} of {rounds}: {json.dumps(flooded)}", file=sys.stderr)
+        before = after
+    single = replace(closed, connections=SINGLE_CONNECTIONS, seed=next(seeds))
+    many = replace(closed, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=next(seeds))
+    return {"rounds": found, "beside_bulk": beside_bulk(single, many), "seconds": seconds}
 
 
 def main() -> int:
@@ -212,7 +232,8 @@ def main() -> int:
     parser.add_argument("--texts", default=default.texts, help="glosses or passages")
     parser.add_argument("--texts-per-request", type=int, default=1)
     parser.add_argument("--factor", type=float, default=5.0, help="of the capacity that is offered")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the overload")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each overload")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bulk", type=int, default=2048, help="texts of a bulk request")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="of the texts")
     options = parser.parse_args()
@@ -226,7 +247,7 @@ def main() -> int:
         warmup=0,
     )
     try:
-        found = measure(settings, options.factor, options.seconds, options.bulk)
+        found = measure(settings, options.factor, options.seconds, options.bulk, options.rounds)
     except (BenchmarkError, OSError) as error:
         print(f"benchmarks.overload: {error}", file=sys.stderr)
         return 1

@@ -20,6 +20,10 @@ class ConversionError(Exception):
 
     kind: ClassVar[str] = "internal"
 
+    def __init__(self, message: str) -> None:
+        # JSON, and so a model's own files, can hold halves of characters, which no answer can.
+        super().__init__(message.encode(errors="backslashreplace").decode())
+
 
 class SourceNotFound(ConversionError):
     """No source holds a model of that name, or the Hub that might cannot be reached."""

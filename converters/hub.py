@@ -13,11 +13,12 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     DryRunError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, tqdm  # type: ignore[attr-defined]
+from huggingface_hub.utils import httpx, tqdm, validate_repo_id  # type: ignore[attr-defined]
 
 from converters.errors import SourceNotFound
 from converters.progress import Progress
@@ -60,6 +61,9 @@ def cached(repo: str, revision: str | None) -> Path | None:
             )
         except LocalEntryNotFoundError:
             continue
+        except HFValidationError:
+            # A directory may be named so, a repository of the Hub cannot.
+            return None
         has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
         if has_config and any(directory.rglob(weights)):
             return directory
@@ -85,6 +89,10 @@ def download(
     Raises:
         SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
     """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise SourceNotFound(f"{repo} is in no local source and no name of the Hugging Face Hub") from error
     try:
         listed = snapshot_download(repo, revision=revision, dry_run=True, etag_timeout=_ANSWER_SECONDS)
         files = [entry.filename for entry in listed]

@@ -20,7 +20,10 @@ FEW = 16
 """Inputs up to which a request goes by the lane of the small ones."""
 
 LEAST_WINDOW = 32
-"""Rows in Triton where a model's batches are small."""
+"""Rows in Triton where a model's batches are small, or slow."""
+
+WINDOW_SECONDS = 0.5
+"""Of work that is in Triton at most, of either lane: what is there waits for all that went before it."""
 
 AT_ONCE = 128
 """Requests in a lane, waiting or in Triton, up to which none is refused but by MAX_QUEUED_ROWS."""
@@ -41,10 +44,7 @@ LONGEST_RETRY = 60
 """Seconds that a refused caller is told to wait at most."""
 
 RATE_SECONDS = 0.5
-"""Over which the rate is measured, and averaged with what it was."""
-
-BUSY_SECONDS = 2.0
-"""Since a request last had to wait, for which the lane's rate is the most that the model does."""
+"""Of work, over which the rate is measured."""
 
 
 class Lane:
@@ -56,16 +56,18 @@ class Lane:
     def __init__(self, served: str, *, bulk: bool, most_rows: int) -> None:
         self.bulk = bulk
         self.window = LEAST_WINDOW
+        self._timely = math.inf
         self._metrics = Queue.of(served, "bulk" if bulk else "small")
         self._most_rows = most_rows
         self.requests = 0
         self.waiting = 0
         self._in_triton = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._shown = 0
         self._refused = -math.inf
-        self._last_wait = -math.inf
-        self._rate_since = 0.0
-        self._done = 0
+        # Rows done and seconds of work since the rate was last measured, and since when there is work.
+        self._done, self._worked, self._since = 0, 0.0, 0.0
+        self._measures = False
         self._rate: float | None = None
 
     def arrive(self, rows: int) -> None:
@@ -87,9 +89,10 @@ class Lane:
         """A request is over; `rows` of it have not gone to Triton. error: how it ended."""
         self.requests -= 1
         self.waiting -= rows
+        if self.waiting != self._shown:
+            self.show()
         if error is None:
             return
-        self.show()
         if rows and issubclass(error, DeadlineExceeded):
             self._metrics.expired.inc()
         elif rows and issubclass(error, asyncio.CancelledError):
@@ -99,8 +102,8 @@ class Lane:
         """Seconds in which all that waits now is done, at the present rate."""
         rate = self._rate
         if rate is None:
-            # The first wait of this lane is not over: what there is to go by.
-            rate = self._done / max(monotonic() - self._rate_since, 0.001)
+            # The first work of this lane is not over: what there is to go by.
+            rate = self._done / max(self._worked + monotonic() - self._since, 0.001)
         return min(LONGEST_RETRY, math.ceil(self.waiting / rate)) if rate else 1
 
     def _is_full(self, rows: int) -> bool:
@@ -118,26 +121,26 @@ class Lane:
 
     def show(self) -> None:
         """Tell the metrics how many rows wait."""
-        self._metrics.rows.set(self.waiting)
+        self._shown = self.waiting
+        self._metrics.rows.set(self._shown)
 
     def enter(self, rows: int) -> bool:
         """Take room for rows in Triton; false where one has to wait for it."""
         if self._queue or not self._has_room(rows):
             return False
+        if not self._in_triton:
+            self._since = monotonic()
         self._in_triton += rows
         return True
 
     def _has_room(self, rows: int) -> bool:
-        return self._in_triton + rows <= self.window or not self._in_triton
+        return self._in_triton + rows <= min(self.window, self._timely) or not self._in_triton
 
     async def wait(self, rows: int, deadline: Deadline) -> None:
         """Wait for one's turn; what is asked for is then in Triton."""
         start = monotonic()
         seconds = deadline.remaining()
         watch_caller()
-        if start - self._last_wait > BUSY_SECONDS:
-            self._rate_since, self._done = start, 0
-        self._last_wait = start
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         late = loop.call_later(seconds, _expire, turn)
@@ -148,7 +151,7 @@ class Lane:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It was granted in the moment of the cancellation.
-                self.give(rows)
+                self.give(rows, done=0)
             else:
                 turn.cancel()
                 self._wake()
@@ -160,12 +163,21 @@ class Lane:
             late.cancel()
         self._metrics.seconds.observe(monotonic() - start)
 
-    def give(self, rows: int) -> None:
-        """Rows have left Triton."""
+    def give(self, rows: int, done: int) -> None:
+        """Rows have left Triton; done: how many of them it has computed."""
+        was_full = 2 * self._in_triton >= min(self.window, self._timely)
         self._in_triton -= rows
-        if self.waiting:
-            self._note_rate(rows)
+        self._done += done
+        if self._queue:
             self._wake()
+        now = monotonic()
+        worked = self._worked + now - self._since
+        if worked >= RATE_SECONDS and self._done:
+            self._note_rate(self._done / worked, full=was_full)
+            self._done, worked = 0, 0.0
+        elif self._in_triton:
+            return
+        self._worked, self._since = worked, now
 
     def _wake(self) -> None:
         while self._queue:
@@ -177,15 +189,15 @@ class Lane:
                 turn.set_result(None)
             self._queue.popleft()
 
-    def _note_rate(self, rows: int) -> None:
-        now = monotonic()
-        if now - self._last_wait > BUSY_SECONDS:
+    def _note_rate(self, rate: float, *, full: bool) -> None:
+        """full: Triton had what its batcher can use; with less to do it shows less than it can."""
+        if not self._measures:
+            # Of a batch that ended this counts one row; the others belong to the time that comes.
+            self._measures = True
             return
-        self._done += rows
-        if (passed := now - self._rate_since) >= RATE_SECONDS:
-            rate = self._done / passed
-            self._rate = rate if self._rate is None else (self._rate + rate) / 2
-            self._rate_since, self._done = now, 0
+        before = rate if self._rate is None else self._rate
+        self._rate = (before + rate) / 2 if full else max(before, rate)
+        self._timely = max(LEAST_WINDOW, self._rate * WINDOW_SECONDS)
 
 
 class Admission:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
+from gateway.memory import give_back
 from gateway.references import Reference
 from gateway.tokenizer import TextTokenizer
 from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError
@@ -103,6 +104,13 @@ class Models(Generic[Kept]):
             self.other_tower.forget_other(reference, model.manifest.pair)
         return model
 
+    def keep_only(self, wanted: set[str]) -> bool:
+        """Drop the models of all other served names; whether there were any."""
+        others = [known for known, model in self._models.items() if model.served not in wanted]
+        for reference in others:
+            del self._models[reference]
+        return bool(others)
+
     def forget_other(self, reference: Reference, pair: str | None) -> None:
         """Drop a tower that is of another pair than this."""
         known = self._models.get(reference)
@@ -118,6 +126,12 @@ class Catalog:
         self.texts = Models(self._read_text)
         self.images = Models(self._read_image)
         self.texts.other_tower, self.images.other_tower = self.images, self.texts
+
+    async def keep_only(self, wanted: set[str]) -> None:
+        """Drop the models of all other served names, and give back what their tokenizers took."""
+        dropped = [self.texts.keep_only(wanted), self.images.keep_only(wanted)]
+        if any(dropped):
+            await asyncio.to_thread(give_back)
 
     async def named(self, name: str) -> Reference:
         """The model of a name in one word: as `Reference.parse` reads it, `NAME/PRETRAINED`, or served name.

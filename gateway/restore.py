@@ -1,10 +1,14 @@
-"""Brings into Triton what should be there: at start, and whenever Triton comes back without it."""
+"""Brings into Triton what should be there: at start, and whenever Triton comes back without it.
+
+What is unloaded is forgotten here too, by each process of the server.
+"""
 
 import asyncio
 import logging
 import time
 
 from gateway.capacity import Capacity
+from gateway.catalog import Catalog
 from gateway.errors import GatewayError
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
@@ -33,6 +37,7 @@ class Restorer:
         lifecycle: Lifecycle,
         jobs: LoadJobs,
         capacity: Capacity,
+        catalog: Catalog,
         verified: Verified,
         load_models: tuple[str, ...],
     ) -> None:
@@ -41,6 +46,7 @@ class Restorer:
         self._lifecycle = lifecycle
         self._jobs = jobs
         self._capacity = capacity
+        self._catalog = catalog
         self._verified = verified
         self._trimmed = False
         self._waiting = list(load_models)
@@ -85,6 +91,7 @@ class Restorer:
             else:
                 self._load_at_once()
         states = await asyncio.to_thread(self._repository.states)
+        await self._catalog.keep_only({served for served, state in states.items() if state.wanted})
         for served, state in states.items():
             due = self._retry.get(served, (0.0, 0.0))[0] <= time.monotonic()
             # A model that something is being done with is the business of whoever does it, unless that

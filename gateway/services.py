@@ -75,7 +75,9 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         jobs = LoadJobs(lifecycle)
         monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
         verified = Verified(repository, triton, monitor)
-        restorer = Restorer(repository, triton, lifecycle, jobs, capacity, verified, settings.load_models)
+        restorer = Restorer(
+            repository, triton, lifecycle, jobs, capacity, catalog, verified, settings.load_models
+        )
         status = Status(repository, triton, jobs, restorer, monitor, shutdown)
         embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, verified)
         bodies = Bodies(settings.max_body_bytes, settings.request_timeout)

@@ -76,11 +76,12 @@ class Turn:
     A call that nobody waits for any more is still computed; see `triton_models/calls.py`.
     """
 
-    __slots__ = ("_calls", "_lane", "_left", "_rows")
+    __slots__ = ("_began", "_calls", "_lane", "_left", "_rows")
 
     def __init__(self, lane: Lane, rows: int) -> None:
         self._lane = lane
         self._rows = rows
+        self._began = False
         self._calls = 0
         self._left = False
 
@@ -97,24 +98,27 @@ class Turn:
     def leave(self) -> None:
         """Nobody begins another call."""
         self._left = True
-        if not self._calls:
-            self._lane.give(self._rows)
+        self._give_back()
 
     def keep(self, rows: int) -> int:
         """Give back all but `rows`; how many that is."""
         over, self._rows = self._rows - rows, rows
-        self._lane.give(over)
+        self._lane.give(over, done=0)
         return over
 
     def began(self) -> None:
         """A call has gone to Triton."""
+        self._began = True
         self._calls += 1
 
     def ended(self) -> None:
         """It has ended there."""
         self._calls -= 1
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._left and not self._calls:
-            self._lane.give(self._rows)
+            self._lane.give(self._rows, done=self._rows if self._began else 0)
 
 
 _CALLS: set[asyncio.Task[None]] = set()

@@ -151,7 +151,10 @@ def _content(name: str, datatype: str, data: Any) -> bytes:  # noqa: ANN401 - JS
         return join_bytes([element.encode() for element in elements])
     if datatype == "FP32":
         # What is too large becomes infinite, as everywhere.
-        elements = list(array("f", elements))
+        try:
+            elements = list(array("f", elements))
+        except OverflowError as error:
+            raise MalformedTensor(f"input '{name}': not all elements are {datatype} ({error})") from error
     if datatype not in FORMATS:
         raise MalformedTensor(f"input '{name}': unknown datatype '{datatype}'")
     return pack(name, datatype, elements)

@@ -47,9 +47,11 @@ class Source:
         A source that is gone has not changed: the converted model goes on serving without it.
         """
         root = Path(self.path)
-        if not root.exists():
+        try:
+            return root.exists() and fingerprint(root) != self.files
+        except OSError:
+            # No longer to be looked at, or no path at all.
             return False
-        return fingerprint(root) != self.files
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.errors import SourceNotFound
+from converters.sources import find
 from gateway.catalog import Catalog
 from gateway.decoding import silence_libtiff
 from gateway.errors import InvalidModel
@@ -18,12 +20,16 @@ from gateway.forms import unit_length
 from gateway.image_sources import decode
 from gateway.images import ImageError, open_image, preprocess
 from gateway.references import Reference
+from inference_store.errors import Invalid
+from inference_store.http_infer import parse_request
 from tests.conftest import ROOT
 from tests.fuzz.mutations import deep
 from tests.fuzz.test_images import SPECS
 from tests.fuzz.test_repository import TEXT, repository
+from tests.fuzz.test_sources import FILES, Silent, read
 from tests.pictures import encoded, photo
 from triton_models.config import Tuning, model_config, to_text
+from triton_models.manifest import Source
 from triton_models.repository import DamagedModel, Repository
 from triton_models.states import ModelState
 
@@ -116,3 +122,25 @@ def test_a_clip_model_that_is_none_is_refused_without_torch(tmp_path: Path) -> N
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     tried = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     assert "open_clip has no architecture 'nobody'" in tried.stdout
+
+
+@pytest.mark.parametrize("name", ["a--b", "owner/a.git"])
+def test_a_name_that_only_a_directory_can_have_is_nowhere(name: str, tmp_path: Path) -> None:
+    """The Hub's library refused it with an error of its own, which was answered as ours."""
+    with pytest.raises(SourceNotFound, match="no name of the Hugging Face Hub"):
+        find(name, None, [tmp_path], tmp_path, Silent())
+
+
+def test_half_a_character_in_a_model_s_files_can_be_told() -> None:
+    read("modules.json", json.dumps([{**FILES["modules.json"][0], "type": "a.\ud800"}]).encode())
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b"])
+def test_a_source_that_cannot_be_looked_at_has_not_changed(path: str) -> None:
+    assert not Source("directory", path, None, {}).has_changed()
+
+
+def test_a_number_that_no_float_holds_is_refused() -> None:
+    tensor = {"name": "X", "datatype": "FP32", "shape": [1], "data": [10**400]}
+    with pytest.raises(Invalid, match="not all elements are FP32"):
+        parse_request("m", "", json.dumps({"inputs": [tensor]}).encode(), None)

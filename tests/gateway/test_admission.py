@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from gateway.admission import AT_ONCE, BURST_ROWS, LEAST_WINDOW, Admission, Lane
 from gateway.deadlines import Deadline
@@ -150,6 +151,49 @@ def test_retry_after_is_the_queue_over_the_rate(monkeypatch: pytest.MonkeyPatch)
         for _ in range(64):
             await model.finish(1)
         await task
+
+    asyncio.run(run())
+
+
+def test_a_burst_is_a_moment_s_work_once_the_rate_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.monotonic()
+    monkeypatch.setattr("gateway.admission.monotonic", lambda: clock)
+
+    async def run() -> None:
+        nonlocal clock
+        small, model = lane(), Model()
+        # Nobody waits, and yet the rate is seen: a slow model's, 32 rows in a second.
+        for _ in range(4):
+            tasks = await started(*(ask(small, model, "one", [1]) for _ in range(LEAST_WINDOW)))
+            clock += 1
+            await model.finish(LEAST_WINDOW)
+            await asyncio.gather(*tasks)
+        tasks = await started(*(ask(small, model, "burst", [1]) for _ in range(AT_ONCE)))
+        with pytest.raises(Overloaded) as raised:
+            Visit(small, 1, later()).__enter__()
+        assert raised.value.retry_after == (AT_ONCE - LEAST_WINDOW) / LEAST_WINDOW
+        for _ in range(AT_ONCE):
+            await model.finish(1)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_the_metrics_show_no_row_when_none_waits() -> None:
+    async def run() -> None:
+        bulk, model = Admission(16384).lane("a-model-in-metrics", MANY, 0), Model()
+        tasks = await started(*(ask(bulk, model, "bulk", [16] * 4) for _ in range(3)))
+        labels = {"model": "a-model-in-metrics", "lane": "bulk"}
+        assert REGISTRY.get_sample_value("embedding_queue_rows", labels) == bulk.waiting > 0
+        # The last turns are taken without a wait.
+        for _ in range(12):
+            await model.finish(1)
+        await asyncio.gather(*tasks)
+        with Visit(bulk, 32, later()) as visit:
+            await visit.hold(32)
+            (await visit.turn(16)).leave()
+            (await visit.turn(16)).leave()
+        assert REGISTRY.get_sample_value("embedding_queue_rows", labels) == 0
 
     asyncio.run(run())
 
