@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.fuzz.mutations import deep
 from tests.fuzz.test_images import SPECS
 from tests.fuzz.test_repository import TEXT, repository
-from tests.fuzz.test_sources import FILES, Silent, read
+from tests.fuzz.test_sources import Silent, read
 from tests.pictures import encoded, photo
 from triton_models.config import Tuning, model_config, to_text
 from triton_models.manifest import Source
@@ -132,7 +132,7 @@ def test_a_name_that_only_a_directory_can_have_is_nowhere(name: str, tmp_path: P
 
 
 def test_half_a_character_in_a_model_s_files_can_be_told() -> None:
-    read("modules.json", json.dumps([{**FILES["modules.json"][0], "type": "a.\ud800"}]).encode())
+    read("config_sentence_transformers.json", b'{"model_type": "\\ud800"}')
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b"])
