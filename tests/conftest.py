@@ -17,7 +17,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests import tiny_models
+from tests.stock import BERT, STATIC, Stock
 
 ROOT = Path(__file__).parent.parent
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -114,19 +114,36 @@ def minilm_path() -> str:
 
 
 @pytest.fixture(scope="session")
-def model_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for MODEL_SOURCES with a few tiny models."""
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """Converted tiny models to be copied: made once for all test processes."""
+    shared = shared_by_all(tmp_path_factory) / "stock"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "whole").exists():
+            command = [sys.executable, "-m", "tests.stock", str(shared)]
+            environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+            subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+            (shared / "whole").touch()
+    return Stock(shared / "sources", shared / "repository")
+
+
+def shared_by_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of all test processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def model_sources(stock: Stock, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for MODEL_SOURCES with a few tiny models; tests may add to it."""
     root = tmp_path_factory.mktemp("sources")
-    tiny_models.transformer_model(root / "tiny" / "bert")
-    tiny_models.static_model(root / "tiny" / "static", normalize=False)
+    shutil.copytree(stock.sources, root, dirs_exist_ok=True)
     return root
 
 
 @pytest.fixture(scope="session")
 def converted_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with MiniLM, to be copied: converted once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "minilm"
+    shared = shared_by_all(tmp_path_factory) / "minilm"
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
             command = ["-m", "converters", "sentence-transformer", MINILM, "--output", f"{shared}.new"]
@@ -137,11 +154,13 @@ def converted_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(
-    model_sources: Path, converted_minilm: Path, tmp_path_factory: pytest.TempPathFactory
+    stock: Stock, model_sources: Path, converted_minilm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """One server for the whole session, with MiniLM and the tiny models loaded."""
+    """One server for the whole session, with MiniLM and two of the tiny models loaded."""
     root = tmp_path_factory.mktemp("server")
     shutil.copytree(converted_minilm, root / "repository")
+    for name in (BERT, STATIC):
+        stock.put(root / "repository", name)
     running = Server(
         root / "repository",
         {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": MINILM},
@@ -149,7 +168,7 @@ def server(
     )
     with running.running():
         with running.client() as client:
-            for name in ("tiny/bert", "tiny/static"):
+            for name in (BERT, STATIC):
                 answer = client.post("/load_sentence_transformer_model", json={"model_name": name})
                 assert answer.status_code == 200, answer.text
         yield running

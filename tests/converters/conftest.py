@@ -1,5 +1,6 @@
 """What the converter's tests share: a quiet transformers, and conversion in this process."""
 
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from triton_models.repository import Repository
 logging.getLogger("torch.__trace").propagate = False
 # Tiny models gain nothing from a second thread and lose much where other tests keep the cores busy.
 torch.set_num_threads(1)
+# As `python -m converters` does.
+gc.set_threshold(100_000, 50, 100)
 
 Convert = Callable[[str], "Converted"]
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.stock import CLIP, Stock
 from tests.tiny_clip import config, write_clip
 from tests.tiny_models import static_model, transformer_model
 from triton_models.repository import Repository
@@ -85,13 +86,12 @@ def test_the_protocol_of_a_clip_conversion(sources: Path) -> None:
     assert not list((repository.state_dir / "staging").iterdir())
 
 
-def test_a_kill_between_two_towers_leaves_no_pair(sources: Path) -> None:
+def test_a_kill_between_two_towers_leaves_no_pair(sources: Path, stock: Stock) -> None:
     directory = sources / "tiny" / "clip"
-    write_clip(directory, config())
-    command = arguments("hf-hub:tiny/clip", sources)
+    command = arguments(CLIP, sources)
     command[3] = "clip"
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
     repository = Repository(sources.parent / "repository")
+    stock.put(repository.root, CLIP)
     text, image = "hf-hub_tiny_clip_text_encoder", "hf-hub_tiny_clip_image_encoder"
     before = repository.manifest(text).pair
     write_clip(directory, config(), spread=0.2)

@@ -3,10 +3,6 @@
 `--fault-table FILE` writes the table, in Markdown; `scripts/faults` does.
 """
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from tests import tiny_models
-from tests.conftest import ROOT, Server
+import tests.stock
+from tests.conftest import Server
 from tests.faults.load import Load, Pool
 from tests.faults.table import markdown
+from tests.stock import Stock
 from tests.vectors import cosines, embed
 
 Note = Callable[[str, Load], None]
 MakeLoad = Callable[..., Load]
 
-NAMES = BERT, OTHER = "tiny/bert", "tiny/other"
+NAMES = BERT, OTHER = tests.stock.BERT, tests.stock.NORMALIZED
 LIMIT = 10
 """REQUEST_TIMEOUT of the servers here, in seconds."""
 
@@ -40,31 +36,6 @@ TEXTS = [
 FEW = TEXTS[:3]
 
 _rows: list[dict[str, Any]] = []
-
-
-@dataclass(frozen=True)
-class Stock:
-    """A repository to be copied, and the sources that it was converted from."""
-
-    sources: Path
-    repository: Path
-
-
-@pytest.fixture(scope="session")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
-    """Made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "faults"
-    made = Stock(shared / "sources", shared / "repository")
-    with FileLock(f"{shared}.lock"):
-        if not shared.exists():
-            tiny_models.transformer_model(made.sources / BERT)
-            tiny_models.static_model(made.sources / OTHER)
-            for name in NAMES:
-                command = ["-m", "converters", "sentence-transformer", name, "--output", str(made.repository)]
-                command += ["--sources", str(made.sources)]
-                subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
-    return made
 
 
 @dataclass(frozen=True)
@@ -82,7 +53,8 @@ class Farm:
         }
 
     def server(self, directory: Path, *arguments: str, **settings: str) -> Server:
-        shutil.copytree(self.stock.repository, directory / "repository")
+        for name in NAMES:
+            self.stock.put(directory / "repository", name)
         environment = {**self.settings, **settings}
         return Server(
             directory / "repository", environment, directory / "server.log", arguments or ("app.py",)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.settings import SettingsError, read_settings
 from tests.conftest import Server
-from tests.gateway.conftest import copy_model
+from tests.stock import NORMALIZED, Stock
 from tests.vectors import cosines, embed
 
 LOAD = "/load_sentence_transformer_model"
@@ -19,16 +19,16 @@ TWO_MODELS = {"MAX_LOADED_MODELS": "2"}
 LEAST_RECENTLY_USED = {**TWO_MODELS, "UNLOAD_LEAST_RECENTLY_USED": "true"}
 
 
-def server_on(converted_tiny: Path, root: Path, settings: dict[str, str]) -> Server:
+def server_on(stock: Stock, root: Path, settings: dict[str, str]) -> Server:
     """With four models that are the same but for the name."""
     for name in NAMES:
-        copy_model(converted_tiny, root / "repository", name)
+        stock.put(root / "repository", NORMALIZED, name)
     return Server(root / "repository", settings, root / "server.log")
 
 
 @pytest.fixture
-def refusing(converted_tiny: Path, tmp_path: Path) -> Iterator[Server]:
-    with server_on(converted_tiny, tmp_path, TWO_MODELS).running() as server:
+def refusing(stock: Stock, tmp_path: Path) -> Iterator[Server]:
+    with server_on(stock, tmp_path, TWO_MODELS).running() as server:
         yield server
 
 
@@ -76,8 +76,8 @@ def test_a_model_too_many_is_refused(refusing: Server) -> None:
         assert "MAX_LOADED_MODELS is 1" in models[before[1]]["reason"]
 
 
-def test_the_least_recently_used_makes_room(converted_tiny: Path, tmp_path: Path) -> None:
-    server = server_on(converted_tiny, tmp_path, LEAST_RECENTLY_USED)
+def test_the_least_recently_used_makes_room(stock: Stock, tmp_path: Path) -> None:
+    server = server_on(stock, tmp_path, LEAST_RECENTLY_USED)
     with server.running(), server.client() as client:
         for name in NAMES[:2]:
             assert load(client, name).status_code == 200
@@ -94,8 +94,8 @@ def test_the_least_recently_used_makes_room(converted_tiny: Path, tmp_path: Path
         assert loaded(client) == ["m_b", "m_c"]
 
 
-def test_bytes_of_weights(converted_tiny: Path, tmp_path: Path) -> None:
-    server = server_on(converted_tiny, tmp_path, {})
+def test_bytes_of_weights(stock: Stock, tmp_path: Path) -> None:
+    server = server_on(stock, tmp_path, {})
     size = weights(server, "m_a")
     # A start that names more than there is room for: those first named are loaded.
     server.environment = {"MAX_LOADED_BYTES": str(2 * size + 1), "LOAD_MODELS": "m/d,m/b,m/a"}

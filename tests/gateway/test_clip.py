@@ -15,9 +15,9 @@ from PIL import Image
 
 from tests.conftest import Server
 from tests.converters.clip_conversion import OpenClip
-from tests.gateway.conftest import CLIP
 from tests.hostile_host import HostileHost
 from tests.pictures import PICTURES, encoded, photo
+from tests.stock import CLIP
 from tests.vectors import cosines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -34,8 +34,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def reference(clip_sources: Path) -> OpenClip:
-    return OpenClip(clip_sources / "tiny" / "clip")
+def reference(model_sources: Path) -> OpenClip:
+    return OpenClip(model_sources / "tiny" / "clip")
 
 
 def encode(reference: OpenClip, pictures: Sequence[bytes]) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from tests.conftest import Server
-from tests.gateway.conftest import CLIP
 from tests.hostile_host import REDIRECTS, HostileHost
 from tests.pictures import PICTURES, huge_png
+from tests.stock import CLIP
 
 GOOD = "data:image/png;base64," + base64.b64encode(PICTURES["png"]()).decode()
 

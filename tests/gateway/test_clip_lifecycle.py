@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Server
 from tests.pictures import PICTURES
+from tests.stock import CLIP, Stock
 from tests.tiny_clip import config, write_clip
 
 IMAGE = base64.b64encode(PICTURES["png"]()).decode()
@@ -92,26 +93,12 @@ def test_a_pair_from_load_to_delete(client: httpx.Client, sources: Path, own: Se
     assert client.post("/delete_model", json={"model_name": name}).status_code == 404
 
 
-@pytest.fixture(scope="module")
-def pair(own: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A converted model and a copy of its files, to begin from."""
-    name, kept = "hf-hub:the/pair", tmp_path_factory.mktemp("kept")
-    write_clip(Path(own.environment["MODEL_SOURCES"]) / "the" / "pair", config())
-    with own.client() as client:
-        assert load(client, name).status_code == 200
-        client.post("/unload_model", json={"model_name": name})
-    for tower in towers(name):
-        shutil.copytree(own.repository / tower, kept / tower)
-    return name, kept
-
-
 @pytest.fixture
-def unloaded(own: Server, client: httpx.Client, pair: tuple[str, Path]) -> str:
-    """The model's name; it is whole and not loaded."""
-    name, kept = pair
+def unloaded(own: Server, client: httpx.Client, stock: Stock) -> str:
+    """A model's name; it is whole and not loaded."""
+    name = "hf-hub:the/pair"
     client.post("/delete_model", json={"model_name": name})
-    for tower in towers(name):
-        shutil.copytree(kept / tower, own.repository / tower)
+    stock.put(own.repository, CLIP, name)
     return name
 
 
@@ -159,17 +146,18 @@ def test_half_a_pair_is_no_model_and_can_be_removed(
     assert not set(towers(unloaded)) & set(states(client))
 
 
-def test_halves_of_two_conversions_are_no_model(client: httpx.Client, sources: Path, own: Server) -> None:
-    name, path = "hf-hub:two/conversions", sources / "two" / "conversions"
-    write_clip(path, config())
-    assert load(client, name).status_code == 200
-    old = own.repository.parent / "old"
-    shutil.copytree(own.repository / towers(name)[1], old)
-    write_clip(path, config(embed_dim=12))
+def test_halves_of_two_conversions_are_no_model(
+    client: httpx.Client, sources: Path, own: Server, stock: Stock
+) -> None:
+    name = "hf-hub:two/conversions"
+    write_clip(sources / "two" / "conversions", config(embed_dim=12))
     assert load(client, name).status_code == 200
     client.post("/unload_model", json={"model_name": name})
-    shutil.rmtree(own.repository / towers(name)[1])
-    shutil.move(old, own.repository / towers(name)[1])
+    for tower in towers(name):
+        shutil.move(own.repository / tower, own.repository.parent / tower)
+    stock.put(own.repository, CLIP, name)
+    shutil.rmtree(own.repository / towers(name)[0])
+    shutil.move(own.repository.parent / towers(name)[0], own.repository)
     assert statuses(client, name) == [404, 404]
     assert load(client, name).status_code == 200
     answer = client.post("/infer", json={"model_name": name, "text": "a", "image": IMAGE}).json()

@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny_models
 from tests.conftest import Server
-from tests.gateway.conftest import copy_model
+from tests.stock import NORMALIZED, Stock
 from tests.vectors import cosines, embed
 
 LOAD = "/load_sentence_transformer_model"
@@ -80,14 +80,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def own(converted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def own(stock: Stock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Every model of DAMAGES, wanted and damaged while no server ran, and a whole one among them."""
     root = tmp_path_factory.mktemp("damage")
     repository = root / "repository"
     states = repository / ".state" / "models"
     states.mkdir(parents=True)
     for name in ("whole", "state-garbage", "state-directory", *DAMAGES):
-        directory = copy_model(converted_tiny, repository, name)
+        (directory,) = stock.put(repository, NORMALIZED, name)
         (states / f"{name}.json").write_text('{"wanted": true}')
         if name in DAMAGES:
             DAMAGES[name][0](directory)

@@ -13,8 +13,8 @@ from PIL import Image, ImageColor
 
 from examples.search_pictures import ALARM, HEAD, RANDOM, groups
 from tests.conftest import ROOT, Server
-from tests.gateway.conftest import CLIP
 from tests.pictures import encoded, huge_png, photo
+from tests.stock import CLIP
 
 QUERIES = ("a cat", "two dogs running under a bridge")
 

@@ -16,8 +16,8 @@ from gateway.errors import InvalidInput
 from gateway.forms import EmbeddingDtype
 from gateway.schemas import IMAGE_EXAMPLE
 from tests.conftest import MINILM
-from tests.gateway.conftest import CLIP
 from tests.gateway.test_infer import sentences
+from tests.stock import CLIP
 
 D = 384
 DTYPES = get_args(EmbeddingDtype)

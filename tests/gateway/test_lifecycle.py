@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests import tiny_models
 from tests.conftest import Server
+from tests.stock import BERT, Stock
 from tests.vectors import cosines, embed
 
 LOAD = "/load_sentence_transformer_model"
@@ -42,6 +43,12 @@ def sources(own: Server) -> Path:
 def api(own: Server) -> Iterator[httpx.Client]:
     with own.client() as client:
         yield client
+
+
+@pytest.fixture
+def put(own: Server, stock: Stock) -> Callable[[str], Path]:
+    """Copy a converted model into the repository under a name; its directory."""
+    return lambda name: stock.put(own.repository, BERT, name)[0]
 
 
 def load(client: httpx.Client, name: str) -> httpx.Response:
@@ -87,7 +94,7 @@ def embed_status(client: httpx.Client, name: str) -> int:
 
 
 def test_two_loads_at_once_convert_once(api: httpx.Client, sources: Path, own: Server) -> None:
-    tiny_models.transformer_model(sources / "two" / "at-once")
+    tiny_models.static_model(sources / "two" / "at-once")
     with ThreadPoolExecutor() as threads:
         answers = list(threads.map(lambda _: load(api, "two/at-once"), range(2)))
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -95,7 +102,7 @@ def test_two_loads_at_once_convert_once(api: httpx.Client, sources: Path, own: S
 
 
 def test_progress_is_a_line_a_step_and_the_last_the_answer(api: httpx.Client, sources: Path) -> None:
-    tiny_models.transformer_model(sources / "with" / "progress")
+    tiny_models.static_model(sources / "with" / "progress")
     with api.stream(
         "POST", LOAD, json={"model_name": "with/progress"}, headers={"Accept": "application/x-ndjson"}
     ) as answer:
@@ -115,8 +122,10 @@ def test_progress_of_a_failing_load_ends_with_the_error(api: httpx.Client) -> No
     assert "no/such-model" in last["detail"]
 
 
-def test_serving_goes_on_while_another_model_converts(api: httpx.Client, sources: Path, own: Server) -> None:
-    tiny_models.transformer_model(sources / "busy" / "serving")
+def test_serving_goes_on_while_another_model_converts(
+    api: httpx.Client, sources: Path, own: Server, put: Callable[[str], Path]
+) -> None:
+    put("busy/serving")
     assert load(api, "busy/serving").status_code == 200
     tiny_models.transformer_model(sources / "busy" / "converting", "roberta")
 
@@ -135,13 +144,13 @@ def test_serving_goes_on_while_another_model_converts(api: httpx.Client, sources
 
 def test_new_weights_under_the_same_name_are_new_vectors(api: httpx.Client, sources: Path) -> None:
     path = sources / "changing" / "weights"
-    tiny_models.transformer_model(path, seed=1)
+    tiny_models.static_model(path, seed=1)
     assert load(api, "changing/weights").status_code == 200
     old, old_version = embed(api, ["a dog"], "changing/weights"), version(api, "changing_weights")
 
     for unload in (False, True):
         shutil.rmtree(path)
-        tiny_models.transformer_model(path, seed=3 if unload else 2)
+        tiny_models.static_model(path, seed=3 if unload else 2)
         if unload:
             assert api.post("/unload_model", json={"model_name": "changing/weights"}).status_code == 200
         assert load(api, "changing/weights").status_code == 200
@@ -152,8 +161,10 @@ def test_new_weights_under_the_same_name_are_new_vectors(api: httpx.Client, sour
         assert version(api, "changing_weights") != old_version
 
 
-def test_tuning_is_written_into_the_models_configuration(api: httpx.Client, sources: Path) -> None:
-    tiny_models.transformer_model(sources / "tuned", seed=4)
+def test_tuning_is_written_into_the_models_configuration(
+    api: httpx.Client, put: Callable[[str], Path]
+) -> None:
+    put("tuned")
     assert load(api, "tuned").status_code == 200
     texts = [f"a {number}" for number in range(20)]
     before = embed(api, texts, "tuned")
@@ -199,9 +210,9 @@ def test_tuning_that_cannot_be(api: httpx.Client, name: str, value: object) -> N
     assert name in answer.json()["detail"]
 
 
-def test_colliding_names_are_refused(api: httpx.Client, sources: Path) -> None:
-    tiny_models.transformer_model(sources / "same" / "name_x")
-    tiny_models.transformer_model(sources / "same_name" / "x")
+def test_colliding_names_are_refused(api: httpx.Client, sources: Path, put: Callable[[str], Path]) -> None:
+    put("same/name_x")
+    tiny_models.static_model(sources / "same_name" / "x")
     assert load(api, "same/name_x").status_code == 200
     answer = load(api, "same_name/x")
     assert answer.status_code == 409
@@ -232,7 +243,7 @@ def test_a_source_that_is_not_a_model(api: httpx.Client, sources: Path) -> None:
     assert str(sources) not in answer.text
     assert states(api)["just_files"] == "FAILED"
     shutil.rmtree(sources / "just" / "files")
-    tiny_models.transformer_model(sources / "just" / "files")
+    tiny_models.static_model(sources / "just" / "files")
     assert load(api, "just/files").status_code == 200
     assert states(api)["just_files"] == "READY"
 
@@ -247,10 +258,10 @@ def test_half_of_the_weights(api: httpx.Client, sources: Path) -> None:
 
 
 def test_a_backend_that_cannot_start_is_an_error_in_time(
-    own: Server, api: httpx.Client, sources: Path
+    own: Server, api: httpx.Client, put: Callable[[str], Path]
 ) -> None:
-    tiny_models.transformer_model(sources / "stub" / "fine")
-    tiny_models.transformer_model(sources / "stub" / "broken")
+    put("stub/fine")
+    put("stub/broken")
     assert load(api, "stub/fine").status_code == 200
     stub = next(own.repository.glob(".state/triton/*/backends/python/triton_python_backend_stub"))
     stub.unlink()

@@ -15,7 +15,7 @@ from gateway import schemas
 from gateway.errors import STATUS
 from gateway.settings import Settings
 from tests.conftest import MINILM, ROOT, Server
-from tests.gateway.conftest import CLIP
+from tests.stock import CLIP
 
 APP = create_app(Settings(load_models=()))
 DOCUMENT: dict[str, Any] = APP.openapi()

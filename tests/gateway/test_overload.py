@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.loadtest.texts import BuiltInTexts
 from tests.conftest import MINILM, Server
-from tests.gateway.conftest import CLIP
 from tests.hostile_host import HostileHost
+from tests.stock import CLIP
 from tests.vectors import cosines, embed
 
 MANY = 2048

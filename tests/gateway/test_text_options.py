@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from tests import tiny_models
 from tests.conftest import MINILM, Server
-from tests.gateway.conftest import CLIP
 from tests.gateway.test_infer import sentences
+from tests.stock import CLIP
 from tests.vectors import cosines
 
 PROMPTED = "tiny/prompted"

@@ -18,8 +18,8 @@ from PIL import Image
 
 from gateway.bodies import SMALL
 from tests.conftest import MINILM, Server
-from tests.gateway.conftest import CLIP
 from tests.pictures import encoded, photo
+from tests.stock import CLIP
 from tests.vectors import cosines, embed
 
 TEXTS = ["a diver", "a dog", ""]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import MINILM
-from tests.gateway.conftest import CLIP
 from tests.pictures import encoded, photo
+from tests.stock import CLIP
 from tests.vectors import cosines, embed
 
 INGRAIN = {"User-Agent": "ingrain-client/1.0.0"}

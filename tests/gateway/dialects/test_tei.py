@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,9 +24,8 @@ from gateway.health import Monitor
 from gateway.inference import TextEmbedder
 from gateway.references import Reference
 from gateway.verified import Verified
-from tests import tiny_models
 from tests.conftest import MINILM, Server
-from tests.gateway.conftest import CLIP
+from tests.stock import CLIP, NORMALIZED, Stock
 from tests.tiny_models import HIDDEN
 from tests.vectors import cosines, embed
 from triton_models.repository import Repository
@@ -174,10 +172,8 @@ def test_embed_all_takes_what_embed_takes(client: httpx.Client) -> None:
     assert none.size == 0
 
 
-def test_embed_all_of_a_model_converted_before(
-    server: Server, client: httpx.Client, model_sources: Path
-) -> None:
-    tiny_models.static_model(model_sources / "tiny" / "before")
+def test_embed_all_of_a_model_converted_before(server: Server, client: httpx.Client, stock: Stock) -> None:
+    stock.put(server.repository, NORMALIZED, "tiny/before")
     body, asked = {"model_name": "tiny/before"}, {"inputs": "a"}
     assert client.post("/load_sentence_transformer_model", json=body).status_code == 200
     (path,) = (server.repository / "tiny_before").glob("*/model.json")
