@@ -1,9 +1,16 @@
 """While one pair of towers takes another's place, a reader finds one pair or the other, whole."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gateway.catalog import manifests
+from gateway.errors import Unavailable
+from gateway.hot import both
 from gateway.references import Reference
+from gateway.verified import ANSWERED
 from tests.triton_models.helpers import build
 from triton_models.config import with_versions
 from triton_models.repository import Repository
@@ -53,3 +60,25 @@ def test_settling_leaves_one_version(tmp_path: Path) -> None:
         # What others put there stays.
         left = {path.name for path in (repository.root / served).iterdir()}
         assert left == {"config.pbtxt", str(new[tower]), "7"}
+
+
+def ask(*pairs: str) -> Any:  # noqa: ANN401 - a coroutine function
+    """A tower that answers with its pair: of the first of these at first, of the last one for ever."""
+    left = list(pairs)
+
+    async def answer() -> str:
+        pair = left.pop(0) if len(left) > 1 else left[0]
+        answered = ANSWERED.get()
+        assert answered is not None
+        answered.add(pair)
+        return pair
+
+    return answer
+
+
+def test_one_answer_is_of_one_pair() -> None:
+    assert asyncio.run(both(ask("old"), ask("old"))) == ("old", "old")
+    assert asyncio.run(both(ask("old", "new"), ask("new"))) == ("new", "new")
+    assert asyncio.run(both(ask("old", "new", "new"), ask("new", "old", "new"))) == ("new", "new")
+    with pytest.raises(Unavailable):
+        asyncio.run(both(ask("old"), ask("new")))
