@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 
 from tests import tiny_models
 from tests.conftest import Server
-from tests.hostile_host import HostileHost
 from tests.pictures import PICTURES
 from tests.tiny_clip import config, write_clip
 from tests.vectors import cosines
@@ -248,42 +246,6 @@ def test_a_pair_is_replaced_under_load(own: Server) -> None:
             assert load(own, CLIP_BODY).status_code == 422
         assert files(own, *TOWERS) == whole
     traffic.verified(*versions)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_pair_that_is_replaced_between_its_two_answers(tmp_path: Path, host: HostileHost) -> None:
-    """The text is answered by the old pair; its image comes when there is only the new one."""
-    path = tmp_path / "sources" / "one" / "clip"
-    write_clip(path, config())
-    settings = {
-        "MODEL_SOURCES": str(tmp_path / "sources"),
-        "IMAGE_HOSTS_ALLOWED": "127.0.0.2",
-        "IMAGE_FETCH_TIMEOUT": "280",
-        "REQUEST_TIMEOUT": "280",
-    }
-    server = Server(tmp_path / "repository", settings, tmp_path / "server.log")
-    host.released.clear()
-    with server.running(), ThreadPoolExecutor() as threads, server.client() as client:
-        versions = [replaced(server, CLIP_BODY)]
-        asked = texts_asked(client)
-        body = {**CLIP_BODY, "image": f"{host.url}/held-png"}
-        asking = threads.submit(ask, client, body)
-        try:
-            wait_for(lambda: "/held-png" in host.paths and texts_asked(client) > asked)
-            write_clip(path, config(), spread=0.2)
-            versions.append(replaced(server, CLIP_BODY))
-        finally:
-            host.released.set()
-        answer = asking.result()
-    assert not any(is_of(versions[0][place : place + 1], versions[1][place : place + 1]) for place in (0, 1))
-    assert is_of(answer, versions[1])
-
-
-def texts_asked(client: httpx.Client) -> int:
-    """Requests to the text tower so far."""
-    found = client.get("/metrics").json()["model_stats"]
-    return sum(int(one["inference_stats"]["success"]["count"]) for one in found if one["name"] == TOWERS[0])
 
 
 @pytest.mark.slow
