@@ -48,6 +48,7 @@ class HostileHost(ThreadingHTTPServer):
         self.busy = 0
         self.most_busy = 0
         self.sent = 0
+        self.released = threading.Event()
         self.lock = threading.Lock()
 
     @property
@@ -89,6 +90,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def play_slow_png(self) -> None:
         time.sleep(0.3)
+        self.play_png()
+
+    def play_held_png(self) -> None:
+        """When the test says so."""
+        self.server.released.wait(300)
         self.play_png()
 
     def play_page(self) -> None:

@@ -1,6 +1,8 @@
 """SIGTERM and SIGINT under load: said first, what was accepted is answered right, and nothing is left."""
 
 import asyncio
+import http.client
+import json
 import signal
 import socket
 import threading
@@ -112,6 +114,37 @@ def test_what_was_accepted_is_answered(
         assert clients.wrong == []
         assert large[0].status_code == 200, large[0].text
         assert len(large[0].json()["embedding"]) == len(BUSY["text"])
+        assert end_of(processes) == []
+
+
+def test_who_owns_triton_waits_for_what_others_accepted(farm: Farm, tmp_path: Path) -> None:
+    """Two front ends on one Triton; the one that does not own it has a request whose body is on its way."""
+    owner = farm.server(tmp_path)
+    other = Server(owner.repository, owner.environment, tmp_path / "other.log")
+    content = json.dumps({"model_name": BERT, "text": FEW}).encode()
+    with begun(owner) as processes, begun(other):
+        expected = vectors(other)
+        request = http.client.HTTPConnection("127.0.0.1", other.port, timeout=60)
+        request.putrequest("POST", "/infer_text")
+        request.putheader("Content-Length", str(len(content)))
+        request.endheaders(content[:20])
+        # A request that came after it was answered, so this one has been accepted.
+        vectors(other)
+        owner.signal()
+        # A signal to all comes to one a little later.
+        time.sleep(0.3)
+        other.signal()
+        # By then an owner that waits for nobody has ended, and Triton with it.
+        time.sleep(2.5)
+        request.send(content[20:])
+        answer = request.getresponse()
+        found = json.loads(answer.read())
+        request.close()
+        assert answer.status == 200, found
+        assert cosines(np.array(found["embedding"]), expected).min() >= 0.99999
+        for server in (owner, other):
+            assert server.process is not None
+            server.process.wait(40)
         assert end_of(processes) == []
 
 

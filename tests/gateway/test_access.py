@@ -1,6 +1,9 @@
 """Keys and origins: who may do what, on a real server and on the application alone."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -11,8 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from openai import AuthenticationError, OpenAI
 
 from gateway.access import Keys
-from gateway.settings import Settings, SettingsError, read_settings
+from gateway.settings import SECRETS, Settings, SettingsError, read_settings
 from tests.conftest import Server
+from tests.faults.processes import family
 from tests.gateway.asking import ANOTHER, asking, bearer
 
 ADMINISTRATION = {
@@ -29,7 +33,7 @@ ADMINISTRATION = {
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root: Path = tmp_path_factory.mktemp("guarded")
-    keys = {"API_KEYS": "first,second", "ADMIN_API_KEYS": "administrator"}
+    keys = {"API_KEYS": "first,second", "ADMIN_API_KEYS": "administrator", "TRITON_GRPC_HEADERS": "key=third"}
     server = Server(root / "repository", {**keys, "HOST": "0.0.0.0"}, root / "server.log")
     with server.running():
         yield server
@@ -149,7 +153,31 @@ def test_triton_and_what_runs_in_it_do_not_inherit_the_keys(guarded: Server) -> 
     children = psutil.Process(guarded.process.pid).children(recursive=True)
     assert children
     for child in children:
-        assert not {"API_KEYS", "ADMIN_API_KEYS"} & set(child.environ())
+        assert not set(SECRETS) & set(child.environ())
+
+
+def test_a_converter_gets_no_keys_and_is_the_first_that_the_kernel_ends(guarded: Server) -> None:
+    seen: list[tuple[set[str], int]] = []
+    with ThreadPoolExecutor() as threads:
+        body, key = {"model_name": "not/there"}, bearer("administrator")
+        url = f"{guarded.url}/load_sentence_transformer_model"
+        loading = threads.submit(httpx.post, url, json=body, headers=key, timeout=200, trust_env=False)
+        while not loading.done():
+            for converter in family(guarded, "-m converters"):
+                with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                    environment = set(converter.environ())
+                    seen.append((environment, oom_score_adj(converter)))
+            time.sleep(0.01)
+    assert loading.result().status_code == 404, loading.result().text
+    assert seen
+    assert not any(environment & set(SECRETS) for environment, _ in seen)
+    # What serves keeps what the server was started with, so that the kernel ends no part of it before.
+    assert max(score for _, score in seen) == 1000
+    assert all(oom_score_adj(process) < 1000 for process in family(guarded))
+
+
+def oom_score_adj(process: psutil.Process) -> int:
+    return int(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
 
 
 def test_a_server_with_keys_warns_of_nothing(guarded: Server) -> None:

@@ -185,6 +185,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_replaced_under_load(own: Server) -> None:
     write_text(own, 1)
     versions = [replaced(own, TEXT_BODY)]

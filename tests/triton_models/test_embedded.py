@@ -4,13 +4,17 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from tests.triton_models import tiny_image
 from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs, wait_until
 from tests.triton_models.tiny_onnx import expected
 from triton_models.client import TritonClient
+from triton_models.config import DEFAULT_MAX_BATCH_SIZE
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton, state_directory
@@ -68,30 +72,64 @@ def test_a_stub_that_cannot_start_ends_the_load_with_an_error(repository: Reposi
     asyncio.run(run())
 
 
-def test_a_failure_that_the_cache_kept_does_not_stay(repository: Repository) -> None:
+MOST_ROWS = np.tile(ROWS, (DEFAULT_MAX_BATCH_SIZE, 1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked"), [(ROWS, 1), (MOST_ROWS, 1), (ROWS, 2)], ids=["once", "no row more", "twice"]
+)
+def test_a_failure_that_the_cache_kept_does_not_stay(
+    repository: Repository, rows: NDArray[np.int64], asked: int
+) -> None:
     """Triton caches failures of the Python backend; seen when a stub was killed under a request."""
     recorded = install(repository, "tiny", seed=1)
 
-    async def run() -> None:
-        triton = EmbeddedTriton(repository.root, "local:1048576")
-        addresses = await triton.start()
-        try:
-            async with TritonClient(addresses.grpc) as client:
-                await client.load("tiny", LOAD_SECONDS)
-                os.kill(stubs(triton.pid)[0], signal.SIGKILL)
-                with pytest.raises(TritonUnavailable):
-                    await client.infer("tiny", recorded.version, ROWS, timeout=10)
-                # Never really gone, but a new stub takes its place.
-                with pytest.raises(TritonTimeout):
-                    await client.unload("tiny", 1.0)
-                await client.load("tiny", LOAD_SECONDS)
-                for _ in range(2):
-                    got = await client.infer("tiny", recorded.version, ROWS, timeout=10)
-                    np.testing.assert_allclose(got, expected(1, ROWS), atol=1e-6)
-        finally:
-            await triton.kill()
+    async def run(client: TritonClient, kill: Callable[[], None]) -> None:
+        await client.load("tiny", LOAD_SECONDS)
+        kill()
+        # The second one finds the first one's failure in the cache, passes it by, and fails as well.
+        for _ in range(asked):
+            with pytest.raises(TritonUnavailable):
+                await client.infer("tiny", recorded.version, rows, timeout=10)
+        # Never really gone, but a new stub takes its place.
+        with pytest.raises(TritonTimeout):
+            await client.unload("tiny", 1.0)
+        await client.load("tiny", LOAD_SECONDS)
+        for _ in range(2):
+            got = await client.infer("tiny", recorded.version, rows, timeout=10)
+            np.testing.assert_allclose(got, expected(1, rows), atol=1e-6)
 
-    asyncio.run(run())
+    asyncio.run(_with_a_stub_to_kill(repository, run))
+
+
+def test_a_failure_of_an_image_that_the_cache_kept_does_not_stay(repository: Repository) -> None:
+    recorded, pixels = tiny_image.install(repository, "image", seed=1), tiny_image.images(1)
+
+    async def run(client: TritonClient, kill: Callable[[], None]) -> None:
+        await client.load("image", LOAD_SECONDS)
+        kill()
+        for _ in range(2):
+            with pytest.raises(TritonUnavailable):
+                await client.infer_images("image", recorded.version, pixels, timeout=10)
+        await client.release("image", LOAD_SECONDS)
+        await client.load("image", LOAD_SECONDS)
+        got = await client.infer_images("image", recorded.version, pixels, timeout=10)
+        np.testing.assert_allclose(got, tiny_image.expected(1, pixels), rtol=1e-4, atol=1e-3)
+
+    asyncio.run(_with_a_stub_to_kill(repository, run))
+
+
+async def _with_a_stub_to_kill(
+    repository: Repository, run: Callable[[TritonClient, Callable[[], None]], Awaitable[None]]
+) -> None:
+    """A Triton with a cache, and what kills the process of its one model."""
+    triton = EmbeddedTriton(repository.root, "local:1048576")
+    addresses = await triton.start()
+    try:
+        async with TritonClient(addresses.grpc) as client:
+            await run(client, lambda: os.kill(stubs(triton.pid)[0], signal.SIGKILL))
+    finally:
+        await triton.kill()
 
 
 def test_a_triton_that_cannot_start_says_why(repository: Repository) -> None:

@@ -10,7 +10,7 @@ from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, st
 from tests.triton_models.tiny_onnx import expected
 from triton_models.calls import Queueing
 from triton_models.client import TritonClient
-from triton_models.config import from_text, to_text
+from triton_models.config import MAX_QUEUE_SIZE, Tuning, from_text, to_text
 from triton_models.errors import TritonError, TritonOverloaded, TritonTimeout
 from triton_models.manifest import Manifest
 from triton_models.repository import CONFIG
@@ -60,6 +60,26 @@ def test_a_full_queue_refuses_and_remembers_no_refusal(triton: RunningTriton) ->
             np.testing.assert_allclose(got, expected(1, row(number)), atol=1e-6)
 
     on(triton, "full", work)
+
+
+def test_the_bound_that_a_conversion_writes(triton: RunningTriton) -> None:
+    """Nothing is set here but what holds requests back: so many rows to a batch that they never come."""
+    recorded = install(triton.repository, "bounded", seed=1)
+    tuning = Tuning(max_batch_size=10 * MAX_QUEUE_SIZE, max_queue_delay_microseconds=8_000_000)
+    triton.repository.set_config("bounded", tuning.apply(triton.repository.config("bounded")))
+
+    async def work(client: TritonClient) -> None:
+        more = 300
+        calls = [
+            client.infer("bounded", recorded.version, np.array([divmod(number, 100)]), timeout=60)
+            for number in range(MAX_QUEUE_SIZE + more)
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert len(refused) == more
+        assert all(isinstance(answer, TritonOverloaded) for answer in refused)
+
+    on(triton, "bounded", work)
 
 
 def test_what_expires_in_the_queue_is_not_computed(triton: RunningTriton) -> None:
