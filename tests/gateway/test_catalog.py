@@ -56,3 +56,15 @@ def test_a_name_in_one_word(catalog: Catalog, name: str, reference: Reference) -
 def test_no_name_of_a_model(catalog: Catalog, name: str) -> None:
     with pytest.raises(ModelNotFound, match="no model can be named"):
         asyncio.run(catalog.named(name))
+
+
+def test_models_that_are_loaded_no_longer_are_forgotten(catalog: Catalog) -> None:
+    async def run() -> None:
+        await asyncio.gather(catalog.texts.get(CLIP), catalog.images.get(CLIP), catalog.texts.get(STATIC))
+        await catalog.keep_only({"tiny_static"})
+        assert STATIC in catalog.texts
+        assert CLIP not in catalog.texts
+        assert CLIP not in catalog.images
+        assert (await catalog.texts.get(CLIP)).reference == CLIP
+
+    asyncio.run(run())

@@ -7,6 +7,17 @@ import sys
 from pathlib import Path
 
 from gateway.memory import resident_memory
+from tests.conftest import ROOT
+
+FREED = """
+from gateway.memory import give_back, resident_memory
+blocks = [b"x" * 60_000 for _ in range(2000)]
+# The last one, above all others, keeps the C library from giving back what lies below it.
+del blocks[:-1]
+before = resident_memory()["front_end"]
+give_back()
+print(before - resident_memory()["front_end"])
+"""
 
 HOLD = "import sys, time; held = bytearray(50_000_000); print(flush=True); time.sleep(60)"
 
@@ -32,3 +43,8 @@ def test_a_process_counts_as_what_it_is(tmp_path: Path) -> None:
 
 def test_a_host_without_proc_knows_nothing(tmp_path: Path) -> None:
     assert resident_memory(tmp_path / "none") == {}
+
+
+def test_what_was_freed_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, check=True)
+    assert int(done.stdout) > 1e8
