@@ -151,7 +151,6 @@ class Monitor:
                 self._see(served, loaded.get(served), settled=state.activity is None)
         for served in [name for name in self._watched if not self._states.get(name, ModelState()).wanted]:
             del self._watched[served]
-            self._probes.pop(served, None)
 
     async def _computed(self) -> dict[tuple[str, int], int]:
         client = self._triton.client

@@ -77,7 +77,7 @@ class Kind:
     spread: float = 0.1
 
 
-QUICK = ("vit", "siglip", "resnet", "coca")
+QUICK = ("vit", "siglip", "resnet")
 """The kinds of the quick suite; each takes some seconds."""
 
 KINDS = {

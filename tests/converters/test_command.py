@@ -185,6 +185,7 @@ def test_a_kill_at_any_moment_leaves_no_model_or_a_whole_one(static: Path) -> No
     assert repository.served_names() == ["owner_static"]
 
 
+@pytest.mark.slow
 def test_two_at_once_wait_for_each_other_and_both_succeed(static: Path) -> None:
     with started("owner/static", static) as first, started("owner/static", static) as second:
         outputs = [process.communicate(timeout=120)[0] for process in (first, second)]

@@ -146,6 +146,7 @@ def test_half_a_pair_is_no_model_and_can_be_removed(
     assert not set(towers(unloaded)) & set(states(client))
 
 
+@pytest.mark.slow
 def test_halves_of_two_conversions_are_no_model(
     client: httpx.Client, sources: Path, own: Server, stock: Stock
 ) -> None:

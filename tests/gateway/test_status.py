@@ -1,9 +1,11 @@
 """Health, lists and metrics."""
 
 import re
+from pathlib import Path
 
 import httpx
 
+from tests import tiny_models
 from tests.conftest import MINILM
 
 
@@ -48,7 +50,9 @@ def test_unknown_paths_do_not_make_labels(client: httpx.Client) -> None:
     assert 'route="unmatched"' in text
 
 
-def test_conversions_and_loads_are_counted_by_how_they_ended(client: httpx.Client) -> None:
+def test_conversions_and_loads_are_counted_by_how_they_ended(
+    client: httpx.Client, model_sources: Path
+) -> None:
     def count(metric: str, result: str) -> float:
         text = client.get("/metrics", headers={"Accept": "text/plain"}).text
         found = re.search(rf'^{metric}_count{{result="{result}"}} (\S+)$', text, re.MULTILINE)
@@ -56,9 +60,13 @@ def test_conversions_and_loads_are_counted_by_how_they_ended(client: httpx.Clien
         return float(found[1])
 
     conversion, load = "embedding_conversion_duration_seconds", "embedding_model_load_duration_seconds"
-    # The tiny models were converted; MiniLM was loaded besides.
-    assert count(conversion, "success") >= 2
-    assert count(load, "success") >= 3
+    tiny_models.static_model(model_sources / "tiny" / "counted")
+    conversions, loads = count(conversion, "success"), count(load, "success")
+    assert loads >= 3
+    counted = {"model_name": "tiny/counted"}
+    assert client.post("/load_sentence_transformer_model", json=counted).status_code == 200
+    assert (count(conversion, "success"), count(load, "success")) == (conversions + 1, loads + 1)
+    assert client.post("/delete_model", json=counted).status_code == 200
     failures = count(conversion, "failure")
     assert client.post("/load_sentence_transformer_model", json={"model_name": "no/such"}).status_code == 404
     assert count(conversion, "failure") == failures + 1
