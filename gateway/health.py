@@ -19,16 +19,13 @@ from filelock import AsyncFileLock, Timeout
 
 from gateway.errors import Unavailable
 from gateway.probes import Probe, WrongVector
-from gateway.watched import NOT_ASKED, NOT_LOADED, PATIENCE, REFUSED, Watched
+from gateway.watched import LOOK, NOT_ASKED, NOT_LOADED, PATIENCE, REFUSED, Watched
 from triton_models.errors import InferenceRejected, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.repository import Repository, RepositoryError
 from triton_models.states import ModelState
 from triton_models.supervisor import Triton
 
 log = logging.getLogger(__name__)
-
-LOOK = 0.25
-"""Seconds between two looks."""
 
 ANSWER = 1.0
 """Seconds that Triton may take to say what it has computed, and to begin to unload a model."""

@@ -9,6 +9,7 @@ The parts of a model (one, or the towers of a CLIP model) go every step together
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -22,6 +23,7 @@ from gateway.references import Reference
 from gateway.settings import Settings
 from gateway.tokenizer import TextTokenizer
 from gateway.verification import verify_part
+from gateway.watched import LOOK, Watched
 from triton_models.config import Tuning, model_config, with_versions
 from triton_models.errors import ModelLoadFailed, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.index import ready_names
@@ -165,9 +167,37 @@ class Serving:
         on_progress(Progress("load", 0.5, f"comparing {reference} in Triton with the reference"))
         for parts in versions:
             for served, manifest in parts.items():
-                await verify_part(self._triton.client, self._repository, served, manifest, self._timeout)
+                await self._verify(served, manifest)
         if self._triton.generation != generation:
             raise TritonUnavailable("Triton was started again meanwhile")
+
+    async def _verify(self, served: str, manifest: Manifest) -> None:
+        """The check, for as long as the model's process computes for it.
+
+        The watch of `health.py` leaves a model alone that is being loaded.
+
+        Raises:
+            TritonUnavailable: the process has ended, or owed an answer and did nothing; it is ended then.
+            InvalidModel, TritonError, RepositoryError: as `verify_part`.
+        """
+        work = verify_part(self._triton.client, self._repository, served, manifest, self._timeout)
+        stubs, loop = self._triton.stubs, asyncio.get_running_loop()
+        if stubs is None:
+            await work
+            return
+        stubs.find()
+        known = Watched(manifest.version, 0, asked=loop.time())
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK))[0]:
+                known.see(stubs.of(served), loop.time())
+                if known.is_dead or known.is_hung(loop.time(), math.inf):
+                    log.error("the process of %s in Triton does not answer its check and is ended", served)
+                    stubs.kill(served)
+                    raise TritonUnavailable("the model's process did not answer its check")
+            await task
+        finally:
+            task.cancel()
 
     def _require_readable(self, parts: Parts) -> None:
         """Read what the front end needs of a model; Triton would not miss it.

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from triton_models.server.processes import Activity
 
+LOOK = 0.25
+"""Seconds between two looks."""
+
 EVERY = 0.5
 """Seconds after which a model that computed nothing is asked something."""
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import ROOT, Server
 from tests.faults.conftest import BERT, LIMIT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.load import Kind
-from tests.faults.processes import stopped, stub_of, triton_of, wait_for
+from tests.faults.processes import family, is_of, stopped, stub_of, triton_of, wait_for
 
 SLEEPER = """
 import sys, time
@@ -110,6 +111,29 @@ def test_a_model_that_hangs_is_refused_in_time_and_holds_up_no_other(
     note(f"a stub sleeps for {2 * LIMIT + 2} s", under)
     under.check()
     assert under.counts(OTHER)[Kind.HONEST] > 0
+
+
+@pytest.mark.slow
+def test_a_model_that_blocks_in_the_check_of_its_load_is_loaded_again(
+    sleepy: Sleepy, load: MakeLoad, note: Note
+) -> None:
+    def successor(*before: psutil.Process) -> psutil.Process | None:
+        stubs = family(sleepy.server, "triton_python_backend_stub")
+        return next((each for each in stubs if is_of(each, "tiny_other") and each not in before), None)
+
+    with load(sleepy.server) as under:
+        under.settle()
+        with under.fault():
+            sleepy.asleep.touch()
+            first = stub_of(sleepy.server, "tiny_other")
+            first.kill()
+            second = wait_for(lambda: successor(first), 60)
+            # Nobody wakes it: it is ended, and another takes its place.
+            wait_for(lambda: successor(first, second), 60)
+            sleepy.asleep.unlink()
+    note("a stub blocks while it is loaded", under)
+    under.check()
+    under.check(allowed=(), pool=BERT)
 
 
 @pytest.mark.slow
