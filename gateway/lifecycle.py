@@ -174,10 +174,11 @@ class Lifecycle:
         return await self._serving.are_ready(parts)
 
     def _is_wanted(self, parts: Parts, tuning: Tuning) -> bool:
-        """Whether all parts are marked as wanted and configured like this."""
+        """Whether all parts are marked as wanted, checked, and configured like this."""
         for served in parts:
-            config = self._repository.config(served)
-            if not self._repository.state(served).wanted or tuning.apply(config) != config:
+            config, state = self._repository.config(served), self._repository.state(served)
+            # What is being loaded again is in Triton before its check has ended.
+            if not state.wanted or state.activity == "loading" or tuning.apply(config) != config:
                 return False
         return True
 
