@@ -4,18 +4,21 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 
 from tests import tiny_models
 from tests.conftest import Server
 from tests.stock import BERT, Stock
 from tests.vectors import cosines, embed
+from triton_models.repository import Repository
 
 LOAD = "/load_sentence_transformer_model"
 
@@ -255,6 +258,23 @@ def test_half_of_the_weights(api: httpx.Client, sources: Path) -> None:
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     assert load(api, "half/weights").status_code == 422
     assert not (sources.parent / "repository" / "half_weights").exists()
+
+
+def test_a_load_waits_for_the_check_of_a_model_that_is_loaded_again(
+    own: Server, api: httpx.Client, put: Callable[[str], Path]
+) -> None:
+    put("loaded/again")
+    assert load(api, "loaded/again").status_code == 200
+    repository = Repository(own.repository)
+    with ThreadPoolExecutor(1) as threads:
+        with FileLock(repository.lock_path("loaded_again")):
+            # As while the model comes back: Triton has it already, its check is under way.
+            before = repository.state("loaded_again")
+            repository.set_state("loaded_again", replace(before, activity="loading"))
+            answer = threads.submit(load, api, "loaded/again")
+            assert not wait([answer], timeout=2).done
+        assert answer.result(60).status_code == 200
+    assert embed_status(api, "loaded/again") == 200
 
 
 def test_a_backend_that_cannot_start_is_an_error_in_time(
