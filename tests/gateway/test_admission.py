@@ -182,17 +182,16 @@ def test_a_burst_is_a_moment_s_work_once_the_rate_is_known(monkeypatch: pytest.M
 def test_the_metrics_show_no_row_when_none_waits() -> None:
     async def run() -> None:
         bulk, model = Admission(16384).lane("a-model-in-metrics", MANY, 0), Model()
-        tasks = await started(*(ask(bulk, model, "bulk", [16] * 4) for _ in range(3)))
         labels = {"model": "a-model-in-metrics", "lane": "bulk"}
-        assert REGISTRY.get_sample_value("embedding_queue_rows", labels) == bulk.waiting > 0
-        # The last turns are taken without a wait.
-        for _ in range(12):
-            await model.finish(1)
+        tasks = await started(ask(bulk, model, "first", [16] * 2))
+        with Visit(bulk, 16, later()) as visit:
+            tasks += await started(ask(bulk, model, "second", [16]))
+            assert REGISTRY.get_sample_value("embedding_queue_rows", labels) == 32
+            for _ in range(3):
+                await model.finish(1)
+            # The last turn is taken without a wait.
+            (await visit.turn(16)).leave()
         await asyncio.gather(*tasks)
-        with Visit(bulk, 32, later()) as visit:
-            await visit.hold(32)
-            (await visit.turn(16)).leave()
-            (await visit.turn(16)).leave()
         assert REGISTRY.get_sample_value("embedding_queue_rows", labels) == 0
 
     asyncio.run(run())
