@@ -30,7 +30,6 @@ from triton_models.names import InvalidModelName
 _OUT_OF_MEMORY = re.compile(
     "not enough memory|can't allocate memory|bad_alloc|failed to map segment|annot allocate memory"
 )
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000
 _NO_MEMORY = "the conversion needs more memory than there is; free some, or convert where there is more"
 
 
@@ -38,9 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0 after a conversion and 1 after an error."""
     options = _parser().parse_args(arguments)
     _be_first_to_go()
-    # Nearly all that torch, its exporter and the libraries make lives to the end: looking through it again
-    # and again took a quarter of the time of a small model, and finds nothing that weighs.
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 50, 100)
+    collect_seldom()
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -190,6 +187,15 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--progress", choices=("json", "bar"), default="bar")
     command.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)
+
+
+def collect_seldom() -> None:
+    """Spare a conversion most of the garbage collection.
+
+    Nearly all that torch, its exporter and the libraries make lives to the end: looking through it again and
+    again took a quarter of the time of a small model, and finds nothing that weighs.
+    """
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _end(status: int) -> NoReturn:

@@ -6,7 +6,6 @@ makes all of them in one process, which imports torch once; the fixture `stock` 
 processes.
 """
 
-import gc
 import json
 import os
 import shutil
@@ -56,9 +55,11 @@ def copied(converted: Path, directory: Path, name: str) -> Path:
 def make(stock: Stock) -> None:
     """Write the sources and convert them, by the converter's own functions."""
     from converters import clip_pipeline, pipeline
+    from converters.__main__ import collect_seldom
     from converters.progress import JsonProgress
     from tests import tiny_clip, tiny_models
 
+    collect_seldom()
     tiny_models.transformer_model(stock.sources / BERT)
     tiny_models.static_model(stock.sources / STATIC, normalize=False)
     tiny_models.static_model(stock.sources / NORMALIZED)
@@ -81,7 +82,5 @@ def make(stock: Stock) -> None:
 
 
 if __name__ == "__main__":
-    # As `python -m converters` does.
-    gc.set_threshold(100_000, 50, 100)
     root = Path(sys.argv[1])
     make(Stock(root / "sources", root / "repository"))

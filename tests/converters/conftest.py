@@ -1,6 +1,5 @@
 """What the converter's tests share: a quiet transformers, and conversion in this process."""
 
-import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from converters.__main__ import collect_seldom
 from converters.pipeline import Request, run
 from converters.progress import Step
 from triton_models.backends.onnxruntime.engine import Engine
@@ -22,7 +22,7 @@ logging.getLogger("torch.__trace").propagate = False
 # Tiny models gain nothing from a second thread and lose much where other tests keep the cores busy.
 torch.set_num_threads(1)
 # As `python -m converters` does.
-gc.set_threshold(100_000, 50, 100)
+collect_seldom()
 
 Convert = Callable[[str], "Converted"]
 
