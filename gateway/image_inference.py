@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.admission import Admission, Lane
+from gateway.admission import Admission
 from gateway.callers import watch_caller
 from gateway.catalog import Catalog, ImageModel
 from gateway.deadlines import Deadline, too_late
@@ -109,7 +109,7 @@ class ImageEmbedder:
         fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
         lane = self._admission.lane(model.served, len(images), DECODED)
         with Visit(lane, len(images), deadline) as visit:
-            work = _Work(model, fetches, deadline, lane, visit)
+            work = _Work(model, fetches, deadline, visit)
 
             async def one(index: int) -> None:
                 try:
@@ -123,7 +123,7 @@ class ImageEmbedder:
         return vectors
 
     async def _embed_one(self, work: "_Work", image: str) -> Vectors:
-        model, fetches, deadline, lane, visit = work
+        model, fetches, deadline, visit = work
         fetched = is_url(image)
         async with AsyncExitStack() as in_triton:
             async with (
@@ -140,7 +140,7 @@ class ImageEmbedder:
                     model.version,
                     pixels[np.newaxis],
                     timeout=deadline.remaining(),
-                    queueing=Queueing(deadline.own, lane.bulk, turn),
+                    queueing=Queueing(deadline.own, turn),
                 )
             except TritonTimeout as error:
                 raise too_late() from error
@@ -153,7 +153,6 @@ class _Work(NamedTuple):
     model: ImageModel
     fetches: asyncio.Semaphore
     deadline: Deadline
-    lane: Lane
     visit: Visit
 
 

@@ -181,7 +181,7 @@ class TextEmbedder:
             tokens_of(model.served).inc(tokens)
             if len(rows) == 1 and rows[0].size:
                 with await visit.turn(1) as turn:
-                    vectors = await self._infer(model, rows[0].reshape(1, -1), asked, lane, turn)
+                    vectors = await self._infer(model, rows[0].reshape(1, -1), asked, turn)
                 return Embedded(vectors, tokens)
             vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
             jobs: list[tuple[list[int], TokenIds]] = []
@@ -197,7 +197,7 @@ class TextEmbedder:
 
             async def call(number: int, turn: Turn) -> None:
                 indices, some = jobs[number]
-                vectors[indices] = await self._infer(model, some, asked, lane, turn)
+                vectors[indices] = await self._infer(model, some, asked, turn)
 
             sizes = {number: len(indices) for number, (indices, _) in enumerate(jobs)}
             await in_turns(visit, sizes, call)
@@ -227,7 +227,7 @@ class TextEmbedder:
 
             async def call(number: int, turn: Turn) -> None:
                 row = rows[places[number]].reshape(1, -1)
-                found = await self._infer(model, row, asked, lane, turn, tokens=True)
+                found = await self._infer(model, row, asked, turn, tokens=True)
                 vectors[places[number]] = found[0]
 
             # Not all at once: each answer passes through the shared memory of Triton's backend.
@@ -251,14 +251,13 @@ class TextEmbedder:
         model: TextModel,
         rows: TokenIds,
         asked: "_Asked",
-        lane: Lane,
         turn: Turn,
         *,
         tokens: bool = False,
     ) -> Vectors:
         """Vectors float32 [b, D] of rows int64 [b, L]; with tokens those of each token, [b, L, H]."""
         remaining = asked.deadline.remaining()
-        queueing = Queueing(asked.deadline.own, lane.bulk, turn)
+        queueing = Queueing(asked.deadline.own, turn)
         try:
             return await self._triton.client.infer(
                 model.served, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing

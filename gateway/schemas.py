@@ -66,11 +66,22 @@ class _TuningFields(RequestBody):
     response_cache: bool | None = Field(
         None, description="Whether Triton keeps answers of this model, where it has a response cache."
     )
+    max_queue_size: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Requests that may wait in Triton's own queue, 0 for no bound. For a Triton that others "
+        "call too: with a bound, a request that comes alone while another is computed waits half a second.",
+    )
 
     def tuning(self) -> Tuning:
         """The fields as Triton's configuration knows them."""
         return Tuning(
-            self.max_batch_size, self.max_queue_delay_microseconds, self.instances, self.response_cache
+            self.max_batch_size,
+            self.max_queue_delay_microseconds,
+            self.instances,
+            self.response_cache,
+            self.max_queue_size,
         )
 
 

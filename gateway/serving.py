@@ -172,7 +172,7 @@ class Serving:
             raise TritonUnavailable("Triton was started again meanwhile")
 
     async def _verify(self, served: str, manifest: Manifest) -> None:
-        """The check, for as long as the model's process computes for it.
+        """The check, for as long as it goes on.
 
         The watch of `health.py` leaves a model alone that is being loaded.
 
@@ -180,13 +180,19 @@ class Serving:
             TritonUnavailable: the process has ended, or owed an answer and did nothing; it is ended then.
             InvalidModel, TritonError, RepositoryError: as `verify_part`.
         """
-        work = verify_part(self._triton.client, self._repository, served, manifest, self._timeout)
         stubs, loop = self._triton.stubs, asyncio.get_running_loop()
+        known = Watched(manifest.version, 0)
+
+        def note_answer() -> None:
+            known.asked, known.idle = loop.time(), 0
+
+        work = verify_part(
+            self._triton.client, self._repository, served, manifest, self._timeout, note_answer
+        )
         if stubs is None:
             await work
             return
         stubs.find()
-        known = Watched(manifest.version, 0, asked=loop.time())
         task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait({task}, timeout=LOOK))[0]:

@@ -5,6 +5,7 @@ cache entry, a mixed-up version, a racy kernel.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,16 @@ from triton_models.tokens import ROW_START, mark_past_cache
 
 
 async def verify_part(
-    client: TritonClient, repository: Repository, served: str, manifest: Manifest, timeout: float
+    client: TritonClient,
+    repository: Repository,
+    served: str,
+    manifest: Manifest,
+    timeout: float,
+    on_answer: Callable[[], None],
 ) -> None:
     """Compare what Triton answers with what was recorded: of a text model, or of either tower.
+
+    on_answer: called before the first question and after each answer.
 
     Raises:
         InvalidModel: a vector differs.
@@ -31,13 +39,20 @@ async def verify_part(
     """
     if manifest.tower == "image":
         images = await asyncio.to_thread(repository.load_image_check, served, manifest.version)
-        await verify_images(client, served, manifest, images, timeout)
+        await verify_images(client, served, manifest, images, timeout, on_answer)
     else:
         texts = await asyncio.to_thread(repository.load_check, served, manifest.version)
-        await verify(client, served, manifest, texts, timeout)
+        await verify(client, served, manifest, texts, timeout, on_answer)
 
 
-async def verify(client: TritonClient, served: str, manifest: Manifest, check: Check, timeout: float) -> None:
+async def verify(
+    client: TritonClient,
+    served: str,
+    manifest: Manifest,
+    check: Check,
+    timeout: float,
+    on_answer: Callable[[], None],
+) -> None:
     """Send the recorded rows as callers do, then alone and all at once past the cache; compare.
 
     Raises:
@@ -49,8 +64,10 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
 
     async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
         vectors = await client.infer(served, manifest.version, row, timeout=timeout)
+        on_answer()
         return np.asarray(vectors[0])
 
+    on_answer()
     cached = await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows))
     alone = [await infer(past_cache(row)) for row in rows]
     mixed = await asyncio.gather(*(infer(past_cache(row)) for row in rows))
@@ -58,7 +75,12 @@ async def verify(client: TritonClient, served: str, manifest: Manifest, check: C
 
 
 async def verify_images(
-    client: TritonClient, served: str, manifest: Manifest, check: ImageCheck, timeout: float
+    client: TritonClient,
+    served: str,
+    manifest: Manifest,
+    check: ImageCheck,
+    timeout: float,
+    on_answer: Callable[[], None],
 ) -> None:
     """The same with images.
 
@@ -68,8 +90,10 @@ async def verify_images(
 
     async def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         vectors = await client.infer_images(served, manifest.version, images, timeout=timeout)
+        on_answer()
         return np.asarray(vectors[0])
 
+    on_answer()
     each = [check.images[index : index + 1] for index in range(len(check.images))]
     cached = await asyncio.gather(*(infer(image) for image in each))
     alone = [await infer(beside_noise(image)) for image in each]

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from filelock import FileLock
 from tests.stock import BERT, STATIC, Stock
 
 ROOT = Path(__file__).parent.parent
+LOG_LINES = 30
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -102,6 +103,20 @@ class Server:
             yield self
         finally:
             self.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what its servers said last."""
+    report = yield
+    if report.failed:
+        for name, server in item.funcargs.items():
+            if isinstance(server, Server) and server.log.exists():
+                lines = server.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+                report.sections.append((f"log of {name}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(scope="session")

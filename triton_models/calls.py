@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT, PRIORITIES
+from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT
 from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
@@ -33,21 +33,17 @@ class Watcher(Protocol):
 class Queueing(NamedTuple):
     """How Triton's queue treats a call, and who is told when it has left.
 
-    expires: the request is dropped unless it is begun before the caller's limit; else before that of the
-    configuration. bulk: requests that are not may pass it. Neither is in the key of Triton's response cache,
-    nor keeps requests from being merged.
+    expires: where the configuration bounds the queue, the request is dropped there unless it is begun before
+    the caller's limit. Not in the key of Triton's response cache, and keeps no requests from being merged.
     """
 
     expires: bool = False
-    bulk: bool = False
     watcher: Watcher | None = None
 
     def apply(self, request: service_pb2.ModelInferRequest, timeout: float) -> None:
         """Write it into a request whose caller waits `timeout` seconds."""
         if self.expires:
             request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
-        if self.bulk:
-            request.parameters["priority"].uint64_param = PRIORITIES
 
 
 AS_CONFIGURED = Queueing()

@@ -39,15 +39,8 @@ DEFAULT_IMAGE_BATCH_SIZE = 64
 DEFAULT_MAX_BATCH_SIZE = 128
 """Rows that Triton merges into one execution at most; the reason is in docs/architecture.md."""
 
-
-MAX_QUEUE_SIZE = 4096
-"""Requests of one priority that may wait in Triton, from all front ends together; each sends far fewer."""
-
 QUEUE_TIMEOUT_MICROSECONDS = 120_000_000
-"""How long a request may wait in Triton's queue; its own `timeout`, a parameter, can only be shorter."""
-
-PRIORITIES = 2
-"""Levels of Triton's queue: what says nothing is of the first, bulk says the last."""
+"""How long a request may wait in a bounded queue; its own `timeout`, a parameter, can only be shorter."""
 
 
 class ConfigError(ValueError):
@@ -61,12 +54,14 @@ class Tuning:
     max_batch_size: rows merged into one execution, at least 1. max_queue_delay_microseconds: how long
     Triton holds a request back to merge more. instances: executions at a time, on each GPU or on the CPU.
     response_cache: whether Triton's cache, where it has one, keeps this model's answers.
+    max_queue_size: requests that may wait in Triton's own queue, 0 for no bound; see `_bound_queue`.
     """
 
     max_batch_size: int | None = None
     max_queue_delay_microseconds: int | None = None
     instances: int | None = None
     response_cache: bool | None = None
+    max_queue_size: int | None = None
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Tuning":
@@ -76,6 +71,7 @@ class Tuning:
             config.dynamic_batching.max_queue_delay_microseconds,
             config.instance_group[0].count if config.instance_group else 1,
             config.response_cache.enable,
+            config.dynamic_batching.default_queue_policy.max_queue_size,
         )
 
     def apply(self, config: ModelConfig) -> ModelConfig:
@@ -90,6 +86,8 @@ class Tuning:
             (tuned.instance_group or [tuned.instance_group.add()])[0].count = self.instances
         if self.response_cache is not None:
             tuned.response_cache.enable = self.response_cache
+        if self.max_queue_size is not None:
+            _bound_queue(tuned, self.max_queue_size)
         return tuned
 
 
@@ -123,7 +121,7 @@ def model_config(
         _add_text(config, manifest.dimensions)
     # KIND_AUTO, the default, is the GPU where Triton has one, else the CPU.
     config.instance_group.add(count=instances)
-    _add_queue(config)
+    config.dynamic_batching.SetInParent()
     config.response_cache.enable = True
     config.version_policy.specific.versions.append(manifest.version)
     if threads is not None:
@@ -149,17 +147,21 @@ def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) 
     config.output.add(name=IMAGE_OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
 
 
-def _add_queue(config: ModelConfig) -> None:
-    """The batcher's queue: bounded, and what has waited for too long is dropped without being computed."""
+def _bound_queue(config: ModelConfig, most: int) -> None:
+    """Bound the batcher's queue to `most` requests, and drop what has waited there for too long; 0: neither.
+
+    Any policy of the queue (a bound, a limit of time, priorities) makes Triton 2.51 prepare no batch while
+    one is computed, and then a request that comes meanwhile waits for the next one or for half a second.
+    """
     batching = config.dynamic_batching
-    # Of requests for one text or image, a batch is filled up with bulk; never the other way round.
-    batching.priority_levels = PRIORITIES
-    batching.default_priority_level = 1
-    policy = batching.default_queue_policy
-    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = QUEUE_TIMEOUT_MICROSECONDS
-    policy.allow_timeout_override = True
-    policy.max_queue_size = MAX_QUEUE_SIZE
+    for field in ("priority_levels", "default_priority_level", "default_queue_policy"):
+        batching.ClearField(field)
+    if most:
+        policy = batching.default_queue_policy
+        policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+        policy.default_timeout_microseconds = QUEUE_TIMEOUT_MICROSECONDS
+        policy.allow_timeout_override = True
+        policy.max_queue_size = most
 
 
 def to_text(config: ModelConfig) -> str:

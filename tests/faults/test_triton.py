@@ -26,6 +26,8 @@ from triton_models.backends.onnxruntime.model import TritonPythonModel as Awake
 
 class TritonPythonModel(Awake):
     def execute(self, requests):
+        if Path("{asleep}.little").exists():
+            time.sleep(0.7)
         while Path("{asleep}").exists():
             time.sleep(0.02)
         return super().execute(requests)
@@ -134,6 +136,20 @@ def test_a_model_that_blocks_in_the_check_of_its_load_is_loaded_again(
     note("a stub blocks while it is loaded", under)
     under.check()
     under.check(allowed=(), pool=BERT)
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_its_check_slowly_is_loaded(sleepy: Sleepy) -> None:
+    """Its process is idle whenever somebody looks: what it waits for is no fault of its own."""
+    little = sleepy.asleep.with_name("asleep.little")
+    little.touch()
+    try:
+        with sleepy.server.client() as client:
+            assert client.post("/unload_model", json={"model_name": OTHER}).status_code == 200
+            loaded = client.post("/load_sentence_transformer_model", json={"model_name": OTHER})
+        assert loaded.status_code == 200, loaded.text
+    finally:
+        little.unlink()
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ def test_a_damaged_file_is_told_and_harms_no_other(rng: random.Random, name: str
         with suppress(RepositoryError):
             config = made.config("owner_name")
             Tuning.of(config)
-            assert Tuning.of(Tuning(3, 4, 5, True).apply(config)) == Tuning(3, 4, 5, True)
+            assert Tuning.of(Tuning(3, 4, 5, True, 6).apply(config)) == Tuning(3, 4, 5, True, 6)
 
 
 def read_engine(made: Repository) -> Any:  # noqa: ANN401 - a file of JSON

@@ -176,6 +176,7 @@ def test_tuning_is_written_into_the_models_configuration(
         "max_queue_delay_microseconds": 100,
         "instances": 2,
         "response_cache": False,
+        "max_queue_size": 500,
     }
     answer = api.post(LOAD, json={"model_name": "tuned", **tuning})
     assert answer.json() == {"message": "Model tuned is loaded."}
@@ -205,6 +206,7 @@ def test_tuning_is_written_into_the_models_configuration(
         ("instances", 0),
         ("instances", "many"),
         ("response_cache", "perhaps"),
+        ("max_queue_size", -1),
     ],
 )
 def test_tuning_that_cannot_be(api: httpx.Client, name: str, value: object) -> None:

@@ -17,12 +17,7 @@ max_batch_size: 128
 input { name: "input_ids" data_type: TYPE_INT64 dims: -1 allow_ragged_batch: true }
 output { name: "sentence_embedding" data_type: TYPE_FP32 dims: 8 }
 instance_group { count: 1 }
-dynamic_batching {
-  priority_levels: 2 default_priority_level: 1
-  default_queue_policy {
-    default_timeout_microseconds: 120000000 allow_timeout_override: true max_queue_size: 4096
-  }
-}
+dynamic_batching { }
 backend: "onnxruntime"
 batch_input {
   kind: BATCH_ITEM_SHAPE target_name: "item_shape" data_type: TYPE_INT32 source_input: "input_ids"
@@ -42,12 +37,7 @@ max_batch_size: 64
 input { name: "image" data_type: TYPE_UINT8 dims: 4 dims: 6 dims: 3 }
 output { name: "image_embedding" data_type: TYPE_FP32 dims: 8 }
 instance_group { count: 1 }
-dynamic_batching {
-  priority_levels: 2 default_priority_level: 1
-  default_queue_policy {
-    default_timeout_microseconds: 120000000 allow_timeout_override: true max_queue_size: 4096
-  }
-}
+dynamic_batching { }
 backend: "onnxruntime"
 response_cache { enable: true }
 """

@@ -1,4 +1,4 @@
-"""Triton's queue: bounded, and what has waited too long is dropped without being computed."""
+"""Triton's own queue: nothing waits in it without need; bounded where an operator wants that."""
 
 import asyncio
 from typing import Any
@@ -10,24 +10,24 @@ from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, st
 from tests.triton_models.tiny_onnx import expected
 from triton_models.calls import Queueing
 from triton_models.client import TritonClient
-from triton_models.config import MAX_QUEUE_SIZE, Tuning, from_text, to_text
+from triton_models.config import Tuning
 from triton_models.errors import TritonError, TritonOverloaded, TritonTimeout
 from triton_models.manifest import Manifest
-from triton_models.repository import CONFIG
 
 HELD_MICROSECONDS = 1_000_000
 """So long Triton holds a request back in the hope of more: that is how the queue is filled here."""
 
+WORK = 1500
+"""Some tens of milliseconds of computation."""
 
-def held(triton: RunningTriton, name: str, **policy: int) -> Manifest:
+PAIRS = 20
+
+
+def held(triton: RunningTriton, name: str, max_queue_size: int) -> Manifest:
     """A model whose requests stay in the queue for a while."""
     recorded = install(triton.repository, name, seed=1)
-    path = triton.repository.version_dir(name).parent / CONFIG
-    config = from_text(path.read_text())
-    config.dynamic_batching.max_queue_delay_microseconds = HELD_MICROSECONDS
-    for field, value in policy.items():
-        setattr(config.dynamic_batching.default_queue_policy, field, value)
-    path.write_text(to_text(config))
+    tuning = Tuning(max_queue_delay_microseconds=HELD_MICROSECONDS, max_queue_size=max_queue_size)
+    triton.repository.set_config(name, tuning.apply(triton.repository.config(name)))
     return recorded
 
 
@@ -42,6 +42,31 @@ def on(triton: RunningTriton, name: str, work: Any) -> Any:  # noqa: ANN401 - an
 
 def row(number: int) -> Any:  # noqa: ANN401 - an array
     return np.array([[2, 3, number]], np.int64)
+
+
+def test_what_comes_while_another_is_computed_waits_for_that_alone(triton: RunningTriton) -> None:
+    """With a policy for its queue, Triton lets it wait until a third comes, or for half a second."""
+    recorded = install(triton.repository, "alone", seed=1, work=WORK)
+
+    async def work(client: TritonClient) -> None:
+        async def ask(number: int, after: float) -> None:
+            await asyncio.sleep(after)
+            await client.infer("alone", recorded.version, row(number), timeout=20)
+
+        await ask(4, 0.0)
+        before = await statistics(client, "alone", inferences=1)
+        # Random moments: some of the second ones come in the middle of the first's computation.
+        for pair in range(PAIRS):
+            await asyncio.gather(ask(10 + 2 * pair, 0.0), ask(11 + 2 * pair, 0.003 * pair))
+        after = await statistics(client, "alone", inferences=1 + 2 * PAIRS)
+
+        def spent(what: str) -> int:
+            found = [one["inference_stats"][what]["ns"] for one in (before, after)]
+            return int(found[1]) - int(found[0])
+
+        assert spent("queue") < spent("compute_infer")
+
+    on(triton, "alone", work)
 
 
 def test_a_full_queue_refuses_and_remembers_no_refusal(triton: RunningTriton) -> None:
@@ -62,28 +87,8 @@ def test_a_full_queue_refuses_and_remembers_no_refusal(triton: RunningTriton) ->
     on(triton, "full", work)
 
 
-def test_the_bound_that_a_conversion_writes(triton: RunningTriton) -> None:
-    """Nothing is set here but what holds requests back: so many rows to a batch that they never come."""
-    recorded = install(triton.repository, "bounded", seed=1)
-    tuning = Tuning(max_batch_size=10 * MAX_QUEUE_SIZE, max_queue_delay_microseconds=8_000_000)
-    triton.repository.set_config("bounded", tuning.apply(triton.repository.config("bounded")))
-
-    async def work(client: TritonClient) -> None:
-        more = 300
-        calls = [
-            client.infer("bounded", recorded.version, np.array([divmod(number, 100)]), timeout=60)
-            for number in range(MAX_QUEUE_SIZE + more)
-        ]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        refused = [answer for answer in answers if isinstance(answer, BaseException)]
-        assert len(refused) == more
-        assert all(isinstance(answer, TritonOverloaded) for answer in refused)
-
-    on(triton, "bounded", work)
-
-
 def test_what_expires_in_the_queue_is_not_computed(triton: RunningTriton) -> None:
-    recorded = held(triton, "late")
+    recorded = held(triton, "late", max_queue_size=100)
 
     async def work(client: TritonClient) -> None:
         for rows, expires in ((row(4), True), (row(5), False)):
@@ -102,11 +107,11 @@ def test_what_expires_in_the_queue_is_not_computed(triton: RunningTriton) -> Non
 
 
 def test_how_long_it_may_wait_splits_no_batch_and_is_not_in_the_cache_key(triton: RunningTriton) -> None:
-    recorded = held(triton, "merged_limits")
+    recorded = held(triton, "merged_limits", max_queue_size=100)
 
     async def work(client: TritonClient) -> None:
         async def ask(number: int, seconds: float) -> Any:  # noqa: ANN401
-            queueing = Queueing(expires=number % 2 == 0, bulk=number % 3 == 0)
+            queueing = Queueing(expires=number % 2 == 0)
             return await client.infer(
                 "merged_limits", recorded.version, row(number), timeout=seconds, queueing=queueing
             )
