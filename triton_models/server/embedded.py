@@ -26,9 +26,6 @@ EXIT_SECONDS = 5
 """How long Triton may take to stop before it is killed; with a dead stub it would take all of it."""
 
 _READY_POLL_SECONDS = 0.05
-
-# glibc's malloc: with more heaps than one, what each load leaves behind is scattered, and Triton only grows.
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
 
 
@@ -119,7 +116,7 @@ class EmbeddedTriton:
             self._process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), str(binary.server)],
                 *arguments,
-                env=_ENVIRONMENT | binary.environment,
+                env=binary.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
