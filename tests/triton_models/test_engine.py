@@ -85,3 +85,35 @@ def test_openvino_gives_texts_their_vectors_and_leaves_tokens_to_onnx_runtime(tm
     np.testing.assert_array_equal(_run_tokens(engine, rows), table(1)[np.concatenate(rows)])
     with pytest.raises(ValueError, match="lengths"):
         engine.run_tokens(np.arange(5), np.array([4], np.int32))
+
+
+AT_ONCE = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from triton_models.backends.onnxruntime.sessions import OpenVinoSession
+
+session = OpenVinoSession(Path(sys.argv[1]), 2, "fp32", 2)
+together, vectors = threading.Barrier(2), []
+sys.setswitchinterval(1e-6)
+
+def run():
+    together.wait()
+    vectors.append(session.run(np.arange(3), np.array([3], np.int32)))
+
+threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+assert np.array_equal(*vectors)
+"""
+"""The first two runs of a process, at the same moment."""
+
+
+def test_the_first_runs_of_openvino_may_come_together(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.onnx", seed=1)
+    # In a run of OpenVINO's bindings as they are, two of three hang.
+    for _ in range(5):
+        command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "model.onnx")]
+        subprocess.run(command, cwd=PROJECT, check=True, timeout=60)
