@@ -139,8 +139,8 @@ class OpenVinoSession:
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
         if streams > 1:
-            # The first run of a process sets up OpenVINO's bindings. Two at once wait for each other for ever:
-            # one has a guard of C++ and waits for Python's lock, the other has that and waits for the guard.
+            # The first run of a process sets up OpenVINO's bindings. Two at once wait for each other for
+            # ever: one has a guard of C++ and waits for Python's lock, the other has that lock.
             self.run(np.zeros(1, np.int64), np.ones(1, np.int32))
 
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
