@@ -41,6 +41,11 @@ class Caller:
         if self._watching is not None:
             self._watching.cancel()
 
+    def end(self) -> None:
+        """The request is over. Its task's context holds this: neither must wait for a garbage collection."""
+        self.close()
+        self._task = self._timer = self._watching = None
+
     def until_answered(self, send: Send) -> Send:
         """`send` that closes this first: after an answer, what comes is of the next request."""
 

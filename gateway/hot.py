@@ -152,7 +152,7 @@ class Hot:
             caller.accept_end()
             await response_to(ClientDisconnect(), scope)(scope, receive, send)
         finally:
-            caller.close()
+            caller.end()
 
     async def _handle(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         route = ROUTES.get(scope["path"]) if scope["method"] == "POST" else None

@@ -1,6 +1,7 @@
 """The embedding routes ahead of FastAPI answer as FastAPI's own routes do."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from app import create_app
 from gateway import errors, hot
 from gateway.bodies import Bodies
+from gateway.callers import WATCHED_AFTER, watch_caller
 from gateway.forms import Vectors
 from gateway.inference import Embedded
 from gateway.references import Reference
@@ -171,3 +173,43 @@ def test_a_client_that_goes_away_is_no_failure_of_the_server(caplog: pytest.LogC
     asyncio.run(app(scope, receive, send))
     assert requests_counted("/infer_text", errors.CLIENT_GONE) == before + 1
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_request_leaves_nothing_to_the_garbage_collector(waits: bool) -> None:
+    """What it leaves makes collections, and those pauses for all that are under way."""
+    answered = []
+
+    async def inner(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - of ASGI
+        if waits:
+            watch_caller()
+            await asyncio.sleep(2 * WATCHED_AFTER)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(3600)
+        return {}
+
+    async def send(message: Any) -> None:  # noqa: ANN401 - as above
+        answered.append(message)
+
+    async def requests(number: int) -> None:
+        layer = hot.Hot(inner)
+        scope = {"type": "http", "method": "GET", "path": "/"}
+        await asyncio.gather(*(layer(dict(scope), receive, send) for _ in range(number)))
+
+    async def left_by(number: int) -> int:
+        await requests(number)
+        await asyncio.sleep(0)
+        gc.collect()
+        gc.disable()
+        await requests(number)
+        await asyncio.sleep(0)
+        return gc.collect()
+
+    try:
+        assert asyncio.run(left_by(100)) < 100
+    finally:
+        gc.enable()
+    assert len(answered) == 400
