@@ -9,7 +9,7 @@ import time
 
 from gateway.capacity import Capacity
 from gateway.catalog import Catalog
-from gateway.errors import GatewayError, ModelConflict
+from gateway.errors import GatewayError
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
 from gateway.references import Reference
@@ -120,9 +120,6 @@ class Restorer:
         try:
             await self._lifecycle.restore(served)
             self._retry.pop(served, None)
-        except ModelConflict as error:
-            # Somebody unloads or deletes it in this moment: the next look sees what is wanted then.
-            log.debug("%s is not restored: %s", served, error)
         except (GatewayError, TritonError, RepositoryError) as error:
             first, longest = BACKOFF
             wait = min(longest, 2 * self._retry.get(served, (0.0, first / 2))[1])

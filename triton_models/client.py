@@ -121,8 +121,7 @@ class TritonClient:
         queueing: Queueing,
     ) -> NDArray[np.float32] | None:
         """The answer as it comes, float32 [*leading, D]; None for an answer without a vector."""
-        if queueing is not AS_CONFIGURED:
-            queueing.apply(request, timeout)
+        queueing.apply(request, timeout)
         try:
             response = await uncancelled(next(self._turn), request, timeout, queueing.watcher)
         except grpc.aio.AioRpcError as error:
