@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from gateway import errors, openapi
+from gateway import errors, openapi, tracing
 from gateway.access import Guard, Keys
 from gateway.answers import DTYPE_HEADER, SHAPE_HEADER
 from gateway.dialects import openai, original, tei, weaviate
@@ -28,8 +28,8 @@ from gateway.rates import RateLimit
 from gateway.routes import router
 from gateway.services import running
 from gateway.settings import SECRETS, Settings, SettingsError, read_settings
+from gateway.shedding import STATE, Shedder
 from gateway.shutdown import Shutdown
-from gateway.tracing import traced
 from triton_models.errors import EmbeddedTritonError
 from triton_models.server.embedded import check_embedded, state_directory
 
@@ -51,12 +51,15 @@ def create_app(settings: Settings) -> FastAPI:
     )
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Shedder | None]]:
         async with running(settings, shutdown) as services:
             app.state.services = services
             collect_less()
             warn_when_open(settings)
-            yield
+            # A refusal by it is in no trace and no line of the log.
+            sheds = not tracing.is_on() and settings.log_level != "debug"
+            shedder = Shedder(services.embedder, keys(settings), shutdown) if sheds else None
+            yield {STATE: shedder}
 
     # With the scripts of /docs in its package: the page needs no other host.
     app = FastAPIOffline(
@@ -73,15 +76,19 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.state.cors_origins = settings.cors_origins
-    app.middleware_stack = traced(around(Hot(app.build_middleware_stack()), settings, shutdown))
+    app.middleware_stack = tracing.traced(around(Hot(app.build_middleware_stack()), settings, shutdown))
     return app
+
+
+def keys(settings: Settings) -> Keys:
+    """Those that the operator gave."""
+    return Keys(settings.api_keys, settings.admin_api_keys)
 
 
 def around(inner: ASGIApp, settings: Settings, shutdown: Shutdown) -> ASGIApp:
     """The layers before routing: outermost, where add_middleware would put three of FastAPI's around them."""
     rate = None if settings.rate_limit is None else RateLimit(settings.rate_limit)
-    keys = Keys(settings.api_keys, settings.admin_api_keys)
-    guarded: ASGIApp = Guard(inner, keys, rate, settings.max_body_bytes)
+    guarded: ASGIApp = Guard(inner, keys(settings), rate, settings.max_body_bytes)
     if settings.cors_origins:
         # Around the keys: a browser asks without one whether it may send one, and must be let read refusals.
         guarded = CORSMiddleware(

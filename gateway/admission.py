@@ -47,13 +47,30 @@ RATE_SECONDS = 0.5
 """Of work, over which the rate is measured."""
 
 
+class Overload:
+    """Whether any lane has refused a request lately."""
+
+    __slots__ = ("_refused",)
+
+    def __init__(self) -> None:
+        self._refused = -math.inf
+
+    def note(self) -> None:
+        """A request is refused."""
+        self._refused = monotonic()
+
+    def lasts(self) -> bool:
+        """Whether more are likely to be."""
+        return monotonic() - self._refused < OVERLOAD_SECONDS
+
+
 class Lane:
     """The requests of one kind for one model; for one event loop.
 
-    served: name in Triton. bulk: of many inputs each. most_rows: MAX_QUEUED_ROWS.
+    served: name in Triton. bulk: of many inputs each. most_rows: MAX_QUEUED_ROWS. any_lane: of all lanes.
     """
 
-    def __init__(self, served: str, *, bulk: bool, most_rows: int) -> None:
+    def __init__(self, served: str, *, bulk: bool, most_rows: int, any_lane: Overload) -> None:
         self.bulk = bulk
         self.window = LEAST_WINDOW
         self._timely = math.inf
@@ -64,7 +81,8 @@ class Lane:
         self._in_triton = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._shown = 0
-        self._refused = -math.inf
+        self._any_lane = any_lane
+        self._overload = Overload()
         # Rows done and seconds of work since the rate was last measured, and since when there is work.
         self._done, self._worked, self._since = 0, 0.0, 0.0
         self._measures = False
@@ -76,14 +94,21 @@ class Lane:
         Raises:
             Overloaded: it would have to wait for too long.
         """
-        if self.waiting and self._is_full(rows):
-            self._metrics.refused.inc()
-            raise Overloaded(
-                f"the model's queue is full: {self.waiting} inputs are waiting; retry later, or send less",
-                self.retry_after(),
-            )
+        if (refusal := self.refusal(rows)) is not None:
+            raise refusal
         self.requests += 1
         self.waiting += rows
+
+    def refusal(self, rows: int) -> Overloaded | None:
+        """What a request is told that would have to wait for too long; it is counted."""
+        if not self.waiting or not self._is_full(rows):
+            return None
+        self._any_lane.note()
+        self._metrics.refused.inc()
+        return Overloaded(
+            f"the model's queue is full: {self.waiting} inputs are waiting; retry later, or send less",
+            self.retry_after(),
+        )
 
     def leave(self, rows: int, error: type[BaseException] | None) -> None:
         """A request is over; `rows` of it have not gone to Triton. error: how it ended."""
@@ -111,12 +136,10 @@ class Lane:
             return True
         if self.requests < AT_ONCE or self.waiting < OVERLOAD_ROWS:
             return False
-        now = monotonic()
-        overloaded = now - self._refused < OVERLOAD_SECONDS
         burst = BURST_ROWS if self._rate is None else min(BURST_ROWS, self._rate * BURST_SECONDS)
-        if not overloaded and self.waiting + self._in_triton + rows <= burst:
+        if not self._overload.lasts() and self.waiting + self._in_triton + rows <= burst:
             return False
-        self._refused = now
+        self._overload.note()
         return True
 
     def show(self) -> None:
@@ -205,6 +228,7 @@ class Admission:
 
     def __init__(self, most_rows: int) -> None:
         self._most_rows = most_rows
+        self.overload = Overload()
         self._lanes: dict[tuple[str, bool], Lane] = {}
 
     def lane(self, served: str, inputs: int, window: int) -> Lane:
@@ -212,7 +236,9 @@ class Admission:
         key = (served, inputs > FEW)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(served, bulk=key[1], most_rows=self._most_rows)
+            lane = self._lanes[key] = Lane(
+                served, bulk=key[1], most_rows=self._most_rows, any_lane=self.overload
+            )
         lane.window = max(LEAST_WINDOW, window)
         return lane
 

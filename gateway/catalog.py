@@ -75,13 +75,17 @@ class Models(Generic[Kept]):
     def __contains__(self, reference: Reference) -> bool:
         return reference in self._models
 
+    def known(self, reference: Reference) -> Kept | None:
+        """The model, if it was asked for before."""
+        return self._models.get(reference)
+
     async def get(self, reference: Reference) -> Kept:
         """The model.
 
         Raises:
             ModelNotFound: it has not been converted, or another model holds its served name.
         """
-        return self._models.get(reference) or await self.refresh(reference)
+        return self.known(reference) or await self.refresh(reference)
 
     async def refresh(self, reference: Reference) -> Kept:
         """Read the model again.

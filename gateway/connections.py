@@ -3,15 +3,20 @@
 uvicorn waits without end for the rest of a request, and keeps what has come of its head. Here a connection is
 looked at every STALLED_SECONDS, which costs a request nothing.
 
+In an overload a request that has come whole may be refused here, see `shedding.py`.
+
 Used by `python app.py`, and by `uvicorn app:app --http gateway.connections:Connection`.
 """
 
 import asyncio
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.access import MAX_HEADER_BYTES, MAX_URL_BYTES
+from gateway.bodies import SMALL
+from gateway.shedding import STATE, Shedder
 
 STALLED_SECONDS = 20.0
 """For the whole head of a request; for the next part of its body; for taking a part of the answer."""
@@ -36,6 +41,8 @@ class Connection(HttpToolsProtocol):
         self._coming: RequestResponseCycle | None = None
         self._going: tuple[RequestResponseCycle, int] | None = None
         self._watch = self.loop.call_later(STALLED_SECONDS, self._look)
+        self._shedder: Shedder | None = self.app_state.get(STATE)
+        self._held: bytearray | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the watch too."""
@@ -59,15 +66,64 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """The head is there: make a request of it, unless it is one that may be refused as it is."""
         self._head_since = None
         self._head_bytes = 0
+        if self._shedder is not None and self._shedder.concerns(self.url) and self._is_plain():
+            self._held = bytearray()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body has come."""
+        if self._held is None:
+            super().on_body(body)
+            return
+        self._held += body
+        if len(self._held) > SMALL:
+            self._let_in()
+
+    def on_message_complete(self) -> None:
+        """All of a request has come; one that was held is refused or let in."""
+        if self._held is not None:
+            assert self._shedder is not None
+            refusal = self._shedder.refusal(self.url, self.headers, bytes(self._held))
+            if refusal is not None:
+                self._held = None
+                self._write(HTTPStatus(refusal.status_code), refusal.raw_headers, bytes(refusal.body))
+                self.on_response_complete()
+                return
+            self._let_in()
+        super().on_message_complete()
+
+    def _is_plain(self) -> bool:
+        """Whether it is a POST, and all that there is to its answer is to write it."""
+        return (
+            self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.root_path
+            and not (self.config.access_log and self.access_log)
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _let_in(self) -> None:
+        """Make a request of what was held."""
+        held, self._held = self._held, None
         super().on_headers_complete()
+        if held:
+            super().on_body(bytes(held))
 
     def _look(self) -> None:
         """End the connection if its client stalls."""
         self._watch = self.loop.call_later(STALLED_SECONDS, self._look)
-        if self._stalls_answer():
+        if self._held is not None and not self.transport.is_closing():
+            # From here on it is looked at as any other.
+            self._let_in()
+        elif self._stalls_answer():
             # What waits for it is thrown away.
             self.transport.abort()
         elif self._fresh:
@@ -108,15 +164,18 @@ class Connection(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = b'{"detail": "%s"}' % reason.encode()
-            fields = (
-                *self.server_state.default_headers,
+            headers = (
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),
                 (b"connection", b"close"),
             )
-            lines = (
-                b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
-                *(b"%s: %s" % one for one in fields),
-            )
-            self.transport.write(b"\r\n".join((*lines, b"", body)))
+            self._write(status, headers, body)
         self.transport.close()
+
+    def _write(self, status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer."""
+        lines = (
+            b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
+            *(b"%s: %s" % one for one in (*self.server_state.default_headers, *headers)),
+        )
+        self.transport.write(b"\r\n".join((*lines, b"", body)))

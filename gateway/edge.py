@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,7 +35,7 @@ class Edge:
             return
         start = time.perf_counter()
         status = 500
-        request_id = id_of(scope)
+        request_id = id_of(scope["headers"])
         REQUEST_ID.set(request_id)
         header = (REQUEST_ID_HEADER, request_id.encode())
 
@@ -57,9 +58,9 @@ class Edge:
                 _log_request(scope["method"], route, status, seconds)
 
 
-def id_of(scope: Scope) -> str:
+def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that the caller gave its request, where it can stand in a log, else a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == REQUEST_ID_HEADER and _SANE.fullmatch(value):
             return str(value, "ascii")
     # To tell requests apart, not to keep anything secret.

@@ -21,6 +21,7 @@ from gateway.dialects import openai
 from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
 from gateway.errors import Unavailable, response_to
 from gateway.forms import Vectors
+from gateway.references import Reference
 from gateway.services import Services
 from gateway.verified import ANSWERED
 
@@ -112,21 +113,29 @@ async def _both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any
                 task.exception()
 
 
+def asked(body: InferRequest | InferTextRequest) -> tuple[Reference, int] | None:
+    """The model and the number of texts that a body asks for; None where it asks for images."""
+    if body.text is None or (isinstance(body, InferRequest) and body.image is not None):
+        return None
+    return body.reference(), 1 if isinstance(body.text, str) else len(body.text)
+
+
 class HotRoute(NamedTuple):
-    """A route; `path` is read by the metrics, as of FastAPI's routes."""
+    """A route; `path` is read by the metrics, as of FastAPI's routes. asked: for `shedding.py`."""
 
     path: str
     schema: type[BaseModel]
     answer: Callable[[Services, Any, float, str], Awaitable[Answer]]
+    asked: Callable[[Any], tuple[Reference, int] | None]
 
 
 ROUTES = {
     route.path: route
     for route in (
-        HotRoute("/infer", InferRequest, infer),
-        HotRoute("/infer_text", InferTextRequest, infer_text),
-        HotRoute("/infer_image", InferImageRequest, infer_image),
-        HotRoute("/v1/embeddings", openai.EmbeddingsRequest, openai.embeddings),
+        HotRoute("/infer", InferRequest, infer, asked),
+        HotRoute("/infer_text", InferTextRequest, infer_text, asked),
+        HotRoute("/infer_image", InferImageRequest, infer_image, lambda _: None),
+        HotRoute("/v1/embeddings", openai.EmbeddingsRequest, openai.embeddings, openai.asked),
     )
 }
 

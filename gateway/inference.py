@@ -17,7 +17,7 @@ from gateway.admission import FEW, Admission, Lane
 from gateway.callers import watch_caller
 from gateway.catalog import Catalog, TextModel, no_tokens
 from gateway.deadlines import Deadline, too_late
-from gateway.errors import InvalidInput, TooLarge, Unsupported
+from gateway.errors import InvalidInput, Overloaded, TooLarge, Unsupported
 from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
@@ -126,6 +126,22 @@ class TextEmbedder:
         _, vectors = await self._answer(reference, self._asked(texts, options, field), self._embed_tokens)
         return vectors
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether a request has been refused lately for what was waiting, of any model."""
+        return self._admission.overload.lasts()
+
+    def refusal(self, reference: Reference, texts: int) -> Overloaded | None:
+        """What a request for so many texts would be told by `embed`, if it is that too many are waiting.
+
+        Raises:
+            Unavailable: the model is known not to answer.
+        """
+        model = self._catalog.texts.known(reference)
+        if model is None or not self._verified.knows(model):
+            return None
+        return self._lane(model, texts).refusal(texts)
+
     async def model(self, reference: Reference) -> TextModel:
         """What is known of a model that is loaded: its tokenizer, its manifest.
 
@@ -167,12 +183,12 @@ class TextEmbedder:
         texts_of(model.served).inc(len(asked.texts))
         return model, found
 
-    def _lane(self, model: TextModel, asked: "_Asked") -> Lane:
+    def _lane(self, model: TextModel, texts: int) -> Lane:
         window = int(model.max_rows * BATCHES_IN_TRITON)
-        return self._admission.lane(model.served, len(asked.texts), window)
+        return self._admission.lane(model.served, texts, window)
 
     async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
-        lane = self._lane(model, asked)
+        lane = self._lane(model, len(asked.texts))
         with Visit(lane, len(asked.texts), asked.deadline) as visit:
             most = min(GROUP_ROWS, model.max_rows) if lane.bulk else 1
             if lane.bulk:
@@ -210,7 +226,7 @@ class TextEmbedder:
         dimensions = model.manifest.token_dimensions
         if dimensions is None:
             raise Unsupported(no_tokens(model))
-        lane = self._lane(model, asked)
+        lane = self._lane(model, len(asked.texts))
         with Visit(lane, len(asked.texts), asked.deadline) as visit:
             if lane.bulk:
                 await visit.hold(1)

@@ -69,6 +69,11 @@ def recorded(name: str, *, kind: "SpanKind | None" = None, **options: Any) -> "I
             raise
 
 
+def is_on() -> bool:
+    """Whether `traced` found traces on."""
+    return _tracer is not None
+
+
 def traced(app: ASGIApp) -> ASGIApp:
     """The application, with traces where they are on.
 

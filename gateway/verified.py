@@ -71,11 +71,10 @@ class Verified:
         Raises:
             ModelConflict, ModelNotFound, Unavailable: why not; that it is known not to answer, among others.
         """
-        reference, served = model.reference, model.served
-        self._monitor.require(served)
-        key = (model.version, self._triton.generation)
-        if self._known.get(served) == key:
+        if self.knows(model):
             return
+        # Of the Triton of this moment, whatever comes while the state is read.
+        reference, served, key = model.reference, model.served, self._key(model)
         state = await asyncio.to_thread(self._repository.state, served)
         if state.activity in ("unloading", "deleting"):
             raise ModelConflict(f"model {reference} is being unloaded; load it again to use it")
@@ -84,3 +83,15 @@ class Verified:
         if not state.wanted:
             raise not_loaded(reference)
         self._known[served] = key
+
+    def knows(self, model: TextModel | ImageModel) -> bool:
+        """Whether the load of this version is known to have ended with its check.
+
+        Raises:
+            Unavailable: the model is known not to answer.
+        """
+        self._monitor.require(model.served)
+        return self._known.get(model.served) == self._key(model)
+
+    def _key(self, model: TextModel | ImageModel) -> tuple[int, int]:
+        return model.version, self._triton.generation

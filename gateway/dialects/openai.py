@@ -21,6 +21,7 @@ from gateway.embedding_schemas import Deadline, TextFields
 from gateway.errors import EmptyInput, InvalidInput, ModelNotFound
 from gateway.forms import Vectors
 from gateway.openapi import responses
+from gateway.references import Reference
 from gateway.routing import json, json_body, services, written
 from gateway.schemas import IMAGE_EXAMPLE, MODEL_EXAMPLE
 from gateway.services import Services
@@ -193,6 +194,17 @@ async def embed(services: Services, body: EmbeddingsRequest) -> tuple[Vectors, i
             field="input",
             timeout_ms=body.timeout_ms,
         )
+
+
+def asked(body: EmbeddingsRequest) -> tuple[Reference, int] | None:
+    """The model and the number of texts that a body asks for; None where it asks for images.
+
+    Raises:
+        InvalidModelName: no model can have this name.
+    """
+    if body.modality == "image":
+        return None
+    return Reference.parse(body.model), len(as_list(body.input)[0])
 
 
 def as_list(given: Any) -> tuple[list[Any], bool]:  # noqa: ANN401 - `Input`
