@@ -9,6 +9,7 @@ other is; within a lane a request has one place in the queue at a time, so that 
 import asyncio
 import math
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 
 from gateway.callers import watch_caller
@@ -83,6 +84,7 @@ class Lane:
         self._shown = 0
         self._any_lane = any_lane
         self._overload = Overload()
+        self._coming: list[int] = []
         # Rows done and seconds of work since the rate was last measured, and since when there is work.
         self._done, self._worked, self._since = 0, 0.0, 0.0
         self._measures = False
@@ -94,14 +96,24 @@ class Lane:
         Raises:
             Overloaded: it would have to wait for too long.
         """
-        if (refusal := self.refusal(rows)) is not None:
+        if (refusal := self._refusal(rows)) is not None:
             raise refusal
         self.requests += 1
         self.waiting += rows
 
-    def refusal(self, rows: int) -> Overloaded | None:
-        """What a request is told that would have to wait for too long; it is counted."""
-        if not self.waiting or not self._is_full(rows):
+    def early_refusal(self, rows: int) -> Overloaded | None:
+        """What a request would be told by `arrive`; if it is nothing, it arrives in the loop's next turn."""
+        refusal = self._refusal(rows, self._coming)
+        if refusal is None:
+            if not self._coming:
+                asyncio.get_running_loop().call_soon(self._coming.clear)
+            self._coming.append(rows)
+        return refusal
+
+    def _refusal(self, rows: int, ahead: Sequence[int] = ()) -> Overloaded | None:
+        """What a request is told that would have to wait for too long; ahead: rows of those before it."""
+        waiting = self.waiting + sum(ahead)
+        if not waiting or not self._is_full(rows, waiting, self.requests + len(ahead)):
             return None
         self._any_lane.note()
         self._metrics.refused.inc()
@@ -131,13 +143,13 @@ class Lane:
             rate = self._done / max(self._worked + monotonic() - self._since, 0.001)
         return min(LONGEST_RETRY, math.ceil(self.waiting / rate)) if rate else 1
 
-    def _is_full(self, rows: int) -> bool:
-        if self.waiting + rows > self._most_rows:
+    def _is_full(self, rows: int, waiting: int, requests: int) -> bool:
+        if waiting + rows > self._most_rows:
             return True
-        if self.requests < AT_ONCE or self.waiting < OVERLOAD_ROWS:
+        if requests < AT_ONCE or waiting < OVERLOAD_ROWS:
             return False
         burst = BURST_ROWS if self._rate is None else min(BURST_ROWS, self._rate * BURST_SECONDS)
-        if not self._overload.lasts() and self.waiting + self._in_triton + rows <= burst:
+        if not self._overload.lasts() and waiting + self._in_triton + rows <= burst:
             return False
         self._overload.note()
         return True

@@ -131,8 +131,10 @@ class TextEmbedder:
         """Whether a request has been refused lately for what was waiting, of any model."""
         return self._admission.overload.lasts()
 
-    def refusal(self, reference: Reference, texts: int) -> Overloaded | None:
+    def early_refusal(self, reference: Reference, texts: int) -> Overloaded | None:
         """What a request for so many texts would be told by `embed`, if it is that too many are waiting.
+
+        If it is not, the request must come in the event loop's next turn.
 
         Raises:
             Unavailable: the model is known not to answer.
@@ -140,7 +142,7 @@ class TextEmbedder:
         model = self._catalog.texts.known(reference)
         if model is None or not self._verified.knows(model):
             return None
-        return self._lane(model, texts).refusal(texts)
+        return self._lane(model, texts).early_refusal(texts)
 
     async def model(self, reference: Reference) -> TextModel:
         """What is known of a model that is loaded: its tokenizer, its manifest.

@@ -50,7 +50,7 @@ class Shedder:
         route = _ROUTES[url]
         try:
             asked = route.asked(parse(route.schema, body))
-            refused = None if asked is None else self._embedder.refusal(*asked)
+            refused = None if asked is None else self._embedder.early_refusal(*asked)
         except (GatewayError, InvalidModelName):
             # It is told so once it is in.
             return None

@@ -134,6 +134,26 @@ def test_hundreds_of_singles_at_once_are_let_in_and_an_overload_keeps_the_queue_
     asyncio.run(run())
 
 
+def test_what_is_let_in_early_counts_before_it_arrives() -> None:
+    """Many requests come in one turn of the loop: each is judged with those before it."""
+
+    async def run() -> None:
+        small, model = lane(most_rows=40), Model()
+        tasks = await started(
+            ask(small, model, "first", [1] * LEAST_WINDOW), ask(small, model, "next", [1] * 30)
+        )
+        assert small.waiting == 30
+        for _ in range(2):
+            assert [small.early_refusal(2) is None for _ in range(8)] == [True] * 5 + [False] * 3
+            # They did not arrive after all.
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
 def test_retry_after_is_the_queue_over_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = time.monotonic()
     monkeypatch.setattr("gateway.admission.monotonic", lambda: clock)

@@ -45,7 +45,7 @@ class Embedder:
         self.asked: list[int] = []
         self.refused: list[int] = []
 
-    def refusal(self, reference: Reference, texts: int) -> Overloaded | None:
+    def early_refusal(self, reference: Reference, texts: int) -> Overloaded | None:
         if reference.model_name != FULL:
             return None
         self.refused.append(texts)
@@ -53,7 +53,7 @@ class Embedder:
 
     async def embed(self, reference: Reference, texts: list[str], **_: Any) -> Embedded:  # noqa: ANN401
         self.asked.append(len(texts))
-        if (refusal := self.refusal(reference, len(texts))) is not None:
+        if (refusal := self.early_refusal(reference, len(texts))) is not None:
             raise refusal
         return Embedded(np.full((len(texts), 2), 0.5, np.float32), len(texts))
 
