@@ -246,6 +246,20 @@ def test_a_body_that_does_not_come_ends_the_connection(
     assert embedder.asked == embedder.refused == []
 
 
+def test_a_body_that_takes_long_is_waited_for(
+    port: int, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_SECONDS", 0.2)
+    content = json.dumps(body("/infer_text", FREE, "a" * 20 * (1 << 14))).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head(len(content)))
+        for start in range(0, len(content), 1 << 14):
+            connection.sendall(content[start : start + (1 << 14)])
+            time.sleep(0.05)
+        assert statuses(connection, 1) == [200]
+    assert embedder.asked == [1]
+
+
 def test_a_client_that_goes_while_its_body_comes_leaves_nothing(port: int, embedder: Embedder) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(head(100) + b"{")
