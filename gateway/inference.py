@@ -7,7 +7,6 @@ How much of it is in Triton at a time, `admission.py` says.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +21,7 @@ from gateway.forms import Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
-from gateway.tokenizer import TokenIds, Tokenized
+from gateway.tokenizer import TokenIds, Tokenized, group
 from gateway.turns import Turn, Visit, in_turns
 from gateway.verified import Verified
 from triton_models.calls import Queueing
@@ -295,15 +294,3 @@ class _Asked(NamedTuple):
     options: TextOptions
     field: str
     deadline: Deadline
-
-
-def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
-    """Indices of rows of equal length, at most `most` in a group."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        by_length[row.size].append(index)
-    return [
-        indices[start : start + most]
-        for indices in by_length.values()
-        for start in range(0, len(indices), most)
-    ]

@@ -4,6 +4,7 @@ Knows nothing about Triton.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -238,3 +239,15 @@ def _read(path: Path, sha256: str | None) -> TokenizerFile:
         # Another tokenizer would give other ids, and the model wrong vectors without an error.
         raise DamagedModel(problem)
     return file
+
+
+def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
+    """Indices of rows of equal length, at most `most` in a group."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_length[row.size].append(index)
+    return [
+        indices[start : start + most]
+        for indices in by_length.values()
+        for start in range(0, len(indices), most)
+    ]

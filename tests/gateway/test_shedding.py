@@ -260,17 +260,6 @@ def test_a_body_that_takes_long_is_waited_for(
     assert embedder.asked == [1]
 
 
-def test_a_client_that_goes_while_its_body_comes_leaves_nothing(port: int, embedder: Embedder) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(head(100) + b"{")
-        time.sleep(0.2)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        content = json.dumps(body("/infer_text", FREE)).encode()
-        connection.sendall(head(len(content)) + content)
-        assert statuses(connection, 1) == [200]
-    assert embedder.asked == [1]
-
-
 def test_bytes_that_are_no_http_after_a_head_begin_no_request(port: int, embedder: Embedder) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"POST /infer_text HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n")

@@ -9,9 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from gateway.errors import InvalidInput
 from gateway.forms import unit_length
-from gateway.inference import group
 from gateway.text_options import Direction, TextOptions
-from gateway.tokenizer import TextTokenizer, Token
+from gateway.tokenizer import TextTokenizer, Token, group
 from triton_models.manifest import Manifest, Source
 from triton_models.tokens import NOT_POOLED, token_ids
 
