@@ -15,7 +15,6 @@ from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.access import MAX_HEADER_BYTES, MAX_URL_BYTES
-from gateway.bodies import SMALL
 from gateway.shedding import STATE, Shedder
 
 STALLED_SECONDS = 20.0
@@ -69,7 +68,8 @@ class Connection(HttpToolsProtocol):
         """The head is there: make a request of it, unless it is one that may be refused as it is."""
         self._head_since = None
         self._head_bytes = 0
-        if self._shedder is not None and self._shedder.concerns(self.url) and self._is_plain():
+        shedder = self._shedder
+        if shedder is not None and shedder.concerns(self.url, self.headers) and self._is_plain():
             self._held = bytearray()
         else:
             super().on_headers_complete()
@@ -78,10 +78,8 @@ class Connection(HttpToolsProtocol):
         """A part of the body has come."""
         if self._held is None:
             super().on_body(body)
-            return
-        self._held += body
-        if len(self._held) > SMALL:
-            self._let_in()
+        else:
+            self._held += body
 
     def on_message_complete(self) -> None:
         """All of a request has come; one that was held is refused or let in."""

@@ -5,7 +5,7 @@ FastAPI has the same routes (`routes.py`): for the documentation, for large bodi
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -165,7 +165,7 @@ class Hot:
 
     async def _handle(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         route = ROUTES.get(scope["path"]) if scope["method"] == "POST" else None
-        if route is None or not is_small(scope):
+        if route is None or not is_small(scope["headers"]):
             await self._app(scope, receive, caller.until_answered(send))
             return
         scope["route"] = route
@@ -183,9 +183,9 @@ class Hot:
         await send({"type": "http.response.body", "body": answer.body})
 
 
-def is_small(scope: Scope) -> bool:
+def is_small(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a request says that its body is small; the memory of large ones, of images, is shared out."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"content-length":
             return value.isdigit() and int(value) <= SMALL
     return False

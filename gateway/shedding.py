@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gateway.access import Keys
 from gateway.edge import REQUEST_ID_HEADER, id_of
 from gateway.errors import GatewayError, error_response
-from gateway.hot import ROUTES
+from gateway.hot import ROUTES, is_small
 from gateway.inference import TextEmbedder
 from gateway.metrics import count_request
 from gateway.schemas import parse
@@ -35,9 +35,9 @@ class Shedder:
         self._keys = keys
         self._shutdown = shutdown
 
-    def concerns(self, url: bytes) -> bool:
+    def concerns(self, url: bytes, headers: Headers) -> bool:
         """Whether a POST may be refused here: its body is needed to know."""
-        return self._embedder.is_overloaded and url in _ROUTES
+        return self._embedder.is_overloaded and url in _ROUTES and is_small(headers)
 
     def refusal(self, url: bytes, headers: Headers, body: bytes) -> Response | None:
         """The answer to a request that this concerns; None where it is to be let in.

@@ -2,70 +2,27 @@
 
 import json
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-import uvicorn
 from prometheus_client import REGISTRY
 
 import app as application
 from gateway import connections
-from gateway.bodies import SMALL, Bodies
-from gateway.connections import Connection
-from gateway.errors import ModelNotFound, Overloaded
-from gateway.inference import Embedded
-from gateway.references import Reference
+from gateway.bodies import SMALL
 from gateway.settings import Settings
 from gateway.shedding import Shedder
-from tests.conftest import free_port
-from triton_models.names import InvalidModelName
+from tests.overloaded import FREE, FULL, Embedder, serving
 
-FULL = "full/model"
-FREE = "free/model"
 TEXT_ROUTES = ("/infer", "/infer_text", "/v1/embeddings")
 LONG_WAY = {"Origin": "http://a.page"}
 """What no web page asks is refused early."""
 
 KEY = "a-key-of-the-operator"
-
-
-class Embedder:
-    """Refuses for one model, answers for the others, and counts who got to it."""
-
-    is_overloaded = True
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-        self.refused: list[int] = []
-
-    def early_refusal(self, reference: Reference, texts: int) -> Overloaded | None:
-        if reference.model_name != FULL:
-            return None
-        self.refused.append(texts)
-        return Overloaded("the model's queue is full", 7)
-
-    async def embed(self, reference: Reference, texts: list[str], **_: Any) -> Embedded:  # noqa: ANN401
-        self.asked.append(len(texts))
-        if (refusal := self.early_refusal(reference, len(texts))) is not None:
-            raise refusal
-        return Embedded(np.full((len(texts), 2), 0.5, np.float32), len(texts))
-
-
-class Catalog:
-    """Knows a model of every name."""
-
-    async def named(self, name: str) -> Reference:
-        try:
-            return Reference.parse(name)
-        except InvalidModelName as error:
-            raise ModelNotFound(str(error)) from error
 
 
 @pytest.fixture
@@ -80,26 +37,8 @@ def settings() -> Settings:
 
 @pytest.fixture
 def port(embedder: Embedder, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Of the whole front end, over HTTP, without Triton behind it."""
-
-    @asynccontextmanager
-    async def running(*_: object) -> AsyncIterator[SimpleNamespace]:
-        yield SimpleNamespace(bodies=Bodies(4 * SMALL, 5.0), catalog=Catalog(), embedder=embedder)
-
-    monkeypatch.setattr(application, "running", running)
-    monkeypatch.setattr(application, "collect_less", lambda: None)
-    port = free_port()
-    config = uvicorn.Config(
-        application.create_app(settings), port=port, http=Connection, log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join()
+    with serving(embedder, settings, monkeypatch) as port:
+        yield port
 
 
 @pytest.fixture
@@ -168,6 +107,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "an unknown route": ("/infer_texts", {"json": body("/infer_text")}, 404),
     "a query": ("/infer_text?a=b", {"json": body("/infer_text")}, 429),
     "a large body": ("/infer_text", {"json": body("/infer_text", texts="a" * (SMALL + 1))}, 429),
+    "a body in chunks": ("/infer_text", {"content": iter([json.dumps(body("/infer_text")).encode()])}, 429),
     "the last of a connection": (
         "/infer_text",
         {"json": body("/infer_text"), "headers": {"Connection": "close"}},
@@ -258,17 +198,6 @@ def test_a_body_that_takes_long_is_waited_for(
             time.sleep(0.05)
         assert statuses(connection, 1) == [200]
     assert embedder.asked == [1]
-
-
-def test_bytes_that_are_no_http_after_a_head_begin_no_request(port: int, embedder: Embedder) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(b"POST /infer_text HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n")
-        answer = b""
-        while part := connection.recv(1 << 16):
-            answer += part
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert answer.count(b"HTTP/1.1") == 1
-    assert embedder.asked == embedder.refused == []
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -1,0 +1,81 @@
+"""The whole front end over HTTP, without Triton behind it, in an overload of one model."""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+import app as application
+from gateway.bodies import SMALL, Bodies
+from gateway.connections import Connection
+from gateway.errors import ModelNotFound, Overloaded
+from gateway.inference import Embedded
+from gateway.references import Reference
+from gateway.settings import Settings
+from tests.conftest import free_port
+from triton_models.names import InvalidModelName
+
+FULL = "full/model"
+FREE = "free/model"
+
+
+class Embedder:
+    """Refuses for one model, answers for the others, and counts who got to it."""
+
+    is_overloaded = True
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.refused: list[int] = []
+
+    def early_refusal(self, reference: Reference, texts: int) -> Overloaded | None:
+        if reference.model_name != FULL:
+            return None
+        self.refused.append(texts)
+        return Overloaded("the model's queue is full", 7)
+
+    async def embed(self, reference: Reference, texts: list[str], **_: Any) -> Embedded:  # noqa: ANN401
+        self.asked.append(len(texts))
+        if (refusal := self.early_refusal(reference, len(texts))) is not None:
+            raise refusal
+        return Embedded(np.full((len(texts), 2), 0.5, np.float32), len(texts))
+
+
+class Catalog:
+    """Knows a model of every name."""
+
+    async def named(self, name: str) -> Reference:
+        try:
+            return Reference.parse(name)
+        except InvalidModelName as error:
+            raise ModelNotFound(str(error)) from error
+
+
+@contextmanager
+def serving(embedder: Embedder, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port."""
+
+    @asynccontextmanager
+    async def running(*_: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(bodies=Bodies(4 * SMALL, 5.0), catalog=Catalog(), embedder=embedder)
+
+    monkeypatch.setattr(application, "running", running)
+    monkeypatch.setattr(application, "collect_less", lambda: None)
+    port = free_port()
+    config = uvicorn.Config(
+        application.create_app(settings), port=port, http=Connection, log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield port
+    server.should_exit = True
+    thread.join()
