@@ -57,7 +57,7 @@ class Keys:
             for keys, may_administer in ((embedding, not administering), (administering, True))
             for digest in map(self._digest, (key.encode() for key in keys))
         }
-        self.needed_to_embed = bool(embedding)
+        self._needed_to_embed = bool(embedding)
         self._anybody = Caller(b"", may_administer=not self._callers)
 
     def caller(self, authorization: bytes) -> Caller:
@@ -68,6 +68,10 @@ class Keys:
         if scheme.lower() != b"bearer":
             return self._anybody
         return self._callers.get(self._digest(key.strip()), self._anybody)
+
+    def let_in(self, caller: Caller) -> bool:
+        """Whether a caller may embed."""
+        return bool(caller.key) or not self._needed_to_embed
 
     def _digest(self, key: bytes) -> bytes:
         # Keys are looked up by a digest under a secret of this process. It takes the same time for right and
@@ -111,7 +115,7 @@ class Guard:
             return caller
         if self._rate is not None:
             self._take_turn(self._rate, caller, scope)
-        if self._keys.needed_to_embed and not caller.key:
+        if not self._keys.let_in(caller):
             raise Unauthorized(_NO_KEY)
         return caller
 

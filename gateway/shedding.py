@@ -69,4 +69,4 @@ class Shedder:
                 return False
             if name == b"authorization":
                 authorization = value
-        return not self._keys.needed_to_embed or bool(self._keys.caller(authorization).key)
+        return self._keys.let_in(self._keys.caller(authorization))

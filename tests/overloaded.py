@@ -1,7 +1,5 @@
 """The whole front end over HTTP, without Triton behind it, in an overload of one model."""
 
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
@@ -9,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 import app as application
 from gateway.bodies import SMALL, Bodies
-from gateway.connections import Connection
 from gateway.errors import ModelNotFound, Overloaded
 from gateway.inference import Embedded
 from gateway.references import Reference
 from gateway.settings import Settings
-from tests.conftest import free_port
+from tests.http_server import serving_in_a_thread
 from triton_models.names import InvalidModelName
 
 FULL = "full/model"
@@ -67,15 +63,5 @@ def serving(embedder: Embedder, settings: Settings, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(application, "running", running)
     monkeypatch.setattr(application, "collect_less", lambda: None)
-    port = free_port()
-    config = uvicorn.Config(
-        application.create_app(settings), port=port, http=Connection, log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join()
+    with serving_in_a_thread(application.create_app(settings)) as port:
+        yield port

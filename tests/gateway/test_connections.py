@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from app import around
 from gateway import connections
-from gateway.connections import Connection
 from gateway.settings import Settings
 from gateway.shutdown import Shutdown
-from tests.conftest import free_port
+from tests.http_server import serving_in_a_thread
 
 PATIENCE = 0.4
 END = 20.0
@@ -51,22 +49,9 @@ def application() -> Application:
 @pytest.fixture
 def port(application: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(connections, "STALLED_SECONDS", PATIENCE)
-    port = free_port()
-    config = uvicorn.Config(
-        around(application, Settings(load_models=()), Shutdown(None, timeout=1, delay=0)),
-        port=port,
-        http=Connection,
-        log_config=None,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join()
+    layers = around(application, Settings(load_models=()), Shutdown(None, timeout=1, delay=0))
+    with serving_in_a_thread(layers, lifespan="off") as port:
+        yield port
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from gateway.inference import Embedded
 from gateway.references import Reference
 from gateway.settings import Settings
 from gateway.text_options import DEFAULT, TextOptions
+from tests.overloaded import Catalog
 from triton_models.errors import InferenceRejected, TritonTimeout, TritonUnavailable
 
 MODEL = {"model_name": "a/model"}
@@ -54,13 +55,6 @@ class Embedder:
         if self._failure is not None:
             raise self._failure
         return np.full((len(inputs), 2), 0.5 if normalize else 0.25, np.float32)
-
-
-class Catalog:
-    """Knows a model of every name."""
-
-    async def named(self, name: str) -> Reference:
-        return Reference.parse(name)
 
 
 class TextEmbedder(Embedder):

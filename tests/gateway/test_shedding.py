@@ -20,7 +20,7 @@ from tests.overloaded import FREE, FULL, Embedder, serving
 
 TEXT_ROUTES = ("/infer", "/infer_text", "/v1/embeddings")
 LONG_WAY = {"Origin": "http://a.page"}
-"""What no web page asks is refused early."""
+"""Nothing that a web page asks is refused early."""
 
 KEY = "a-key-of-the-operator"
 

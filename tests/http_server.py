@@ -1,0 +1,32 @@
+"""An application behind the server's own HTTP connections, in this process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.connections import Connection
+from tests.conftest import free_port
+
+
+@contextmanager
+def serving_in_a_thread(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> Iterator[int]:
+    """The port. lifespan: whether the application has one."""
+    port = free_port()
+    config = uvicorn.Config(
+        app, port=port, http=Connection, log_config=None, access_log=False, lifespan=lifespan
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
