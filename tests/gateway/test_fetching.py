@@ -88,10 +88,8 @@ REFUSED = {
 @pytest.mark.parametrize("path", REFUSED)
 def test_what_is_refused_says_url_and_reason(hosts: tuple[HostileHost, HostileHost], path: str) -> None:
     allowed, forbidden = hosts
-    start = time.monotonic()
     with pytest.raises(ImageError) as caught:
         fetch(f"{allowed.url}{path}?token=secret")
-    assert time.monotonic() - start < 4
     message = str(caught.value)
     assert message.startswith(f"{allowed.url}{path}")
     assert REFUSED[path] in message

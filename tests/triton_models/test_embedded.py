@@ -17,7 +17,7 @@ from triton_models.client import TritonClient
 from triton_models.config import DEFAULT_MAX_BATCH_SIZE
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.repository import Repository
-from triton_models.server.embedded import EmbeddedTriton, state_directory
+from triton_models.server.embedded import CRASH_POLL_SECONDS, EmbeddedTriton, state_directory
 from triton_models.server.processes import activity, children
 
 ROWS = np.array([[2, 3, 4]], np.int64)
@@ -130,6 +130,38 @@ async def _with_a_stub_to_kill(
             await run(client, lambda: os.kill(stubs(triton.pid)[0], signal.SIGKILL))
     finally:
         await triton.kill()
+
+
+def test_a_triton_that_hangs_in_its_crash_is_ended(repository: Repository) -> None:
+    install(repository, "tiny", seed=1)
+
+    async def run() -> None:
+        # What a crash says first, once from a real one, which ends by itself.
+        triton = EmbeddedTriton(repository.root, "off")
+        await triton.start()
+        before = len(triton.log_path.read_bytes())
+        os.kill(triton.pid, signal.SIGSEGV)
+        await asyncio.wait_for(triton.wait(), 30)
+        first, _, _ = triton.log_path.read_bytes()[before:].partition(b"\n")
+        await triton.kill()
+
+        addresses = await triton.start()
+        async with TritonClient(addresses.grpc) as client:
+            await client.load("tiny", LOAD_SECONDS)
+        running = stubs(triton.pid)
+        waiting = asyncio.ensure_future(triton.wait())
+        os.kill(triton.pid, signal.SIGSTOP)
+        with triton.log_path.open("ab") as log:
+            for part in (first[:9], first[9:], b"\n 0# "):
+                log.write(part)
+                log.flush()
+                assert not waiting.done()
+                await asyncio.sleep(2 * CRASH_POLL_SECONDS)
+        assert await asyncio.wait_for(waiting, 30) == -signal.SIGKILL
+        await asyncio.to_thread(_wait_for_end, running)
+        assert not shared_memory(triton.mark)
+
+    asyncio.run(run())
 
 
 def test_a_triton_that_cannot_start_says_why(repository: Repository) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -24,6 +25,12 @@ from triton_models.telemetry import trace_arguments
 START_SECONDS = 60.0
 EXIT_SECONDS = 5
 """How long Triton may take to stop before it is killed; with a dead stub it would take all of it."""
+
+CRASH_POLL_SECONDS = 0.25
+"""Between looks at the log for a crash."""
+
+_CRASHED = re.compile(rb"^Signal \((6|11)\) received\.", re.MULTILINE)
+"""What Triton's handler of SIGABRT and SIGSEGV says first."""
 
 _READY_POLL_SECONDS = 0.05
 _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
@@ -77,6 +84,7 @@ class EmbeddedTriton:
         self._host = host
         self._directory = state_directory(self._root)
         self._process: asyncio.subprocess.Process | None = None
+        self._log_seen = 0
 
     @property
     def mark(self) -> str:
@@ -130,9 +138,20 @@ class EmbeddedTriton:
         return Addresses(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{metrics_port}", self.pid)
 
     async def wait(self) -> int:
-        """Wait until it ends; its exit status, negative for a signal."""
+        """Wait until it ends; its exit status, negative for a signal.
+
+        One that has crashed is ended: the handler of such a signal can hang for ever, in a process that
+        says that it lives, computes nothing, and whose memory nobody should trust.
+        """
         assert self._process is not None
-        return await self._process.wait()
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            while not (await asyncio.wait((ended,), timeout=CRASH_POLL_SECONDS))[0]:
+                if await asyncio.to_thread(self._says_it_crashed):
+                    await self.kill()
+            return ended.result()
+        finally:
+            ended.cancel()
 
     async def stop(self) -> None:
         """End it: politely, then by force."""
@@ -161,6 +180,15 @@ class EmbeddedTriton:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
+    def _says_it_crashed(self) -> bool:
+        """Whether whole lines that the log has got since the last look tell of a crash."""
+        with suppress(OSError), self.log_path.open("rb") as log:
+            log.seek(self._log_seen)
+            lines, newline, _ = log.read().rpartition(b"\n")
+            self._log_seen += len(lines + newline)
+            return _CRASHED.search(lines) is not None
+        return False
+
     def _arguments(self, binary: TritonBinary, grpc_port: int, metrics_port: int) -> list[str]:
         return [
             f"--model-repository={self._root}",
@@ -187,6 +215,7 @@ class EmbeddedTriton:
     def _rotate_log(self) -> None:
         with suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name("triton.log.1"))
+        self._log_seen = 0
 
     async def _wait_ready(self, address: str) -> None:
         assert self._process is not None
