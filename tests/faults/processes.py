@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
 from tests.conftest import ROOT, Server
 from triton_models.server.embedded import EmbeddedTriton
@@ -92,8 +90,7 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 class LoneTriton:
     """`python -m triton_models.server` on one port, kept alive as operators have it done.
 
-    Started again when it ends, and killed when its probe fails: Triton 2.51 can crash when connections are
-    reset under requests, and can hang for ever in the handler of that signal.
+    Started again when it ends: Triton 2.51 can crash when connections are reset under requests.
     """
 
     def __init__(self, repository: Path, port: int, metrics_port: int, log: Path) -> None:
@@ -107,18 +104,11 @@ class LoneTriton:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _keep(self) -> None:
-        with InferenceServerClient(f"127.0.0.1:{self.port}") as client:
-            while not self._end.is_set():
-                with self._log.open("ab") as log:
-                    self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
-                self.starts += 1
-                seen, failed = False, 0
-                while self._process.poll() is None and not self._end.wait(0.5):
-                    live = _is_live(client)
-                    seen, failed = seen or live, 0 if live or not seen else failed + 1
-                    if failed == 2:
-                        self._process.kill()
-                self._process.wait()
+        while not self._end.is_set():
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
+            self.starts += 1
+            self._process.wait()
 
     def kill(self) -> None:
         assert self._process is not None
@@ -135,10 +125,3 @@ class LoneTriton:
             assert self._process is not None
             self._process.terminate()
             self._thread.join()
-
-
-def _is_live(client: InferenceServerClient) -> bool:
-    try:
-        return bool(client.is_server_live(client_timeout=3))
-    except InferenceServerException:
-        return False

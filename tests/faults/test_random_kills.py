@@ -1,4 +1,4 @@
-"""Triton, the front end and conversions end at random moments of loads and inferences."""
+"""Triton, the front end and conversions, killed at random moments of loads and inferences."""
 
 import os
 import random
@@ -17,7 +17,7 @@ from tests import tiny_models
 from tests.conftest import Server
 from tests.faults.conftest import Farm, wait_loaded
 from tests.faults.load import Kind, Load
-from tests.faults.processes import end_of, family, triton_of
+from tests.faults.processes import family
 
 LOAD = "/load_sentence_transformer_model"
 MEANWHILE = "loading/meanwhile"
@@ -79,27 +79,4 @@ def test_kills_at_random(
         under.check(allowed=(Kind.HONEST, Kind.CUT))
         with server.client() as client:
             assert client.post(LOAD, json={"model_name": MEANWHILE}).status_code == 200
-    shutil.rmtree(server.repository)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_crashes_in_any_thread(
-    farm: Farm, tmp_path: Path, load: Callable[..., Load], note: Callable[[str, Load], None]
-) -> None:
-    """A thread that crashes with a lock of the heap can wait for it for ever, in the handler of the signal."""
-    rng = random.Random(os.environ.get("SEED", "1"))
-    server = farm.server(tmp_path)
-    with server.running():
-        wait_loaded(server)
-        with load(server) as under:
-            for _ in range(KILLS):
-                time.sleep(rng.uniform(0.1, 3))
-                with under.fault(steady=0.2):
-                    triton = triton_of(server)
-                    # To a thread, by its number: the kernel lets that one take it.
-                    os.kill(rng.choice(triton.threads()).id, signal.SIGSEGV)
-                    assert not end_of([triton]), "it hangs in its crash"
-        note(f"SIGSEGV in {KILLS} threads of Triton at random", under)
-        under.check()
     shutil.rmtree(server.repository)
