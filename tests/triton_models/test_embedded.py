@@ -139,10 +139,9 @@ def test_a_triton_that_hangs_in_its_crash_is_ended(repository: Repository) -> No
         # What a crash says first, once from a real one, which ends by itself.
         triton = EmbeddedTriton(repository.root, "off")
         await triton.start()
-        before = len(triton.log_path.read_bytes())
         os.kill(triton.pid, signal.SIGSEGV)
         await asyncio.wait_for(triton.wait(), 30)
-        first, _, _ = triton.log_path.read_bytes()[before:].partition(b"\n")
+        said = next(line for line in triton.log_path.read_bytes().splitlines() if line.startswith(b"Signal"))
         await triton.kill()
 
         addresses = await triton.start()
@@ -152,7 +151,7 @@ def test_a_triton_that_hangs_in_its_crash_is_ended(repository: Repository) -> No
         waiting = asyncio.ensure_future(triton.wait())
         os.kill(triton.pid, signal.SIGSTOP)
         with triton.log_path.open("ab") as log:
-            for part in (first[:9], first[9:], b"\n 0# "):
+            for part in (said[:9], said[9:], b"\n 0# "):
                 log.write(part)
                 log.flush()
                 assert not waiting.done()
