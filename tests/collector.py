@@ -43,11 +43,17 @@ class Collector:
 
     def wait(self, found: Callable[[list[ReceivedSpan]], bool], seconds: float = 60) -> list[ReceivedSpan]:
         """All spans, once those that are asked for are among them."""
+        assert self.has(found, seconds), "\n".join(map(str, self.spans))
+        return list(self.spans)
+
+    def has(self, found: Callable[[list[ReceivedSpan]], bool], seconds: float) -> bool:
+        """Whether those that are asked for come in this time."""
         deadline = time.monotonic() + seconds
         while not found(self.spans):
-            assert time.monotonic() < deadline, "\n".join(map(str, self.spans))
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.05)
-        return list(self.spans)
+        return True
 
     def of(self, trace: str) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.trace == trace]

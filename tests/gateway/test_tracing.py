@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -115,15 +115,33 @@ def ask(client: httpx.Client, headers: dict[str, str], text: str | list[str] = T
     return client.post("/infer_text", json={"model_name": MINILM, "text": text}, headers=headers)
 
 
+def ask_until(
+    collector: Collector, client: httpx.Client, texts: int, whole: Callable[[list[ReceivedSpan]], bool]
+) -> tuple[str, str]:
+    """A request for new texts whose spans are `whole`: its trace, and the caller's span in it.
+
+    Triton 2.51 loses its spans of one request in ten, whoever asks.
+    """
+
+    def came(trace: str) -> bool:
+        return collector.has(lambda _: whole(collector.of(trace)), seconds=5)
+
+    for _ in range(12):
+        trace, caller, headers = traceparent()
+        new = [f"{TEXT} {trace} {number}" for number in range(texts)]
+        assert ask(client, headers, new).status_code == 200
+        if came(trace):
+            return trace, caller
+    raise AssertionError("\n".join(map(str, collector.spans)))
+
+
 def named(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
     return [span for span in spans if span.name == name]
 
 
 def test_one_trace_from_http_to_tritons_own_spans(collector: Collector, traced: httpx.Client) -> None:
-    trace, caller, headers = traceparent()
-    assert ask(traced, headers, [TEXT, "another"]).status_code == 200
     # The two senders come in any order, and Triton's spans from the inside out.
-    collector.wait(lambda _: len(collector.of(trace)) == 2 + 2 * 4)
+    trace, caller = ask_until(collector, traced, 2, lambda spans: len(spans) == 2 + 2 * 4)
     spans = collector.of(trace)
     [request] = named(spans, "POST /infer_text")
     assert (request.parent, request.kind, request.failed) == (caller, 2, False)
@@ -144,9 +162,8 @@ def test_one_trace_from_http_to_tritons_own_spans(collector: Collector, traced: 
 
 
 def test_both_senders_pass_the_headers_of_the_endpoint(collector: Collector, traced: httpx.Client) -> None:
-    trace, _, headers = traceparent()
-    ask(traced, headers)
-    collector.wait(lambda _: {"embeddings", "embeddings-triton"} <= {s.service for s in collector.of(trace)})
+    both = {"embeddings", "embeddings-triton"}
+    ask_until(collector, traced, 1, lambda spans: both <= {span.service for span in spans})
     assert {"application/json", "application/x-protobuf"} == {h["content-type"] for h in collector.headers}
     assert all(each["x-tenant"] == "ours" for each in collector.headers)
 
@@ -156,9 +173,7 @@ def test_a_trace_that_is_not_sampled_stays_so_down_to_triton(
 ) -> None:
     unsampled, _, headers = traceparent(sampled=False)
     ask(traced, headers, "not to be traced")
-    later, _, headers = traceparent()
-    ask(traced, headers, "to be traced")
-    collector.wait(lambda _: bool(named(collector.of(later), "compute")))
+    ask_until(collector, traced, 1, lambda spans: bool(named(spans, "compute")))
     assert collector.of(unsampled) == []
 
 
@@ -251,12 +266,10 @@ def test_an_endpoint_that_is_down_harms_nothing_and_is_said_once(
         assert triton_log.read_text().count("[Error]") == said
         with collecting(late):
             # What was kept for the endpoint brings the news.
-            trace, _, headers = traceparent()
+            _, _, headers = traceparent()
             ask(client, headers)
             wait_for(server.log, "traces are taken again")
-            trace, _, headers = traceparent()
-            ask(client, headers, "traced again")
-            late.wait(lambda _: bool(named(late.of(trace), "compute")))
+            ask_until(late, client, 1, lambda spans: bool(named(spans, "compute")))
         assert ask(client, {}).status_code == 200
     log = server.log.read_text()
     assert log.count("traces are dropped") == 1
