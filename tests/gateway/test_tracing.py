@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.collector import Collector, ReceivedSpan, collecting
+from tests.collector import Collector, ReceivedSpan, collecting, named, traceparent
 from tests.conftest import MINILM, ROOT, Server, free_port
 
 TRITON_CALL = "inference.GRPCInferenceService/ModelInfer"
@@ -105,12 +105,6 @@ def traced(traced_server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def traceparent(*, sampled: bool = True) -> tuple[str, str, dict[str, str]]:
-    """A new trace's id, the caller's span in it, and the header."""
-    trace, span = os.urandom(16).hex(), os.urandom(8).hex()
-    return trace, span, {"traceparent": f"00-{trace}-{span}-{'01' if sampled else '00'}"}
-
-
 def ask(client: httpx.Client, headers: dict[str, str], text: str | list[str] = TEXT) -> httpx.Response:
     return client.post("/infer_text", json={"model_name": MINILM, "text": text}, headers=headers)
 
@@ -118,25 +112,13 @@ def ask(client: httpx.Client, headers: dict[str, str], text: str | list[str] = T
 def ask_until(
     collector: Collector, client: httpx.Client, texts: int, whole: Callable[[list[ReceivedSpan]], bool]
 ) -> tuple[str, str]:
-    """A request for new texts whose spans are `whole`: its trace, and the caller's span in it.
+    """For new texts, as `Collector.ask_until`."""
 
-    Triton 2.51 loses its spans of one request in ten, whoever asks.
-    """
-
-    def came(trace: str) -> bool:
-        return collector.has(lambda _: whole(collector.of(trace)), seconds=5)
-
-    for _ in range(12):
-        trace, caller, headers = traceparent()
+    def once(trace: str, headers: dict[str, str]) -> None:
         new = [f"{TEXT} {trace} {number}" for number in range(texts)]
         assert ask(client, headers, new).status_code == 200
-        if came(trace):
-            return trace, caller
-    raise AssertionError("\n".join(map(str, collector.spans)))
 
-
-def named(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
-    return [span for span in spans if span.name == name]
+    return collector.ask_until(once, whole)
 
 
 def test_one_trace_from_http_to_tritons_own_spans(collector: Collector, traced: httpx.Client) -> None:
