@@ -56,7 +56,6 @@ def test_connections_cut(apart: Apart, load: MakeLoad, note: Note) -> None:
     under.check()
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("after", "times"),
     [
@@ -64,7 +63,7 @@ def test_connections_cut(apart: Apart, load: MakeLoad, note: Note) -> None:
         pytest.param(1, 1, marks=pytest.mark.slow),
         pytest.param(3000, 1, marks=pytest.mark.slow),
         # One in five crashes Triton, one in fifty hangs it in its crash.
-        pytest.param(100, 60, marks=pytest.mark.slow),
+        pytest.param(100, 60, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
 )
 def test_connections_cut_in_the_middle_of_an_answer(

@@ -84,7 +84,6 @@ class EmbeddedTriton:
         self._host = host
         self._directory = state_directory(self._root)
         self._process: asyncio.subprocess.Process | None = None
-        self._log_seen = 0
 
     @property
     def mark(self) -> str:
@@ -145,9 +144,11 @@ class EmbeddedTriton:
         """
         assert self._process is not None
         ended = asyncio.ensure_future(self._process.wait())
+        seen = 0
         try:
             while not (await asyncio.wait((ended,), timeout=CRASH_POLL_SECONDS))[0]:
-                if await asyncio.to_thread(self._says_it_crashed):
+                crashed, seen = await asyncio.to_thread(self._says_it_crashed, seen)
+                if crashed:
                     await self.kill()
             return ended.result()
         finally:
@@ -180,14 +181,14 @@ class EmbeddedTriton:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def _says_it_crashed(self) -> bool:
-        """Whether whole lines that the log has got since the last look tell of a crash."""
+    def _says_it_crashed(self, seen: int) -> tuple[bool, int]:
+        """Whether the log's whole lines from byte `seen` on tell of a crash, and the byte after them."""
         with suppress(OSError), self.log_path.open("rb") as log:
-            log.seek(self._log_seen)
-            lines, newline, _ = log.read().rpartition(b"\n")
-            self._log_seen += len(lines + newline)
-            return _CRASHED.search(lines) is not None
-        return False
+            log.seek(seen)
+            new = log.read()
+            end = new.rfind(b"\n") + 1
+            return _CRASHED.search(new, 0, end) is not None, seen + end
+        return False, seen
 
     def _arguments(self, binary: TritonBinary, grpc_port: int, metrics_port: int) -> list[str]:
         return [
@@ -215,7 +216,6 @@ class EmbeddedTriton:
     def _rotate_log(self) -> None:
         with suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name("triton.log.1"))
-        self._log_seen = 0
 
     async def _wait_ready(self, address: str) -> None:
         assert self._process is not None
