@@ -115,14 +115,14 @@ def test_streams_are_equal(triton: RunningTriton, collecting: Store, replaying: 
     def count(number: int, request_id: str, **options: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
         return "repeat", {"COUNT": np.array([number], np.int32)}, {"request_id": request_id, **options}
 
-    requests = [count(3, "a"), count(1, "b"), count(0, "c", enable_empty_final_response=True)]
-    requests += [
-        count(2, "d", enable_empty_final_response=True),
-        ("echo", {"FLOATS": calls.FLOATS}, {"request_id": "e"}),
-    ]
-    direct = calls.stream(triton.url, requests, [3, 1, 1, 3, 1])
-    assert calls.stream(collecting.url, requests, [3, 1, 1, 3, 1]) == direct
-    assert calls.stream(replaying.url, requests, [3, 1, 1, 3, 1]) == direct
+    several = [count(3, "a"), count(1, "b"), count(0, "c", enable_empty_final_response=True)]
+    several += [count(2, "d", enable_empty_final_response=True)]
+    single = [("echo", {"FLOATS": calls.FLOATS}, {"request_id": each}) for each in ("e", "f")]
+    # Each kind on a stream of its own: Triton 2.51 crashes once in 500 streams that carry both.
+    for requests, answers in ((several, [3, 1, 1, 3]), (single, [1, 1])):
+        direct = calls.stream(triton.url, requests, answers)
+        assert calls.stream(collecting.url, requests, answers) == direct
+        assert calls.stream(replaying.url, requests, answers) == direct
 
 
 def test_errors_in_streams_are_equal(triton: RunningTriton, collecting: Store, replaying: Store) -> None:
