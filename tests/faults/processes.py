@@ -5,18 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 
 from tests.conftest import ROOT, Server
+from tests.waiting import wait_until
 from triton_models.server.embedded import EmbeddedTriton
-
-Found = TypeVar("Found")
 
 
 def family(server: Server, words: str = "") -> list[psutil.Process]:
@@ -33,7 +30,7 @@ def family(server: Server, words: str = "") -> list[psutil.Process]:
 
 def triton_of(server: Server) -> psutil.Process:
     """The embedded Triton; waits until there is one."""
-    return wait_for(lambda: next((each for each in family(server) if each.name() == "tritonserver"), None))
+    return wait_until(lambda: next((each for each in family(server) if each.name() == "tritonserver"), None))
 
 
 def stub_of(server: Server, served: str) -> psutil.Process:
@@ -44,21 +41,13 @@ def stub_of(server: Server, served: str) -> psutil.Process:
             (each for each in family(server, "triton_python_backend_stub") if is_of(each, served)), None
         )
 
-    return wait_for(find)
+    return wait_until(find)
 
 
 def is_of(stub: psutil.Process, served: str) -> bool:
     with suppress(psutil.NoSuchProcess):
         return any(part == served or part.startswith(f"{served}_") for part in stub.cmdline())
     return False
-
-
-def wait_for(look: Callable[[], Found | None], seconds: float = 120) -> Found:
-    deadline = time.monotonic() + seconds
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
-    return found
 
 
 def end_of(found: list[psutil.Process]) -> list[psutil.Process]:
@@ -118,7 +107,7 @@ class LoneTriton:
     def running(self) -> Iterator["LoneTriton"]:
         self._thread.start()
         try:
-            wait_for(lambda: (self._log.exists() and "In a second" in self._log.read_text()) or None)
+            wait_until(lambda: self._log.exists() and "In a second" in self._log.read_text())
             yield self
         finally:
             self._end.set()

@@ -13,7 +13,8 @@ from tests import tiny_models
 from tests.conftest import ROOT, Server
 from tests.faults.conftest import BERT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.disks import full, tmpfs
-from tests.faults.processes import family, triton_of, wait_for
+from tests.faults.processes import family, triton_of
+from tests.waiting import wait_until
 
 LOAD = "/load_sentence_transformer_model"
 LATE = "tiny/late"
@@ -52,7 +53,7 @@ def test_a_converter_that_is_killed_fails_its_model_alone(small: Server, load: M
             loading = threading.Thread(target=lambda: answers.append(post(small, LOAD, LATE)))
             loading.start()
             # As the kernel's killer does it, in the midst of things.
-            wait_for(lambda: family(small, "-m converters") or None)
+            wait_until(lambda: family(small, "-m converters"))
             time.sleep(1)
             for process in family(small, "-m converters"):
                 process.kill()

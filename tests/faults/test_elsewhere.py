@@ -9,8 +9,9 @@ import pytest
 from tests.conftest import Server, free_port
 from tests.faults.conftest import LIMIT, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.load import Kind
-from tests.faults.processes import LoneTriton, family, wait_for
+from tests.faults.processes import LoneTriton, family
 from tests.faults.proxy import CHUNK, Proxy
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def test_it_ends_and_comes_back_at_the_same_address(apart: Apart, load: MakeLoad
         starts = apart.triton.starts
         with under.fault():
             apart.triton.kill()
-            wait_for(lambda: apart.triton.starts > starts or None)
+            wait_until(lambda: apart.triton.starts > starts)
     note("an external Triton is killed, and started again", under)
     under.check()
 

@@ -14,8 +14,9 @@ import pytest
 from tests.conftest import Server
 from tests.faults.conftest import Farm, MakeLoad, Note, right, wait_loaded
 from tests.faults.load import Kind, Pool
-from tests.faults.processes import end_of, family, leftovers, wait_for
+from tests.faults.processes import end_of, family, leftovers
 from tests.faults.proxy import RESET
+from tests.waiting import wait_until
 
 REQUEST = b'{"model_name": "tiny/bert", "text": "a dog"}'
 
@@ -66,7 +67,7 @@ def test_clients_that_vanish_leave_nothing_behind(
                     # In the head, in the body, and while the answer is made.
                     client.sendall(whole[: (30, len(whole) - 5, len(whole))[turn % 3]])
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        wait_for(lambda: front_end.num_fds() <= before + 2 or None, 20)
+        wait_until(lambda: front_end.num_fds() <= before + 2, 20)
     note("400 clients reset their connection in mid-request", under)
     under.check(allowed=())
     assert in_flight(shared) == 1, "only the request that asks"

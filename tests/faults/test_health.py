@@ -15,8 +15,8 @@ from gateway.probes import Probe, WrongVector
 from tests.conftest import Server
 from tests.faults.conftest import BERT, OTHER, Farm, vectors, wait_loaded
 from tests.faults.processes import stub_of, triton_of
-from tests.triton_models.helpers import wait_until
 from tests.vectors import cosines
+from tests.waiting import wait_until
 from triton_models.client import TritonClient
 from triton_models.repository import Repository
 from triton_models.server.embedded import state_directory

@@ -22,8 +22,8 @@ from tests import tiny_models
 from tests.conftest import Server
 from tests.faults.conftest import BERT, FEW, Farm, vectors, wait_loaded
 from tests.faults.processes import end_of, family
-from tests.triton_models.helpers import wait_until
 from tests.vectors import cosines
+from tests.waiting import wait_until
 
 LOAD = "/load_sentence_transformer_model"
 WORKERS = ("-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2")

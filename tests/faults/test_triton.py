@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import ROOT, Server
 from tests.faults.conftest import BERT, LIMIT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.load import Kind
-from tests.faults.processes import family, is_of, stopped, stub_of, triton_of, wait_for
+from tests.faults.processes import family, is_of, stopped, stub_of, triton_of
+from tests.waiting import wait_until
 
 SLEEPER = """
 import sys, time
@@ -129,9 +130,9 @@ def test_a_model_that_blocks_in_the_check_of_its_load_is_loaded_again(
             sleepy.asleep.touch()
             first = stub_of(sleepy.server, "tiny_other")
             first.kill()
-            second = wait_for(lambda: successor(first), 60)
+            second = wait_until(lambda: successor(first), 60)
             # Nobody wakes it: it is ended, and another takes its place.
-            wait_for(lambda: successor(first, second), 60)
+            wait_until(lambda: successor(first, second), 60)
             sleepy.asleep.unlink()
     note("a stub blocks while it is loaded", under)
     under.check()
@@ -213,7 +214,7 @@ def test_files_damaged_while_they_serve_cost_their_model_alone(
             with under.fault():
                 triton_of(server).kill()
             with server.client() as client:
-                told = wait_for(lambda: reason_of(client, "tiny_other"))
+                told = wait_until(lambda: reason_of(client, "tiny_other"))
                 assert "/tmp" not in told
                 answer = client.post("/infer_text", json={"model_name": OTHER, "text": "a dog"})
                 assert answer.status_code == 503, answer.text

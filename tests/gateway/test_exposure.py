@@ -15,7 +15,7 @@ import trustme
 from gateway.exposure import listening_addresses, warn_when_open
 from gateway.settings import Settings
 from tests.conftest import Server
-from tests.triton_models.helpers import wait_until
+from tests.waiting import wait_until
 
 OPEN = "NO KEY IS ASKED FOR"
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.logs import Cleaner, JsonFormatter, TextFormatter, describe
 from tests.conftest import MINILM, ROOT, Server
-from tests.triton_models.helpers import wait_until
+from tests.waiting import wait_until
 
 CANARY = "canary-7f3a"
 KEY = "embedding-key-c41d"

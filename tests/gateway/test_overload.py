@@ -17,6 +17,7 @@ from tests.conftest import MINILM, Server
 from tests.hostile_host import HostileHost
 from tests.stock import CLIP
 from tests.vectors import cosines, embed
+from tests.waiting import wait_until
 
 MANY = 2048
 ROUTES: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -37,13 +38,6 @@ def texts(number: int) -> list[str]:
     """New ones, so that no cache answers."""
     made = BuiltInTexts("glosses", random.randrange(1 << 30))
     return [made.text(serial) for serial in range(number)]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def metric(client: httpx.Client, name: str, **labels: str) -> float:

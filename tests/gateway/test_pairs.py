@@ -14,10 +14,11 @@ from gateway.hot import both
 from gateway.references import Reference
 from gateway.verified import ANSWERED
 from tests.conftest import Server
-from tests.gateway.test_upgrade import CLIP_BODY, TOWERS, ask, is_of, replaced, wait_for
+from tests.gateway.test_upgrade import CLIP_BODY, TOWERS, ask, is_of, replaced
 from tests.hostile_host import HostileHost
 from tests.tiny_clip import config, write_clip
 from tests.triton_models.helpers import build
+from tests.waiting import wait_until
 from triton_models.config import with_versions
 from triton_models.repository import Repository
 
@@ -110,7 +111,7 @@ def test_a_pair_that_is_replaced_between_its_two_answers(tmp_path: Path, host: H
         body = {**CLIP_BODY, "image": f"{host.url}/held-png"}
         asking = threads.submit(ask, client, body)
         try:
-            wait_for(lambda: "/held-png" in host.paths and texts_asked(client) > asked)
+            wait_until(lambda: "/held-png" in host.paths and texts_asked(client) > asked)
             write_clip(path, config(), spread=0.2)
             versions.append(replaced(server, CLIP_BODY))
         finally:

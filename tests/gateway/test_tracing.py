@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.collector import Collector, ReceivedSpan, collecting, named, traceparent
 from tests.conftest import MINILM, ROOT, Server, free_port
+from tests.waiting import wait_until
 
 TRITON_CALL = "inference.GRPCInferenceService/ModelInfer"
 TEXT = "a most private sentence"
@@ -239,7 +240,7 @@ def test_an_endpoint_that_is_down_harms_nothing_and_is_said_once(
     }
     server = Server(tmp_path / "repository", settings, tmp_path / "server.log")
     with server.running(), server.client() as client:
-        wait_for(server.log, "traces are dropped")
+        wait_until(lambda: "traces are dropped" in server.log.read_text())
         [triton_log] = (tmp_path / "repository" / ".state").rglob("triton.log")
         said = triton_log.read_text().count("[Error]")
         for number in range(200):
@@ -250,19 +251,12 @@ def test_an_endpoint_that_is_down_harms_nothing_and_is_said_once(
             # What was kept for the endpoint brings the news.
             _, _, headers = traceparent()
             ask(client, headers)
-            wait_for(server.log, "traces are taken again")
+            wait_until(lambda: "traces are taken again" in server.log.read_text())
             ask_until(late, client, 1, lambda spans: bool(named(spans, "compute")))
         assert ask(client, {}).status_code == 200
     log = server.log.read_text()
     assert log.count("traces are dropped") == 1
     assert "opentelemetry" not in log and "Traceback" not in log  # noqa: PT018 - one thing
-
-
-def wait_for(log: Path, words: str) -> None:
-    deadline = time.monotonic() + 60
-    while words not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
 
 
 def test_nothing_of_it_is_there_while_it_is_off() -> None:

@@ -5,7 +5,6 @@ import contextlib
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.conftest import Server
 from tests.pictures import PICTURES
 from tests.tiny_clip import config, write_clip
 from tests.vectors import cosines
+from tests.waiting import wait_until
 from triton_models.repository import Repository
 
 CONNECTIONS = 16
@@ -166,7 +166,7 @@ def spoiled_before_loading(server: Server, served: str, spoil: Callable[[Path], 
 
     def wait() -> None:
         try:
-            wait_for(lambda: versions() - before)
+            wait_until(lambda: versions() - before)
             spoil(*(versions() - before))
         finally:
             lock.release()
@@ -175,13 +175,6 @@ def spoiled_before_loading(server: Server, served: str, spoil: Callable[[Path], 
     thread.start()
     yield
     thread.join()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.slow
@@ -267,7 +260,7 @@ def test_a_kill_leaves_one_whole_version(tmp_path: Path, moment: str) -> None:
 
         loading = threading.Thread(target=replace)
         loading.start()
-        wait_for(lambda: reached(repository, moment, old))
+        wait_until(lambda: reached(repository, moment, old), pause=0.002)
         kill(server)
         loading.join()
         version = repository.manifest(SERVED).version
@@ -276,7 +269,9 @@ def test_a_kill_leaves_one_whole_version(tmp_path: Path, moment: str) -> None:
         with server.client() as client:
             served = ask(client, TEXT_BODY)
         assert is_of(served, versions[0]) == (version == old)
-        wait_for(lambda: not reached(repository, "added", version) and len(repository.versions(SERVED)) == 1)
+        wait_until(
+            lambda: not reached(repository, "added", version) and len(repository.versions(SERVED)) == 1
+        )
         versions.append(replaced(server, TEXT_BODY))
         assert [is_of(served, one) for one in versions].count(True) == 1
 

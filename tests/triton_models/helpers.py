@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,6 @@ async def statistics(client: TritonClient, served: str, *, inferences: int) -> d
             return dict(found)
         # Triton answers a request before it counts it.
         await asyncio.sleep(0.02)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from tests.conftest import Server, free_port
-from tests.triton_models.helpers import LOAD_SECONDS, install, wait_until
+from tests.triton_models.helpers import LOAD_SECONDS, install
+from tests.waiting import wait_until
 from triton_models.access import Access
 from triton_models.client import TritonClient
 from triton_models.errors import TritonError, TritonUnavailable

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.triton_models import tiny_image
-from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs, wait_until
+from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs
 from tests.triton_models.tiny_onnx import expected
+from tests.waiting import wait_until
 from triton_models.client import TritonClient
 from triton_models.config import DEFAULT_MAX_BATCH_SIZE
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable

@@ -17,8 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs, wait_until
+from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs
 from tests.triton_models.tiny_onnx import expected
+from tests.waiting import wait_until
 from triton_models.client import TritonClient
 from triton_models.errors import EmbeddedTritonError, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.manifest import Manifest
