@@ -72,15 +72,24 @@ class Serving:
     ) -> None:
         """Load into Triton, check the vectors through it, mark as wanted: all parts or none.
 
+        Where Triton ends meanwhile, once more in the next one.
         activity: `loading` keeps requests off until the check has passed.
 
         Raises:
             InvalidModel, DeadlineExceeded, Unavailable, TritonError: the model is out of Triton again.
         """
         await self._changes.record(reference.served, activity=activity)
+        generation = self._triton.generation
         try:
             await asyncio.to_thread(self._settle, parts)
-            await self._load_and_verify(reference, [parts], on_progress)
+            try:
+                await self._load_and_verify(reference, [parts], on_progress)
+            except (Unavailable, TritonUnavailable) as error:
+                # Triton 2.51 ends where a model's process stands still for a second while it is loaded.
+                if not await self._triton.has_ended(generation):
+                    raise
+                log.warning("%s is loaded once more: %s", reference, error)
+                await self._load_and_verify(reference, [parts], on_progress)
         except (InvalidModel, TritonError, RepositoryError) as error:
             for served in parts:
                 # What failed is what the caller must hear. Without the model's process unloading never ends.

@@ -19,6 +19,8 @@ from triton_models.server.stubs import Stubs
 
 RESTART_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
+_END_SECONDS = 1.5
+"""In which the end of a Triton that crashed is noticed, with its log looked at four times a second."""
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,24 @@ class Triton:
             return
         seen = self.generation
         self._shared.restart()
+        await self._wait_for_next(seen)
+
+    async def has_ended(self, seen: int) -> bool:
+        """Whether the Triton of generation `seen` is gone, or goes in a moment; then the next one is there.
+
+        Raises:
+            TritonTimeout: the next one did not come up.
+
+        """
+        try:
+            async with asyncio.timeout(_END_SECONDS), self._changed:
+                await self._changed.wait_for(lambda: self._client is None or self.generation != seen)
+        except TimeoutError:
+            return False
+        await self._wait_for_next(seen)
+        return True
+
+    async def _wait_for_next(self, seen: int) -> None:
         try:
             async with asyncio.timeout(RESTART_SECONDS), self._changed:
                 await self._changed.wait_for(lambda: self.generation != seen and self._client is not None)

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from triton_models.backends.onnxruntime.model import TritonPythonModel as Awake
 
 
 class TritonPythonModel(Awake):
+    def initialize(self, args):
+        while Path("{asleep}.start").exists():
+            time.sleep(0.02)
+        super().initialize(args)
+
     def execute(self, requests):
         if Path("{asleep}.little").exists():
             time.sleep(0.7)
@@ -137,6 +143,28 @@ def test_a_model_that_blocks_in_the_check_of_its_load_is_loaded_again(
     note("a stub blocks while it is loaded", under)
     under.check()
     under.check(allowed=(), pool=BERT)
+
+
+def test_triton_ends_while_it_loads_a_model(sleepy: Sleepy, load: MakeLoad, note: Note) -> None:
+    """The load is answered by the next one."""
+    starting = sleepy.asleep.with_name("asleep.start")
+    with sleepy.server.client() as client, ThreadPoolExecutor(1) as pool:
+        assert client.post("/unload_model", json={"model_name": OTHER}).status_code == 200
+        with load(sleepy.server, names=(BERT,)) as under:
+            under.settle()
+            starting.touch()
+            with under.fault():
+                body = {"model_name": OTHER}
+                loading = pool.submit(client.post, "/load_sentence_transformer_model", json=body)
+                stub_of(sleepy.server, "tiny_other")
+                triton_of(sleepy.server).kill()
+                starting.unlink()
+                loaded = loading.result()
+        note("SIGKILL of Triton while it loads a model", under)
+        under.check()
+        assert loaded.status_code == 200, loaded.text
+    with load(sleepy.server) as both:
+        both.settle()
 
 
 @pytest.mark.slow
