@@ -9,7 +9,7 @@ import time
 
 from gateway.capacity import Capacity
 from gateway.catalog import Catalog
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
 from gateway.references import Reference
@@ -24,7 +24,7 @@ INTERVAL = 0.5
 """Seconds between two looks at Triton."""
 
 BACKOFF = (1.0, 60.0)
-"""First and longest wait in seconds after a model could not be restored."""
+"""First and longest wait in seconds after a model could not be restored, or Triton was away for its load."""
 
 
 class Restorer:
@@ -57,7 +57,7 @@ class Restorer:
 
     @property
     def waiting(self) -> list[str]:
-        """Models named by LOAD_MODELS whose load has not begun."""
+        """Models named by LOAD_MODELS whose load has not begun, or begins anew in a moment."""
         return self._waiting
 
     async def run(self) -> None:
@@ -111,10 +111,22 @@ class Restorer:
             await self._load(self._waiting.pop(0))
 
     async def _load(self, name: str) -> None:
-        try:
-            log.info(await self._jobs.start(Reference.parse(name)).result())
-        except (GatewayError, TritonError) as error:
-            log.error("%s could not be loaded: %s", name, error)
+        wait, longest = BACKOFF
+        while True:
+            try:
+                answer = await self._jobs.start(Reference.parse(name)).result()
+            except (Unavailable, TritonError) as error:
+                log.error("%s could not be loaded, next try in %g s: %s", name, wait, error)
+                self._waiting.append(name)
+                await asyncio.sleep(wait)
+                self._waiting.remove(name)
+                wait = min(longest, 2 * wait)
+            except GatewayError as error:
+                log.error("%s could not be loaded: %s", name, error)
+                return
+            else:
+                log.info(answer)
+                return
 
     async def _restore(self, served: str) -> None:
         try:

@@ -52,17 +52,21 @@ class Sleepy:
 
 @pytest.fixture(scope="module")
 def sleepy(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sleepy]:
-    root = tmp_path_factory.mktemp("sleepy")
+    made = sleepy_server(farm, tmp_path_factory.mktemp("sleepy"))
+    with made.server.running():
+        wait_loaded(made.server)
+        yield made
+        made.asleep.unlink(missing_ok=True)
+
+
+def sleepy_server(farm: Farm, root: Path) -> Sleepy:
     server, asleep = farm.server(root), root / "asleep"
     model = server.repository / "tiny_other"
     [version] = (path for path in model.iterdir() if path.is_dir())
     (version / "model.py").write_text(SLEEPER.format(project=ROOT, asleep=asleep))
     config = model / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "onnxruntime"', 'backend: "python"'))
-    with server.running():
-        wait_loaded(server)
-        yield Sleepy(server, asleep)
-        asleep.unlink(missing_ok=True)
+    return Sleepy(server, asleep)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
@@ -165,6 +169,25 @@ def test_triton_ends_while_it_loads_a_model(sleepy: Sleepy, load: MakeLoad, note
         assert loaded.status_code == 200, loaded.text
     with load(sleepy.server) as both:
         both.settle()
+
+
+def test_triton_ends_again_and_again_while_it_loads_what_it_starts_with(farm: Farm, tmp_path: Path) -> None:
+    made = sleepy_server(farm, tmp_path)
+    starting = made.asleep.with_name("asleep.start")
+    starting.touch()
+    made.server.start()
+    try:
+        for _ in range(2):
+            stub = stub_of(made.server, "tiny_other")
+            triton_of(made.server).kill()
+            stub.wait(60)
+        starting.unlink()
+        made.server.wait_healthy()
+        with made.server.client() as client:
+            answer = client.post("/infer_text", json={"model_name": OTHER, "text": "a dog"})
+        assert answer.status_code == 200, answer.text
+    finally:
+        made.server.stop()
 
 
 @pytest.mark.slow
