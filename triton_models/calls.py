@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT
-from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
+from triton_models.errors import TokensNotServed, TritonTimeout, WrongAnswer
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; "" for none. Triton's log and errors name it, its cache does not."""
@@ -88,21 +88,21 @@ def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArr
 
     Raises:
         TokensNotServed: a vector for each row where one for each token was asked for.
-        InferenceRejected: another shape than was asked for.
+        WrongAnswer: another shape than was asked for.
 
     """
     if not response.raw_output_contents:
         return None
     if len(response.outputs) != 1:
-        raise InferenceRejected("Triton answered other outputs than the request asked for")
+        raise WrongAnswer("Triton answered other outputs than the request asked for")
     shape = tuple(response.outputs[0].shape)
     if shape[:-1] == leading[:-1] and len(leading) == 2:
         raise TokensNotServed("Triton answered one vector for each row, none for its tokens")
     if shape[:-1] != leading:
-        raise InferenceRejected("Triton answered another shape than the request asked for")
+        raise WrongAnswer("Triton answered another shape than the request asked for")
     content = response.raw_output_contents[0]
     if 4 * math.prod(shape) != len(content):
-        raise InferenceRejected("Triton answered a vector that does not fit its shape")
+        raise WrongAnswer("Triton answered a vector that does not fit its shape")
     return np.frombuffer(content, np.float32).reshape(shape)
 
 

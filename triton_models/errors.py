@@ -7,7 +7,8 @@
     ├── ModelNotReady          unknown, not loaded, or another version is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
-    │   └── TokensNotServed    the backend gives one vector for each row, none for its tokens
+    │   ├── TokensNotServed    the backend gives one vector for each row, none for its tokens
+    │   └── WrongAnswer        the answer is not one to this request; another try may be answered well
     └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
 
 Texts of the first seven hold nothing that a client may not see; `reason` and EmbeddedTritonError
@@ -52,6 +53,10 @@ class InferenceRejected(TritonError):
 
 class TokensNotServed(InferenceRejected):
     """The backend of this Triton, or the model as it was converted, gives no vectors of tokens."""
+
+
+class WrongAnswer(InferenceRejected):
+    """The answer does not fit the request. Seen of a Triton about to crash, its memory overwritten."""
 
 
 class EmbeddedTritonError(TritonError):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import httpx
 
+from gateway.errors import error_body, from_triton
 from tests import tiny_models
 from tests.conftest import MINILM
+from triton_models.errors import InferenceRejected, WrongAnswer
 
 
 def test_health_and_liveness(client: httpx.Client) -> None:
@@ -81,3 +83,8 @@ def test_no_answer_holds_a_path_or_an_address(client: httpx.Client) -> None:
         assert "site-packages" not in answer.text
         assert "/tmp" not in answer.text
         assert "127.0.0.1" not in answer.text
+
+
+def test_a_wrong_answer_of_triton_is_no_fault_of_the_caller() -> None:
+    assert error_body(from_triton(WrongAnswer("another shape")))[0] == 503
+    assert error_body(from_triton(InferenceRejected("no such input")))[0] == 422

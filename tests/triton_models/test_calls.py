@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.triton_models.helpers import with_server
 from triton_models.calls import embeddings
 from triton_models.client import TritonClient
-from triton_models.errors import InferenceRejected, TokensNotServed, TritonTimeout
+from triton_models.errors import TokensNotServed, TritonTimeout, WrongAnswer
 
 ROWS = np.array([[1, 2, 3]], dtype=np.int64)
 IMAGE = np.zeros((1, 4, 4, 3), np.uint8)
@@ -28,7 +28,7 @@ def test_an_answer_has_the_shape_that_was_asked_for() -> None:
         found = embeddings(answer(*shape), *shape[:-1])
         assert found is not None
         assert found.shape == shape
-        with pytest.raises(InferenceRejected, match="another shape"):
+        with pytest.raises(WrongAnswer, match="another shape"):
             embeddings(answer(*shape), 5, *shape[1:-1])
 
 

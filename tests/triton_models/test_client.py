@@ -23,6 +23,7 @@ from triton_models.errors import (
     ModelNotReady,
     TritonTimeout,
     TritonUnavailable,
+    WrongAnswer,
 )
 from triton_models.repository import MODEL
 
@@ -216,7 +217,7 @@ def test_every_call_has_a_deadline() -> None:
 
 def test_an_answer_of_another_shape_is_never_taken() -> None:
     async def work(client: TritonClient) -> None:
-        with pytest.raises(InferenceRejected, match="another shape"):
+        with pytest.raises(WrongAnswer, match="another shape"):
             await client.infer("any", 1, ROWS, timeout=5)
 
     with_server(GarbageServicer(), work)
