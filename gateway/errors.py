@@ -42,7 +42,6 @@ from triton_models.errors import (
     TritonError,
     TritonOverloaded,
     TritonTimeout,
-    WrongAnswer,
 )
 
 log = logging.getLogger(__name__)
@@ -194,6 +193,7 @@ STATUS: dict[type[GatewayError], int] = {
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
 """The word for a failure that the framework found."""
 
@@ -206,7 +206,7 @@ def from_triton(error: TritonError) -> GatewayError:
         return Overloaded("the model's queue in Triton is full; retry in a moment")
     if isinstance(error, ModelLoadFailed):
         return InvalidModel("Triton could not load the model; the server's log has the reason")
-    if isinstance(error, InferenceRejected) and not isinstance(error, WrongAnswer):
+    if isinstance(error, InferenceRejected):
         return InvalidInput("Triton rejected the input; the server's log has the reason")
     return Unavailable("Triton is not ready; retry in a moment")
 

@@ -20,7 +20,7 @@ from filelock import AsyncFileLock, Timeout
 from gateway.errors import Unavailable
 from gateway.probes import Probe, WrongVector
 from gateway.watched import LOOK, NOT_ASKED, NOT_LOADED, PATIENCE, REFUSED, Watched
-from triton_models.errors import InferenceRejected, TritonError, TritonTimeout, TritonUnavailable
+from triton_models.errors import InferenceRejected, TritonError, TritonTimeout, TritonUnavailable, WrongAnswer
 from triton_models.repository import Repository, RepositoryError
 from triton_models.states import ModelState
 from triton_models.supervisor import Triton
@@ -212,7 +212,7 @@ class Monitor:
         except WrongVector as error:
             self._note(served, known, str(error))
             known.refused, known.closed = REFUSED, "it answered a wrong vector"
-        except (InferenceRejected, RepositoryError, OSError) as error:
+        except (InferenceRejected, WrongAnswer, RepositoryError, OSError) as error:
             self._note(served, known, str(error))
         except TritonUnavailable:
             # Triton answers, or this would not be asked: it cannot reach the model's process.

@@ -7,11 +7,11 @@
     ├── ModelNotReady          unknown, not loaded, or another version is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
-    │   ├── TokensNotServed    the backend gives one vector for each row, none for its tokens
-    │   └── WrongAnswer        the answer is not one to this request; another try may be answered well
+    │   └── TokensNotServed    the backend gives one vector for each row, none for its tokens
+    ├── WrongAnswer            the answer is not one to this request; another try may be answered well
     └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
 
-Texts of the first seven hold nothing that a client may not see; `reason` and EmbeddedTritonError
+Texts of the first eight hold nothing that a client may not see; `reason` and EmbeddedTritonError
 may hold paths.
 """
 
@@ -48,14 +48,14 @@ class ModelLoadFailed(TritonError):
 
 
 class InferenceRejected(TritonError):
-    """Triton refused this request, or its answer is not what the contract says."""
+    """Triton refused this request."""
 
 
 class TokensNotServed(InferenceRejected):
     """The backend of this Triton, or the model as it was converted, gives no vectors of tokens."""
 
 
-class WrongAnswer(InferenceRejected):
+class WrongAnswer(TritonError):
     """The answer does not fit the request. Seen of a Triton about to crash, its memory overwritten."""
 
 
