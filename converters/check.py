@@ -28,6 +28,7 @@ LARGEST_BATCH = 48
 _LONG = 96
 _OTHER_PROMPT_TEXTS = 12
 _TOKEN_TEXTS = 16
+_PLANTED_BATCHES = 8
 KEPT_SAMPLES = 24
 KEPT_TOKENS = 512
 
@@ -50,6 +51,7 @@ class Samples:
     texts: with their prompt. ids: int64 [L], L >= 1, flags included. vectors: float32 [n, D].
     empty: float32 [D], the vector of a text without tokens; None where every text has some.
     tokens: of some of the texts; none of CLIP models, which give no vectors of tokens.
+    planted_id: a token without a finite vector, see `graph.plant`; None leaves that part of the check out.
     """
 
     texts: list[str]
@@ -57,6 +59,7 @@ class Samples:
     vectors: NDArray[np.float32]
     empty: NDArray[np.float32] | None
     tokens: Sequence[TokenSample] = ()
+    planted_id: int | None = None
 
     def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The flat ids and the lengths of some rows."""
@@ -67,6 +70,13 @@ class Samples:
         """The same with ROW_START on every row, as grouped requests have it; the vectors must not notice."""
         ids, lengths = self.batch(rows)
         ids[np.cumsum(lengths) - lengths] |= ROW_START
+        return ids, lengths
+
+    def planted_batch(self, rows: Sequence[int], place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The same, with the planted id alone in the row at `place`."""
+        ids, lengths = self.marked_batch(rows)
+        start = int(lengths[:place].sum())
+        ids[start : start + lengths[place]] = self.planted_id
         return ids, lengths
 
     def spread(self, count: int, longest: int) -> list[int]:
@@ -152,6 +162,10 @@ def verify(
         worst.see(cosines(together, samples.vectors[rows]), rows)
         worst_alone.see(cosines(together, alone[rows]), rows)
         report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")
+    if samples.planted_id is not None:
+        for number, rows in enumerate(batches[:_PLANTED_BATCHES]):
+            place = number % len(rows)
+            _check_planted(run(*samples.planted_batch(rows, place)), place, alone[rows], least)
     text = shorten(samples.texts[worst.row])
     if worst.cosine < least.reference:
         raise CheckFailed(
@@ -231,6 +245,18 @@ def save(samples: Samples, path: Path) -> None:
     if samples.empty is not None:
         arrays["empty_embedding"] = samples.empty
     np.savez(path, **arrays)
+
+
+def _check_planted(
+    together: NDArray[np.float32], place: int, alone: NDArray[np.float32], least: Bounds
+) -> None:
+    """A text at `place` has no finite vector; all others must have those that they have alone."""
+    if np.isfinite(together[place]).all():
+        raise CheckFailed("the converted model gives a finite vector for what has none")
+    # A row that is not finite has a cosine of -1.
+    others = np.delete(cosines(together, alone), place)
+    if others.size and others.min() < least.alone:
+        raise CheckFailed("a text without a finite vector changes the vectors of others in its batch")
 
 
 def _check_norms(vectors: NDArray[np.float32], reference: NDArray[np.float32], texts: Sequence[str]) -> None:

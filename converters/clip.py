@@ -22,6 +22,7 @@ from converters.clip_text import TextPlan
 from converters.clip_texts import clip_texts
 from converters.digest import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel
+from converters.graph import plant
 from converters.packing import CannotPack
 from converters.progress import Progress, part
 from converters.reference import describe
@@ -92,13 +93,15 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
     if tokenizer.separator is not None:
         filled[filled == tokenizer.separator] = 0
     vectors = _encode(reference.encode_texts, filled, part(progress, "convert", 0.1, 0.3, "check texts"))
-    samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None)
+    planted_id = plant(reference.model, clip_text.word_table(reference.model))
+    samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None, planted_id=planted_id)
     path = into / "model.onnx"
     plan, result, samples = _convert_text(reference, samples, path, threads, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
     settings = {
         "vocab_size": _vocab_size(reference),
+        "planted_id": planted_id,
         "max_seq_length": tokenizer.context_length,
         "add_special_tokens": True,
         "attention": "packed" if plan.how == "packed" else "padded",

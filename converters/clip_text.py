@@ -82,6 +82,17 @@ def unpacked(model: nn.Module, context_length: int, separator: int | None, *, no
     return TextPlan("fixed", "it attends to its padding", fixed.eval(), context_length)
 
 
+def word_table(model: nn.Module) -> nn.Embedding:
+    """The vectors of the text tower's tokens."""
+    tower: Any = getattr(model, "text", model)
+    table: nn.Embedding = (
+        tower.transformer.get_input_embeddings()
+        if isinstance(tower, HFTextEncoder)
+        else tower.token_embedding
+    )
+    return table
+
+
 def without(model: nn.Module, *names: str) -> nn.Module:
     """The same model, sharing its weights, without some of its modules."""
     copied = copy.copy(model)

@@ -8,7 +8,7 @@ Knows nothing about files, tokenizers or ONNX.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from converters.pooling import GatherPooling
 from triton_models.tokens import NOT_POOLED, TOKEN_ID_BITS
 
 Attention = Literal["packed", "padded", "none"]
+
+LARGEST = 3e38
+"""Of a number that counts as finite: a little more becomes inf in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +81,37 @@ class StaticMean(nn.Module):
     """Static vectors, float32 [total, H], and their mean over each text, float32 [batch, H].
 
     By one matrix product, not by padding: static models have no longest text, and one long text
-    among many short ones would multiply the memory.
+    among many short ones would multiply the memory. The product weighs all tokens in every row, most of them
+    with zero, and zero times NaN is NaN. So words whose vector is not finite are zeros in the product, and
+    texts that have one are marked afterwards. The last row of the table is such a word, see `plant`.
     """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+        sound = (weight.abs() <= LARGEST).all(1)
+        self.has_flaws = not bool(sound.all())
+        table = torch.where(sound.unsqueeze(1), weight, 0.0) if self.has_flaws else weight
+        table = torch.cat([table, torch.zeros_like(table[:1])])
+        self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
+        self.flaws: Tensor
+        self.register_buffer("flaws", torch.cat([~sound, torch.ones(1, dtype=torch.bool)]).to(torch.int64))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of `ids` (int64 [total]), and the mean of each text's."""
-        ends = lengths.cumsum(0).unsqueeze(1)
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
         place = torch.arange(ids.shape[0]).unsqueeze(0)
-        within = (place < ends) & (place >= ends - lengths.unsqueeze(1))
+        within = (place < ends.unsqueeze(1)) & (place >= starts.unsqueeze(1))
         vectors: Tensor = self.embedding(ids)
-        mean: Tensor = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
-        return vectors, mean
+        mean = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
+        flaws = self.flaws.index_select(0, ids)
+        # Counted by running sums of whole numbers: the cost of a few numbers a text.
+        running = flaws.cumsum(0)
+        before = running.index_select(0, starts) - flaws.index_select(0, starts)
+        is_sound = (running.index_select(0, ends - 1) == before).unsqueeze(1)
+        if self.has_flaws:
+            vectors = torch.where(flaws.unsqueeze(1) == 0, vectors, torch.nan)
+        return vectors, torch.where(is_sound, mean, torch.nan)
 
 
 class SentenceGraph(nn.Module):
@@ -135,6 +154,8 @@ class SentenceGraph(nn.Module):
                 assert layout is not None
                 pooled = self._pooled(input_ids)
                 features["sentence_embedding"] = module(features["token_embeddings"], layout, pooled)
+            elif hasattr(module, "activation_function"):
+                features = _dense(module, features)
             else:
                 features = module(features)
         embedding: Tensor = features["sentence_embedding"]
@@ -147,6 +168,30 @@ class SentenceGraph(nn.Module):
         if self.prompt_flag:
             return torch.bitwise_and(input_ids, NOT_POOLED) == 0
         return torch.ones_like(input_ids, dtype=torch.bool)
+
+
+def _dense(module: Any, features: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401 - sentence-transformers' Dense
+    """What the module gives, and NaN where what it is given is not finite."""
+    given = features[module.module_input_name].mean(-1, keepdim=True)
+    features = module(features)
+    name = module.module_output_name
+    # OpenVINO's ReLU makes zero of NaN, tanh makes one of inf. The difference is zero, or NaN.
+    return {**features, name: features[name] + (given - given)}
+
+
+def plant(model: nn.Module, table: nn.Embedding) -> int:
+    """Give a model's table of word vectors one row more, of NaN, and return the id of that row.
+
+    No text has the id. The checks send it among other texts, whose vectors must not change.
+    """
+    weight = table.weight
+    flaw = torch.full_like(weight[:1], torch.nan)
+    planted = nn.Parameter(torch.cat([weight.detach(), flaw]), requires_grad=False)
+    for module in model.modules():
+        # T5 has one table in two places.
+        if isinstance(module, nn.Embedding) and module.weight is weight:
+            module.weight = planted
+    return weight.shape[0]
 
 
 def use_attention(model: PreTrainedModel, attention: Attention) -> None:

@@ -58,7 +58,9 @@ class Layout:
 
     longest: length of the longest text, rounded up. lengths: int64 [batch].
     valid: bool [batch, longest], False on padding.
-    tokens: int64 [batch, longest], the place of each token in the packed row; any valid place on padding.
+    tokens: int64 [batch, longest], the place of each token in the packed row; on padding that of the text's
+        own last token. Padding is weighed with zero, and zero times NaN is NaN: with another text's token
+        there, one text whose numbers are not finite would spoil the vectors of others.
     cells: int64 [total], the place of each packed token in a flattened [batch * longest].
     rows, positions: int64 [total], the text of each token and its place in it, from 0.
     """
@@ -91,14 +93,14 @@ class Layout:
             longest=longest,
             lengths=lengths,
             valid=place.unsqueeze(0) < lengths.unsqueeze(1),
-            tokens=(starts.unsqueeze(1) + place.unsqueeze(0)).clamp(max=total - 1),
+            tokens=torch.minimum(starts.unsqueeze(1) + place.unsqueeze(0), ends.unsqueeze(1) - 1),
             cells=rows * longest + positions,
             rows=rows,
             positions=positions,
         )
 
     def pad(self, packed: Tensor, dim: int = 0) -> Tensor:
-        """Make of the dimension `total` the two `batch, longest`; what stands on padding is some token's."""
+        """Make of the dimension `total` the two `batch, longest`; padding repeats a text's last token."""
         # index_select becomes one Gather; indexing with a tensor becomes transpositions around a GatherND.
         chosen = packed.index_select(dim, self.tokens.flatten())
         before, after = packed.shape[:dim], packed.shape[dim + 1 :]

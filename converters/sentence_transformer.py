@@ -5,7 +5,7 @@ modules that import torch.
 """
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from converters import check, engines, export, half_precision, reference
 from converters.check import CheckResult, Samples
 from converters.digest import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel
-from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, use_attention
+from converters.graph import Attention, Backbone, Inputs, SentenceGraph, StaticMean, plant, use_attention
 from converters.inspect_source import Anatomy
 from converters.packing import CannotPack
 from converters.pooling import GatherPooling
@@ -115,6 +115,8 @@ def build(
     modules = _modules_after(loaded)
     tokenizer = TextTokenizer(loaded)
     samples = check.prepare(loaded, tokenizer, part(progress, "convert", 0.15, 0.45))
+    # After all that the reference is asked: from here on its table belongs to the graph.
+    samples = replace(samples, planted_id=_plant(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
     plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
@@ -230,6 +232,14 @@ def _vocab_size(loaded: Reference) -> int:
     return int(table.num_embeddings)
 
 
+def _plant(loaded: Reference) -> int:
+    """The id of the token without a finite vector; `StaticMean` makes its own."""
+    if loaded.backbone is None:
+        return int(loaded.first.embedding.weight.shape[0])
+    table: Any = loaded.backbone.get_input_embeddings()
+    return plant(loaded.backbone, table)
+
+
 def _manifest(
     loaded: Reference,
     tokenizer: TextTokenizer,
@@ -253,6 +263,7 @@ def _manifest(
         revision=origin.revision,
         source=origin.source,
         dimensions=int(samples.vectors.shape[1]),
+        planted_id=samples.planted_id,
         token_dimensions=int(samples.tokens[0].vectors.shape[1]),
         vocab_size=_vocab_size(loaded),
         max_seq_length=tokenizer.max_seq_length,

@@ -11,7 +11,8 @@
     ├── TooLarge            a limit on size or number
     ├── InvalidInput        an input cannot be used
     │   ├── EmptyInput      there is none
-    │   └── TextTooLong     more tokens than the model takes, and not to be truncated
+    │   ├── TextTooLong     more tokens than the model takes, and not to be truncated
+    │   └── NoVector        the model computes no finite vector for it
     ├── InvalidModel        the model cannot be converted, or fails its check
     ├── Overloaded          too much is waiting for the model already
     ├── Unavailable         Triton is not there, or not ready
@@ -36,13 +37,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from gateway.dialects.error_bodies import Fault, error_bodies
-from triton_models.errors import (
-    InferenceRejected,
-    ModelLoadFailed,
-    TritonError,
-    TritonOverloaded,
-    TritonTimeout,
-)
+from triton_models import errors as triton
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +125,12 @@ class TextTooLong(InvalidInput):
     code = "text_too_long"
 
 
+class NoVector(InvalidInput):
+    """The model computes no finite vector for an input."""
+
+    code = "no_vector"
+
+
 class InvalidModel(GatewayError):
     """The model cannot be converted, or fails its check."""
 
@@ -183,6 +184,7 @@ STATUS: dict[type[GatewayError], int] = {
     InvalidInput: 422,
     EmptyInput: 422,
     TextTooLong: 422,
+    NoVector: 422,
     InvalidModel: 422,
     Overloaded: 429,
     Unavailable: 503,
@@ -191,22 +193,21 @@ STATUS: dict[type[GatewayError], int] = {
     Unsupported: 424,
 }
 
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
 """The word for a failure that the framework found."""
 
 
-def from_triton(error: TritonError) -> GatewayError:
+def from_triton(error: triton.TritonError) -> GatewayError:
     """What a failure of Triton means to the caller."""
-    if isinstance(error, TritonTimeout):
+    if isinstance(error, triton.TritonTimeout):
         return DeadlineExceeded("Triton did not answer within the request's time limit; send less, or retry")
-    if isinstance(error, TritonOverloaded):
+    if isinstance(error, triton.TritonOverloaded):
         return Overloaded("the model's queue in Triton is full; retry in a moment")
-    if isinstance(error, ModelLoadFailed):
+    if isinstance(error, triton.ModelLoadFailed):
         return InvalidModel("Triton could not load the model; the server's log has the reason")
-    if isinstance(error, InferenceRejected):
+    if isinstance(error, triton.InferenceRejected):
         return InvalidInput("Triton rejected the input; the server's log has the reason")
     return Unavailable("Triton is not ready; retry in a moment")
 
@@ -247,7 +248,7 @@ def response_to(error: Exception, scope: Scope) -> Response:
     """The one place where exceptions become responses."""
     if isinstance(error, GatewayError):
         return error_response(error, scope)
-    if isinstance(error, TritonError):
+    if isinstance(error, triton.TritonError):
         log.warning("Triton: %s", error)
         return error_response(from_triton(error), scope)
     if isinstance(error, RequestValidationError | ValidationError):
@@ -289,10 +290,9 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return response_to(error, request.scope)
 
-    for kind in (GatewayError, TritonError, RequestValidationError, ValidationError, HTTPException, OSError):
+    of_libraries = (RequestValidationError, ValidationError, HTTPException, ClientDisconnect)
+    for kind in (GatewayError, triton.TritonError, *of_libraries, OSError, Exception):
         app.add_exception_handler(kind, handle)
-    app.add_exception_handler(ClientDisconnect, handle)
-    app.add_exception_handler(Exception, handle)
 
 
 def _written(fault: Fault, scope: Scope, headers: dict[str, str] | None = None) -> Response:

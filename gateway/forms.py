@@ -17,6 +17,9 @@ Rows = NDArray[Any]
 
 EmbeddingDtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
+NOT_FINITE = "the model's vector of it is not finite; leave it out, or use another model"
+"""Told of an input for which the model computes NaN or inf."""
+
 _STEPS = 255
 
 
@@ -102,11 +105,16 @@ def _half(vectors: Vectors) -> Rows:
     return half
 
 
-def _to_steps(vectors: Vectors, dtype: Literal["int8", "uint8"], ranges: NDArray[np.float32]) -> Rows:
+def _to_steps(vectors: Rows, dtype: Literal["int8", "uint8"], ranges: Rows) -> Rows:
     """Each value as the number of its step between least and largest, of 256."""
-    starts = ranges[0]
-    steps = (ranges[1] - starts) / _STEPS
-    steps = np.where(steps == 0, 1, steps)
-    numbers = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
+    with np.errstate(over="ignore"):
+        if not np.isfinite(ranges[1] - ranges[0]).all():
+            # The ends are further apart than float32 reaches: all would be in the first step.
+            vectors, ranges = vectors.astype(np.float64), ranges.astype(np.float64)
+        starts = ranges[0]
+        steps = (ranges[1] - starts) / _STEPS
+        steps = np.where(steps == 0, 1, steps)
+        # What overflows is beyond the ranges.
+        numbers = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
     rows: Rows = numbers.astype(np.uint8) if dtype == "uint8" else (numbers - 128).astype(np.int8)
     return rows

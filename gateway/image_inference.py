@@ -16,9 +16,9 @@ from gateway.callers import watch_caller
 from gateway.catalog import Catalog, ImageModel
 from gateway.deadlines import Deadline, too_late
 from gateway.decoding import ImageDecoder
-from gateway.errors import InvalidInput, TooLarge
+from gateway.errors import InvalidInput, NoVector, TooLarge
 from gateway.fetching import ImageFetcher
-from gateway.forms import Vectors, unit_length
+from gateway.forms import NOT_FINITE, Vectors, unit_length
 from gateway.image_sources import is_url
 from gateway.images import ImageError, ImageTooLarge
 from gateway.metrics import images_of
@@ -26,7 +26,7 @@ from gateway.references import Reference
 from gateway.turns import Visit
 from gateway.verified import Verified
 from triton_models.calls import Queueing
-from triton_models.errors import TritonTimeout
+from triton_models.errors import NotFinite, TritonTimeout
 from triton_models.supervisor import Triton
 
 OF_ONE_REQUEST = 64
@@ -79,7 +79,7 @@ class ImageEmbedder:
 
         Raises:
             TooLarge: more images than the limit, or one of them is over a limit.
-            InvalidInput: an image cannot be used; its index is in the message.
+            InvalidInput, NoVector: an image cannot be used; its index is in the message.
             ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
         """
         if not reference.is_clip:
@@ -118,6 +118,8 @@ class ImageEmbedder:
                     raise TooLarge(f"{field}.{index}: {error}") from error
                 except ImageError as error:
                     raise InvalidInput(f"{field}.{index}: {error}") from error
+                except NotFinite as error:
+                    raise NoVector(f"{field}.{index}: {NOT_FINITE}") from error
 
             await each(one, len(images), OF_ONE_REQUEST)
         return vectors

@@ -16,8 +16,8 @@ from gateway.admission import FEW, Admission, Lane
 from gateway.callers import watch_caller
 from gateway.catalog import Catalog, TextModel, no_tokens
 from gateway.deadlines import Deadline, too_late
-from gateway.errors import InvalidInput, Overloaded, TooLarge, Unsupported
-from gateway.forms import Vectors, unit_length
+from gateway.errors import InvalidInput, NoVector, Overloaded, TooLarge, Unsupported
+from gateway.forms import NOT_FINITE, Vectors, unit_length
 from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
@@ -25,7 +25,7 @@ from gateway.tokenizer import TokenIds, Tokenized, group
 from gateway.turns import Turn, Visit, in_turns
 from gateway.verified import Verified
 from triton_models.calls import Queueing
-from triton_models.errors import TokensNotServed, TritonTimeout
+from triton_models.errors import NotFinite, TokensNotServed, TritonTimeout
 from triton_models.supervisor import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
@@ -100,7 +100,7 @@ class TextEmbedder:
 
         Raises:
             TooLarge: more texts than the limit.
-            InvalidInput: a text cannot be embedded; its index is in the message.
+            InvalidInput, NoVector: a text cannot be embedded; its index is in the message.
             ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
         """
         model, (vectors, tokens) = await self._answer(
@@ -198,7 +198,7 @@ class TextEmbedder:
             tokens_of(model.served).inc(tokens)
             if len(rows) == 1 and rows[0].size:
                 with await visit.turn(1) as turn:
-                    vectors = await self._infer(model, rows[0].reshape(1, -1), asked, turn)
+                    vectors = await self._infer(model, rows[0].reshape(1, -1), (0,), asked, turn)
                 return Embedded(vectors, tokens)
             vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
             jobs: list[tuple[list[int], TokenIds]] = []
@@ -214,7 +214,7 @@ class TextEmbedder:
 
             async def call(number: int, turn: Turn) -> None:
                 indices, some = jobs[number]
-                vectors[indices] = await self._infer(model, some, asked, turn)
+                vectors[indices] = await self._infer(model, some, indices, asked, turn)
 
             sizes = {number: len(indices) for number, (indices, _) in enumerate(jobs)}
             await in_turns(visit, sizes, call)
@@ -243,9 +243,10 @@ class TextEmbedder:
             places = [index for index, row in enumerate(rows) if row.size]
 
             async def call(number: int, turn: Turn) -> None:
-                row = rows[places[number]].reshape(1, -1)
-                found = await self._infer(model, row, asked, turn, tokens=True)
-                vectors[places[number]] = found[0]
+                index = places[number]
+                row = rows[index].reshape(1, -1)
+                found = await self._infer(model, row, (index,), asked, turn, tokens=True)
+                vectors[index] = found[0]
 
             # Not all at once: each answer passes through the shared memory of Triton's backend.
             for start in range(0, len(places), ONE_BY_ONE):
@@ -267,18 +268,21 @@ class TextEmbedder:
         self,
         model: TextModel,
         rows: TokenIds,
+        indices: Sequence[int],
         asked: "_Asked",
         turn: Turn,
         *,
         tokens: bool = False,
     ) -> Vectors:
-        """Vectors float32 [b, D] of rows int64 [b, L]; with tokens those of each token, [b, L, H]."""
+        """Vectors float32 [b, D] of rows int64 [b, L], the texts `indices`; with tokens [b, L, H]."""
         remaining = asked.deadline.remaining()
         queueing = Queueing(asked.deadline.own, turn)
         try:
             return await self._triton.client.infer(
                 model.served, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing
             )
+        except NotFinite as error:
+            raise NoVector(f"{asked.field}.{indices[error.row]}: {NOT_FINITE}") from error
         except TokensNotServed as error:
             raise Unsupported(
                 "the backend of this Triton gives no vectors of tokens; the project's own, in Python, does"

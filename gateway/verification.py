@@ -15,9 +15,13 @@ from triton_models.accuracy import BOUNDS, cosines
 from triton_models.calls import beside_noise
 from triton_models.checks import Check, ImageCheck
 from triton_models.client import TritonClient
+from triton_models.errors import NotFinite
 from triton_models.manifest import Manifest
 from triton_models.repository import Repository
 from triton_models.tokens import ROW_START, mark_past_cache
+
+PLANTED_EACH = 4
+"""Rows of a check to each one that has no finite vector."""
 
 
 async def verify_part(
@@ -55,23 +59,45 @@ async def verify(
 ) -> None:
     """Send the recorded rows as callers do, then alone and all at once past the cache; compare.
 
+    Among the last are rows that have no finite vector: the others must not notice.
+
     Raises:
-        InvalidModel: a vector differs.
+        InvalidModel: a vector differs, or is finite where there is none.
         TritonError: Triton does not answer.
     """
     ends = np.cumsum(check.lengths)
     rows = [check.input_ids[end - length : end] for end, length in zip(ends, check.lengths, strict=True)]
 
     async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
-        vectors = await client.infer(served, manifest.version, row, timeout=timeout)
+        try:
+            vectors = await client.infer(served, manifest.version, row, timeout=timeout)
+        except NotFinite:
+            vectors = np.full((1, manifest.dimensions), np.nan, np.float32)
         on_answer()
         return np.asarray(vectors[0])
 
     on_answer()
     cached = await asyncio.gather(*(infer(row.reshape(1, -1)) for row in rows))
     alone = [await infer(past_cache(row)) for row in rows]
-    mixed = await asyncio.gather(*(infer(past_cache(row)) for row in rows))
-    compare(manifest, check.embeddings, np.array(cached), np.array(alone), np.array(mixed))
+    sent = _with_planted(rows, manifest.planted_id)
+    answers = np.array(await asyncio.gather(*(infer(past_cache(row)) for row in sent)))
+    planted = np.array([row[0] == manifest.planted_id for row in sent])
+    if np.isfinite(answers[planted]).all(axis=1).any():
+        raise InvalidModel(
+            f"{manifest.model_name} as served by Triton gives a finite vector for what has none; "
+            "it was not loaded"
+        )
+    compare(manifest, check.embeddings, np.array(cached), np.array(alone), answers[~planted])
+
+
+def _with_planted(rows: list[NDArray[np.int64]], planted_id: int | None) -> list[NDArray[np.int64]]:
+    """The rows in their order, after some of them one of the same length and the planted id alone."""
+    sent = []
+    for number, row in enumerate(rows, start=1):
+        sent.append(row)
+        if planted_id is not None and number % PLANTED_EACH == 0:
+            sent.append(np.full_like(row, planted_id))
+    return sent
 
 
 async def verify_images(

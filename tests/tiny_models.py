@@ -226,11 +226,19 @@ def transformer_model(
     return path
 
 
-def static_model(path: Path, *, normalize: bool = True, seed: int = 0) -> Path:
-    """Save a model of static embeddings."""
+def static_model(
+    path: Path, *, normalize: bool = True, seed: int = 0, words: dict[str, float] | None = None
+) -> Path:
+    """Save a model of static embeddings.
+
+    words: with the number that their vectors are made of.
+    """
     torch.manual_seed(seed)
     backend = wordpiece().backend_tokenizer
-    modules: list[nn.Module] = [StaticEmbedding(backend, embedding_weights=torch.randn(VOCAB, HIDDEN))]
+    weights = torch.randn(VOCAB, HIDDEN)
+    for word, number in (words or {}).items():
+        weights[backend.token_to_id(word)] = number
+    modules: list[nn.Module] = [StaticEmbedding(backend, embedding_weights=weights)]
     if normalize:
         modules.append(Normalize())
     SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)

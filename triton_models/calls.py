@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import math
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from triton_models.accuracy import first_not_finite
 from triton_models.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTPUT
-from triton_models.errors import TokensNotServed, TritonTimeout, WrongAnswer
+from triton_models.errors import NotFinite, TokensNotServed, TritonTimeout, WrongAnswer
+from triton_models.tokens import beside_random, mark_past_cache, mark_rows, mark_wants_tokens
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; "" for none. Triton's log and errors name it, its cache does not."""
@@ -48,6 +51,35 @@ class Queueing(NamedTuple):
 
 AS_CONFIGURED = Queueing()
 """As the model's configuration says."""
+
+
+Asked = tuple[service_pb2.ModelInferRequest, tuple[int, ...]]
+"""A request, and the dimensions of its answer before the last one."""
+
+
+def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: bool) -> Iterator[Asked]:
+    """The request for vectors of `rows` (int64 [b, L]), and what to send where it is answered with nothing.
+
+    Triton caches failures: a request that failed once is answered with nothing ever after. The second has
+    bytes of its own, the third a random row more, so new bytes each time. tokens: of each token.
+    """
+    marked = mark_rows(rows)
+    leading = marked.shape if tokens else marked.shape[:1]
+    if tokens:
+        marked = mark_wants_tokens(marked)
+    yield text_request(name, version, marked), leading
+    yield text_request(name, version, mark_past_cache(marked)), leading
+    more = mark_rows(beside_random(rows))
+    if tokens:
+        more = mark_wants_tokens(more)
+    yield text_request(name, version, more), (len(more), *leading[1:])
+
+
+def image_requests(name: str, version: int, pixels: NDArray[np.uint8]) -> Iterator[Asked]:
+    """The same for images uint8 [b, H, W, 3]; the second one has an image of noise more."""
+    yield image_request(name, version, pixels), pixels.shape[:1]
+    more = beside_noise(pixels)
+    yield image_request(name, version, more), more.shape[:1]
 
 
 def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb2.ModelInferRequest:
@@ -89,6 +121,7 @@ def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArr
     Raises:
         TokensNotServed: a vector for each row where one for each token was asked for.
         WrongAnswer: another shape than was asked for.
+        NotFinite: a vector holds NaN or inf, as NVIDIA's backend answers them.
 
     """
     if not response.raw_output_contents:
@@ -103,7 +136,10 @@ def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArr
     content = response.raw_output_contents[0]
     if 4 * math.prod(shape) != len(content):
         raise WrongAnswer("Triton answered a vector that does not fit its shape")
-    return np.frombuffer(content, np.float32).reshape(shape)
+    vectors: NDArray[np.float32] = np.frombuffer(content, np.float32).reshape(shape)
+    if (row := first_not_finite(vectors)) is not None:
+        raise NotFinite(response.model_name, row)
+    return vectors
 
 
 async def uncancelled(

@@ -6,6 +6,7 @@ translated in one place, `grpc_errors.py`, and none leaves this module.
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -17,24 +18,24 @@ from tritonclient.grpc import service_pb2
 from triton_models.access import OPEN, Access
 from triton_models.calls import (
     AS_CONFIGURED,
+    Asked,
     Queueing,
-    beside_noise,
     embeddings,
-    image_request,
-    text_request,
+    image_requests,
+    text_requests,
     uncancelled,
 )
 from triton_models.errors import (
     InferenceRejected,
     ModelLoadFailed,
     ModelNotReady,
+    NotFinite,
     TritonTimeout,
     TritonUnavailable,
 )
 from triton_models.grpc_errors import closed_or_cancelled, translated
 from triton_models.index import IndexEntry
 from triton_models.statistics import statistics_as_dicts
-from triton_models.tokens import beside_random, mark_past_cache, mark_rows, mark_wants_tokens
 
 QUERY_SECONDS = 5.0
 """Deadline of the calls that only ask, in seconds."""
@@ -87,31 +88,30 @@ class TritonClient:
 
         Raises:
             TokensNotServed: the backend has none of tokens.
+            NotFinite: the model computes no finite vector for a row.
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
         if token_rows.size == 0:
             raise InferenceRejected(f"a request to {name} needs a row and every row a token")
-        marked = mark_rows(token_rows)
-        leading = marked.shape if tokens else marked.shape[:1]
-        if tokens:
-            marked = mark_wants_tokens(marked)
-        vectors = await self._infer(text_request(name, version, marked), leading, timeout, queueing)
-        if vectors is None:
-            # Triton caches failures: a request that failed once is answered with nothing ever after.
-            again = text_request(name, version, mark_past_cache(marked))
-            vectors = await self._infer(again, leading, timeout, queueing)
-        if vectors is None:
-            # That failed once, too. With a row that no request had, the bytes are new each time.
-            more = mark_rows(beside_random(token_rows))
-            if tokens:
-                more = mark_wants_tokens(more)
-            vectors = await self._infer(
-                text_request(name, version, more), (len(more), *leading[1:]), timeout, queueing
-            )
-        if vectors is None:
-            raise TritonUnavailable(f"{name} answered without a vector")
-        return vectors[: len(token_rows)]
+        requests = text_requests(name, version, token_rows, tokens=tokens)
+        return await self._answer(requests, len(token_rows), timeout, queueing)
+
+    async def _answer(
+        self, requests: Iterable[Asked], rows: int, timeout: float, queueing: Queueing
+    ) -> NDArray[np.float32]:
+        """The vectors of the first `rows` rows, by the first of the requests that is answered with any."""
+        for request, leading in requests:
+            try:
+                vectors = await self._infer(request, leading, timeout, queueing)
+            except NotFinite as error:
+                if error.row < rows:
+                    raise
+                # Of the random row beside them.
+                raise TritonUnavailable("Triton answered no vector; the next try is another") from error
+            if vectors is not None:
+                return vectors[:rows]
+        raise TritonUnavailable("Triton answered without a vector")
 
     async def _infer(
         self,
@@ -145,17 +145,11 @@ class TritonClient:
         queueing: as of `infer`.
 
         Raises:
+            NotFinite: the model computes no finite vector for an image.
             TritonError: any but ModelLoadFailed and EmbeddedTritonError.
 
         """
-        vectors = await self._infer(image_request(name, version, pixels), pixels.shape[:1], timeout, queueing)
-        if vectors is None:
-            # A failure that Triton has cached, as above.
-            more = beside_noise(pixels)
-            vectors = await self._infer(image_request(name, version, more), more.shape[:1], timeout, queueing)
-        if vectors is None:
-            raise TritonUnavailable(f"{name} answered without a vector")
-        return vectors[: len(pixels)]
+        return await self._answer(image_requests(name, version, pixels), len(pixels), timeout, queueing)
 
     async def load(self, name: str, timeout: float) -> None:
         """Load the model, or load it again if its files changed.

@@ -7,7 +7,8 @@
     ├── ModelNotReady          unknown, not loaded, or another version is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
-    │   └── TokensNotServed    the backend gives one vector for each row, none for its tokens
+    │   ├── TokensNotServed    the backend gives one vector for each row, none for its tokens
+    │   └── NotFinite          the model computes no finite vector for a row; `row` says which
     ├── WrongAnswer            the answer is not one to this request; another try may be answered well
     └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
 
@@ -53,6 +54,17 @@ class InferenceRejected(TritonError):
 
 class TokensNotServed(InferenceRejected):
     """The backend of this Triton, or the model as it was converted, gives no vectors of tokens."""
+
+
+class NotFinite(InferenceRejected):
+    """The model's vector for a row of the request holds NaN or inf.
+
+    row: its place in the request, from 0.
+    """
+
+    def __init__(self, name: str, row: int) -> None:
+        super().__init__(f"the vector that {name} computes for row {row} is not finite")
+        self.row = row
 
 
 class WrongAnswer(TritonError):

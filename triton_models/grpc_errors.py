@@ -10,6 +10,7 @@ import grpc.aio
 from triton_models.errors import (
     InferenceRejected,
     ModelNotReady,
+    NotFinite,
     TritonError,
     TritonOverloaded,
     TritonTimeout,
@@ -23,6 +24,8 @@ _OUTDATED = re.compile("batch-size must be <=")
 _QUEUE_FULL = re.compile("Exceeds maximum queue size")
 _EXPIRED = re.compile("Request timeout expired")
 _STUB_DIED = re.compile("Stub process .* is not healthy")
+# Of the project's own backend, see `backends/onnxruntime/model.py`.
+_NOT_FINITE = re.compile(r"vector of row (\d+) is not finite")
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _NOBODY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 
@@ -45,6 +48,8 @@ async def translated(
         return TritonOverloaded(f"the queue of {name} is full")
     if _EXPIRED.search(details):
         return TritonTimeout("the request waited too long in Triton")
+    if found := _NOT_FINITE.search(details):
+        return NotFinite(name, int(found[1]))
     if code == grpc.StatusCode.NOT_FOUND or _NOT_READY.search(details) or _OUTDATED.search(details):
         return ModelNotReady(f"{name} is not loaded")
     reason = _REQUEST_ID.sub("", details.splitlines()[0] if details else code.name)

@@ -14,8 +14,11 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from triton_models.accuracy import Precision
 
-FORMAT = 1
-"""Raised when older readers would misread a newer file."""
+FORMAT = 2
+"""Raised when older readers would misread a newer file, or older graphs must not be served any more.
+
+1: a text without a finite vector spoils the vectors of others in its batch.
+"""
 
 
 TextCleaning = Literal["lower", "whitespace", "canonicalize"]
@@ -86,6 +89,8 @@ class Manifest:
     include_prompt: False where pooling leaves the prompt's tokens out; they are then sent marked.
     special_ids: ids that the reference takes off the end of a prompt when it counts its tokens.
     normalized: the graph's output has unit length.
+    planted_id: a token without a finite vector, which no text has. The checks send it among texts, whose
+        vectors must not change. None of image towers.
     token_dimensions: length of a token's vector; None where the graph gives none (CLIP, older conversions).
     tokenizer_sha256: of `tokenizer.json`; None of image towers and older conversions.
     sha256: of all that makes a vector (a tower's with its pair); Triton's version number is made of it.
@@ -121,6 +126,7 @@ class Manifest:
     check: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     precision: Precision = "fp32"
+    planted_id: int | None = None
     token_dimensions: int | None = None
     tokenizer_sha256: str | None = None
     library: str = "sentence-transformers"
@@ -156,7 +162,10 @@ class Manifest:
         try:
             data = json.loads(text)
             if data["format"] != FORMAT:
-                raise ManifestError(f"model.json has format {data['format']}, this version reads {FORMAT}")
+                raise ManifestError(
+                    f"it was converted by another version of this server (model.json has format "
+                    f"{data['format']}, this version reads {FORMAT})"
+                )
             return _READER.validate_json(text, strict=True)
         except ValidationError as error:
             fault = error.errors()[0]

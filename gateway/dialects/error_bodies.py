@@ -62,6 +62,7 @@ TEI_STATUS = {
     "text_too_long": (413, "validation"),
     "too_large": (413, "validation"),
     "invalid_input": (422, "tokenizer"),
+    "no_vector": (422, "backend"),
     "timeout": (424, "backend"),
     "internal_error": (424, "backend"),
     "unsupported": (424, "backend"),

@@ -1,17 +1,22 @@
 """Every architecture and every module gives the vectors of SentenceTransformer.encode, in mixed batches."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from converters import export
+from converters.errors import CheckFailed
+from converters.packing import Layout
 from tests.converters.conftest import Convert, Converted
+from tests.planted import SPOILS, assert_all_kept_apart, assert_kept_apart, engines, of, texts
 from tests.tiny_models import ARCHITECTURES, HIDDEN, PACKED, static_model, transformer_model
 from triton_models.tokens import ROW_START, mark_not_pooled
 
@@ -65,6 +70,19 @@ def assert_same_tokens(converted: Converted, expected: list[NDArray[np.float32]]
             np.testing.assert_allclose(found, vectors, atol=2e-4 * np.abs(vectors).max())
 
 
+def assert_texts_are_kept_apart(converted: Converted, parts: int = 1) -> None:
+    """A text whose vector is not finite changes no other one's by a bit, on any engine."""
+    manifest = converted.manifest
+    assert manifest.planted_id is not None
+    assert_all_kept_apart(
+        converted.directory / "model.onnx",
+        manifest.planted_id,
+        manifest.vocab_size,
+        parts=parts,
+        streams=(1, 2) if parts > 1 else (2,),
+    )
+
+
 def tokens_of(reference: SentenceTransformer) -> list[NDArray[np.float32]]:
     vectors = reference.encode(TEXTS, batch_size=1, output_value="token_embeddings")
     return [np.asarray(rows) for rows in vectors]
@@ -83,6 +101,7 @@ def test_architecture_gives_the_reference_vectors(architecture: str, sources: Pa
     assert_same_vectors(converted, reference)
     assert_same_tokens(converted, tokens_of(reference))
     assert converted.manifest.attention == ("packed" if architecture in PACKED else "padded")
+    assert_texts_are_kept_apart(converted)
     assert any(converted.manifest.attention_reason in message for _, _, message in converted.steps)
 
 
@@ -101,6 +120,50 @@ def test_static_embeddings(sources: Path, convert: Convert) -> None:
         np.testing.assert_array_equal(check["empty_embedding"], reference.encode(""))
 
 
+def test_a_graph_in_which_texts_spoil_others_fails_its_check(
+    sources: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout_of = Layout.of
+
+    def with_the_next_text_on_padding(lengths: Tensor, total: int, multiple: int = 1) -> Layout:
+        layout = layout_of(lengths, total, multiple)
+        places = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.arange(layout.longest).unsqueeze(0)
+        return replace(layout, tokens=places.clamp(max=total - 1))
+
+    monkeypatch.setattr(Layout, "of", with_the_next_text_on_padding)
+    transformer_model(sources / "model")
+    # Neither packed nor, after that, padded.
+    with pytest.raises(CheckFailed, match="changes the vectors of others"):
+        convert("model")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_static_words_without_a_finite_vector(normalize: bool, sources: Path, convert: Convert) -> None:
+    spoils = dict(zip(("fox", "jumps", "lazy"), SPOILS.items(), strict=True))
+    static_model(sources / "static", normalize=normalize, words={w: v for w, (_, v) in spoils.items()})
+    converted = convert("static")
+    rows = texts(converted.manifest.vocab_size)
+    planted_id = converted.manifest.planted_id
+    assert planted_id is not None
+    words = {name: converted.ids(word)[0] for word, (name, _) in spoils.items()}
+    rows = [np.where(np.isin(row, list(words.values())), 5, row) for row in rows]
+    for name, engine in engines(converted.directory / "model.onnx"):
+        for spoil, word in {**words, "planted": planted_id}.items():
+            assert_kept_apart(of(engine), rows, word, f"{spoil}, {name}")
+    # Of their tokens' vectors, those of the word alone are not finite.
+    row = np.array([7, words["NaN"], 8, words["inf"]])
+    tokens = converted.engine.run_tokens(row, np.array([4], np.int32))
+    assert np.isfinite(tokens).all(axis=1).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "spoilt_activation", [nn.Tanh(), nn.ReLU(), nn.Sigmoid()], ids=["tanh", "relu", "sigmoid"]
+)
+def test_an_activation_hides_no_fault(spoilt_activation: nn.Module, sources: Path, convert: Convert) -> None:
+    transformer_model(sources / "model", pooling="max", dense=16, activation=spoilt_activation)
+    assert_texts_are_kept_apart(convert("model"))
+
+
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [
@@ -117,6 +180,7 @@ def test_modules_after_the_transformer(
     converted = convert("model")
     assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))
     assert converted.manifest.normalized == (architecture == "t5")
+    assert_texts_are_kept_apart(converted, parts=6 if architecture == "bert" else 1)
 
 
 def test_a_prompt_that_pooling_leaves_out(sources: Path, convert: Convert) -> None:

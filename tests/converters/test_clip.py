@@ -17,6 +17,7 @@ from converters.clip_texts import CLIP_EDGE_TEXTS
 from converters.texts import EDGE_TEXTS
 from tests import tiny_tokenizers
 from tests.converters.clip_conversion import ConvertedClip, OpenClip, convert_clip
+from tests.planted import LENGTHS, assert_all_kept_apart
 from tests.tiny_clip import COCA, RESNET, TEXT, VIT, config, write_checkpoint, write_clip
 from triton_models.accuracy import cosines
 from triton_models.config import from_text
@@ -168,6 +169,17 @@ def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> No
     assert cosines(found, expected).min() >= 0.99999
 
 
+def assert_captions_are_kept_apart(converted: ConvertedClip) -> None:
+    """A text whose vector is not finite changes no other one's by a bit, on any engine."""
+    text = converted.text
+    lengths: tuple[int, ...] = LENGTHS
+    if text.max_seq_length is not None:
+        lengths = tuple(text.fixed_length or min(length, text.max_seq_length) for length in LENGTHS)
+    assert text.planted_id is not None
+    model = converted.text_directory / "model.onnx"
+    assert_all_kept_apart(model, text.planted_id, text.vocab_size, lengths)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in KINDS]
 )
@@ -193,6 +205,7 @@ def test_both_towers_give_open_clip_s_vectors(name: str, sources: Path, tmp_path
     assert cosines(vectors[:1], vectors[1:2])[0] < 0.99
     assert_same(converted.image_engine.run(images), vectors)
     assert_same(converted.image_engine.run(images[:1]), vectors[:1])
+    assert_captions_are_kept_apart(converted)
     assert text.dimensions == image.dimensions == expected.shape[1] == vectors.shape[1]
     assert min(text.check["min_cosine"], image.check["min_cosine"]) >= 0.9999
     # CoCa alone gives vectors of unit length where it is not asked to.

@@ -33,3 +33,17 @@ def test_layout_packs_what_it_padded() -> None:
     torch.testing.assert_close(layout.pack(layout.pad(tokens)), tokens)
     assert layout.positions.tolist() == [place for length in LENGTHS for place in range(length)]
     assert layout.valid.sum(1).tolist() == LENGTHS
+
+
+@pytest.mark.parametrize("mode", Pooling.POOLING_MODES)
+@pytest.mark.parametrize("spoilt", range(len(LENGTHS)))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_a_text_that_is_not_finite_changes_no_other(mode: str, spoilt: int, value: float) -> None:
+    torch.manual_seed(1)
+    layout = Layout.of(torch.tensor(LENGTHS), sum(LENGTHS), 16)
+    tokens = torch.randn(sum(LENGTHS), HIDDEN)
+    pool, all_of_them = GatherPooling((mode,)), torch.ones(sum(LENGTHS), dtype=torch.bool)
+    clean = pool(tokens, layout, all_of_them)
+    found = pool(torch.where((layout.rows == spoilt).unsqueeze(1), value, tokens), layout, all_of_them)
+    others = torch.arange(len(LENGTHS)) != spoilt
+    assert torch.equal(found[others], clean[others])

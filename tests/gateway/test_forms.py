@@ -230,3 +230,15 @@ def test_images_have_the_same_forms(api: httpx.Client) -> None:
     assert answer.headers["x-embedding-shape"] == "2,5"
     rows = np.frombuffer(answer.content, "<f4").reshape(2, 5)
     assert np.allclose(rows, forms.cut(plain, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_ranges_wider_than_float32_reaches_keep_their_steps(dtype: Literal["int8", "uint8"]) -> None:
+    column = np.array([-3.4e38, -1.7e38, 0.0, 1.7e38, 3.4e38], np.float32)
+    rows = forms.quantize(np.stack([column, np.arange(5, dtype=np.float32)], axis=1), dtype)
+    expected = np.array([[0, 0], [63, 63], [127, 127], [191, 191], [255, 255]])
+    # The last step is rounded down, as the library does it too.
+    np.testing.assert_allclose(rows.astype(int), expected - 128 if dtype == "int8" else expected, atol=1)
+    given = np.array([[-1.0, -1.0], [1.0, 1.0]], np.float32)
+    clipped = forms.quantize(np.array([[3.4e38, -3.4e38]], np.float32), dtype, given)
+    np.testing.assert_array_equal(clipped, [[127, -128]] if dtype == "int8" else [[255, 0]])

@@ -81,15 +81,15 @@ def test_a_version_is_never_zero() -> None:
     assert manifest("a", b"", sha256="0" * 64).version == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "new": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": 2, "new": 2}'])
 def test_damage_is_an_error_of_ours(text: str) -> None:
     with pytest.raises(ManifestError):
         Manifest.from_json(text)
 
 
 def test_another_format_is_named() -> None:
-    text = json.dumps({**json.loads(manifest("a", b"").to_json()), "format": 2})
-    with pytest.raises(ManifestError, match="format 2"):
+    text = json.dumps({**json.loads(manifest("a", b"").to_json()), "format": 1})
+    with pytest.raises(ManifestError, match="format 1"):
         Manifest.from_json(text)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 # The backend's directory is a link into the project; the stub knows nothing of the project's path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from triton_models.accuracy import first_not_finite
 from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
 from triton_models.backends.onnxruntime.towers import Run, open_tower
 
@@ -47,7 +48,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests, each of any number of rows, by one run of each kind; see `towers`.
 
-        A request that cannot be computed gets an error of its own; the others are answered.
+        A request that cannot be computed, or a vector of which is not finite, gets an error of its own; the
+        others are answered.
         """
         responses: list[Any] = [None] * len(requests)
         accepted: dict[Run, list[tuple[int, NDArray[Any]]]] = {}
@@ -71,6 +73,11 @@ class TritonPythonModel:
                 responses[index] = pb_utils.InferenceResponse(error=_error("the model could not be computed"))
             return
         for (index, _), answer in zip(accepted, answers, strict=True):
+            if (row := first_not_finite(answer)) is not None:
+                # An error, so that no cache keeps it as an answer; `grpc_errors.py` reads it.
+                problem = f"the vector of row {row} is not finite"
+                responses[index] = pb_utils.InferenceResponse(error=_error(problem))
+                continue
             tensor = pb_utils.Tensor(self._output, np.ascontiguousarray(answer))
             responses[index] = pb_utils.InferenceResponse([tensor])
 
