@@ -24,14 +24,24 @@ class Budget:
     @asynccontextmanager
     async def share(self, amount: int) -> AsyncIterator[None]:
         """Hold `amount` for as long as the context lasts."""
-        amount = min(amount, self._total)
-        await self._take(amount)
+        taken = await self.take(amount)
         try:
             yield
         finally:
-            self._give(amount)
+            self.give(taken)
 
-    async def _take(self, amount: int) -> None:
+    async def take(self, amount: int) -> int:
+        """Hold `amount`, for which the answer is to be given back: by whoever outlives the task, say."""
+        amount = min(amount, self._total)
+        await self._wait_for(amount)
+        return amount
+
+    def give(self, amount: int) -> None:
+        """Give back what `take` answered."""
+        self._free += amount
+        self._wake()
+
+    async def _wait_for(self, amount: int) -> None:
         if not self._waiting and amount <= self._free:
             self._free -= amount
             return
@@ -44,12 +54,8 @@ class Budget:
                 self._wake()
             else:
                 # It was granted in the moment of the cancellation.
-                self._give(amount)
+                self.give(amount)
             raise
-
-    def _give(self, amount: int) -> None:
-        self._free += amount
-        self._wake()
 
     def _wake(self) -> None:
         while self._waiting:

@@ -2,13 +2,18 @@
 
 import asyncio
 import ctypes
+import functools
+import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from PIL import Image, _imaging
+from PIL import _imaging
 
 from gateway import image_sources
 from gateway.budget import Budget
+from gateway.deadlines import Deadline, too_late
 from gateway.images import Pixels, memory, open_image, preprocess
 from triton_models.manifest import ImagePreprocessing
 
@@ -20,18 +25,28 @@ SMALL = 8 << 20
 
 MOST_THREADS = 8
 
+_BYTES_A_SECOND = 256 << 20
+"""Of an image's memory, about, on a slow processor: an image that cannot be done in time is not begun."""
+
 LARGE_BLOCK = 1 << 20
 """Bytes from which a block is mapped for itself; the images of most requests are below."""
 
 _M_MMAP_THRESHOLD = -3
 
 
+class Unwanted(Exception):
+    """Nobody waits for this image any more."""
+
+
 class ImageDecoder:
-    """A pool of threads; Pillow lets go of the interpreter's lock while it decodes and resizes."""
+    """A pool of threads; Pillow lets go of the interpreter's lock while it decodes and resizes.
+
+    A thread cannot be ended. So `open_image` takes no image that costs more than its size says, and a thread
+    stops where it next reads or begins a step once its request is gone.
+    """
 
     def __init__(self, *, max_bytes: int, max_pixels: int) -> None:
-        self._max_bytes = max_bytes
-        self._max_pixels = max_pixels
+        self._limits = max_bytes, max_pixels
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._budget = Budget(MEMORY)
@@ -42,24 +57,82 @@ class ImageDecoder:
         """Let the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, source: bytes | str, spec: ImagePreprocessing) -> Pixels:
+    async def decode(
+        self, source: bytes | str, spec: ImagePreprocessing, deadline: Deadline | None = None
+    ) -> Pixels:
         """The pixels of an image's bytes, or of a string that holds them: uint8 [height, width, 3].
 
         Raises:
             ImageError, ImageTooLarge: it cannot be used.
+            DeadlineExceeded: it needs longer than the request has.
         """
-        loop = asyncio.get_running_loop()
-        done = await loop.run_in_executor(self._threads, self._begin, source, spec)
-        if not isinstance(done, Image.Image):
-            return done
-        async with self._budget.share(memory(done)):
-            return await loop.run_in_executor(self._threads, preprocess, done, spec)
+        work = _Work(source, spec, self._limits)
+        try:
+            done = await asyncio.wrap_future(self._threads.submit(work.run, SMALL))
+            if not isinstance(done, int):
+                return done
+            share = await self._budget.take(done)
+            if deadline is not None and time.monotonic() + done / _BYTES_A_SECOND > deadline.moment:
+                self._budget.give(share)
+                raise too_late()
+            working = self._threads.submit(work.run, None)
+            # Not when the request ends: the thread holds the memory as long as it works.
+            working.add_done_callback(functools.partial(self._give, asyncio.get_running_loop(), share))
+            pixels = await asyncio.wrap_future(working)
+            assert not isinstance(pixels, int)
+            return pixels
+        finally:
+            work.wanted = False
 
-    def _begin(self, source: bytes | str, spec: ImagePreprocessing) -> Pixels | Image.Image:
-        """The pixels of a small image; a large one opened, to be decoded when there is memory for it."""
+    def _give(self, loop: asyncio.AbstractEventLoop, share: int, _: object) -> None:
+        # A thread may outlive the loop, at the end of the process.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._budget.give, share)
+
+
+class _Work:
+    """One image, decoded in a thread for as long as it is wanted."""
+
+    def __init__(self, source: bytes | str, spec: ImagePreprocessing, limits: tuple[int, int]) -> None:
+        self.wanted = True
+        self._source = source
+        self._spec = spec
+        self._max_bytes, self._max_pixels = limits
+
+    def run(self, most: int | None) -> Pixels | int:
+        """The pixels; or, where decoding holds more than `most` bytes, how many.
+
+        Nothing is kept of a large image until there is memory for it: it is opened again then.
+        """
+        self.check()
+        source = self._source
         data = image_sources.decode(source, self._max_bytes) if isinstance(source, str) else source
-        image = open_image(data, self._max_pixels)
-        return preprocess(image, spec) if memory(image) <= SMALL else image
+        image = open_image(data, self._max_pixels, lambda content: _Reading(content, self))
+        needed = memory(image)
+        if most is not None and needed > most:
+            return needed
+        return preprocess(image, self._spec, self.check)
+
+    def check(self) -> None:
+        """End the thread's work if nobody waits for it.
+
+        Raises:
+            Unwanted: so it is.
+        """
+        if not self.wanted:
+            raise Unwanted
+
+
+class _Reading(io.BytesIO):
+    """An image's bytes as its decoder reads them, a block at a time."""
+
+    def __init__(self, content: bytes, work: _Work) -> None:
+        super().__init__(content)
+        self._work = work
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._work.check()
+        return super().read(size)
 
 
 def give_back_large_blocks() -> None:

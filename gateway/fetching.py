@@ -14,7 +14,7 @@ import httpx
 
 from gateway.addresses import AllowedHosts
 from gateway.guarded_transport import CONNECT_SECONDS, AddressForbidden, GuardedTransport, HostUnknown
-from gateway.images import ImageError, ImageTooLarge
+from gateway.image_headers import ImageError, ImageTooLarge
 
 REDIRECTS = 5
 """Followed for one image."""

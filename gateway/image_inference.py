@@ -19,8 +19,8 @@ from gateway.decoding import ImageDecoder
 from gateway.errors import InvalidInput, NoVector, TooLarge
 from gateway.fetching import ImageFetcher
 from gateway.forms import NOT_FINITE, Vectors, unit_length
+from gateway.image_headers import ImageError, ImageTooLarge
 from gateway.image_sources import is_url
-from gateway.images import ImageError, ImageTooLarge
 from gateway.metrics import images_of
 from gateway.references import Reference
 from gateway.turns import Visit
@@ -133,7 +133,7 @@ class ImageEmbedder:
                 self._fetcher.fetch(image) if fetched else nullcontext(image) as source,
             ):
                 turn = in_triton.enter_context(await visit.turn(1))
-                pixels = await self._decoder.decode(source, model.preprocessing)
+                pixels = await self._decoder.decode(source, model.preprocessing, deadline)
             # The encoded bytes must not wait for Triton.
             del source
             try:

@@ -5,7 +5,7 @@ import io
 import re
 from urllib.parse import unquote_to_bytes
 
-from gateway.images import ImageError, ImageTooLarge
+from gateway.image_headers import ImageError, ImageTooLarge
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STANDARD = bytes.maketrans(b"-_", b"+/")

@@ -8,6 +8,7 @@ Sources: open_clip 3.3, `transform.py` (MIT licence); torchvision, `transforms/f
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +27,33 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from gateway import image_headers
+from gateway.image_avif import avif
+from gateway.image_headers import Checked, ImageError, ImageTooLarge
+from gateway.image_tiff import tiff
 from triton_models.manifest import ImagePreprocessing
 
 Pixels = NDArray[np.uint8]
 
-_READERS: tuple[type[ImageFile.ImageFile], ...] = (
-    JpegImagePlugin.JpegImageFile,
-    PngImagePlugin.PngImageFile,
-    WebPImagePlugin.WebPImageFile,
-    GifImagePlugin.GifImageFile,
-    BmpImagePlugin.BmpImageFile,
-    TiffImagePlugin.TiffImageFile,
-    AvifImagePlugin.AvifImageFile,
+_KINDS: dict[bytes, tuple[type[ImageFile.ImageFile], Callable[[bytes, int], Checked]]] = {
+    b"\xff\xd8\xff": (JpegImagePlugin.JpegImageFile, image_headers.jpeg),
+    b"\x89PNG\r\n\x1a\n": (PngImagePlugin.PngImageFile, image_headers.png),
+    b"RIFF": (WebPImagePlugin.WebPImageFile, image_headers.webp),
+    b"GIF8": (GifImagePlugin.GifImageFile, image_headers.gif),
+    b"BM": (BmpImagePlugin.BmpImageFile, image_headers.bmp),
+    b"II": (TiffImagePlugin.TiffImageFile, tiff),
+    b"MM": (TiffImagePlugin.TiffImageFile, tiff),
+    b"ftyp": (AvifImagePlugin.AvifImageFile, avif),
+}
+"""By how an image begins, AVIF by its second word: Pillow's reader, and the check that comes before it."""
+
+FORMATS = tuple(
+    dict.fromkeys(str(reader.format) for reader, _ in _KINDS.values() if reader.format in Image.OPEN)
 )
-FORMATS = tuple(reader.format for reader in _READERS if reader.format in Image.OPEN)
-"""Tried by the content; what a server or a caller calls it is never asked."""
+"""Told by the content; what a server or a caller calls it is never asked."""
+
+_LONGEST_EDGE = 1 << 18
+"""Pixels: resizing keeps 32 bytes of weights for each pixel of an edge, however few the other edge has."""
 
 _LARGEST_DETOUR = 8
 """An enlarged image up to so many times the model's size is made whole and then cut, as torchvision does."""
@@ -69,61 +82,74 @@ _DAMAGED = (
 )
 
 
-_MOST_BYTES_A_PIXEL = 20
+_MOST_BYTES_A_PIXEL = 24
 """Of `memory`, for an image that is what it claims to be."""
 
-
-class ImageError(ValueError):
-    """This image cannot be used; the text says why, without naming the image."""
-
-
-class ImageTooLarge(ImageError):
-    """Its bytes or its pixels are over a limit."""
+_EXTRA = "extra"
+"""Where `Image.info` has the bytes that decoding holds besides what mode and size tell."""
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int, file: Callable[[bytes], io.BytesIO] = io.BytesIO) -> Image.Image:
     """Read the header; nothing is decoded yet.
 
+    file: what the decoder reads from.
+
     Raises:
-        ImageError: not an image of a known format.
+        ImageError: not an image of a known format, or one that would cost more than its size says.
         ImageTooLarge: it has more than `max_pixels`.
     """
     if not data:
         raise ImageError("no bytes")
+    reader, check = _kind(data)
+    checked = check(data, max_pixels)
     # Its own guard warns at this number and raises at twice it, also where a frame enlarges the image.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(file(checked.data), formats=(str(reader.format),))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"more than the {max_pixels} pixels that are taken") from error
     except (*_DAMAGED, MemoryError) as error:
-        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})") from error
+        raise _unknown() from error
+    image.info[_EXTRA] = checked.extra
     if image.width * image.height > max_pixels or memory(image) > _MOST_BYTES_A_PIXEL * max_pixels:
-        raise ImageTooLarge(f"{image.width}x{image.height} pixels, more than the {max_pixels} that are taken")
+        raise image_headers.too_many_pixels(image.width, image.height, max_pixels)
+    if max(image.size) > _LONGEST_EDGE:
+        raise ImageTooLarge(f"{image.width}x{image.height} pixels, an edge of more than {_LONGEST_EDGE}")
     return image
+
+
+def _kind(data: bytes) -> tuple[type[ImageFile.ImageFile], Callable[[bytes, int], Checked]]:
+    for start, kind in _KINDS.items():
+        if data.startswith(start, 4 if start == b"ftyp" else 0):
+            return kind
+    raise _unknown()
+
+
+def _unknown() -> ImageError:
+    return ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
 
 
 def memory(image: Image.Image) -> int:
     """Bytes that decoding and resizing an opened image may hold at once, not less."""
     width, height = image.size
     stored = 1 if image.mode in ("1", "L", "P") else 4
-    if image.format in ("WEBP", "AVIF"):
+    if image.format == "WEBP":
         # The decoder's own planes or canvases, its output, and Pillow's image.
-        each = 16
-    elif image.format == "JPEG":
-        # A progressive one is collected as 16-bit coefficients, up to four components.
-        each = stored + (8 if image.info.get("progressive") else 0)
+        each = 20
+    elif image.format == "AVIF":
+        # Its output twice, and Pillow's image; the planes are extra.
+        each = 12
     elif image.format == "TIFF":
-        # A tile is decoded whole, and may be larger than the image.
+        # A strip or tile is decoded whole, of up to 12 bytes a pixel; a tile may be larger than the image.
         width = max(width, _tag(image, TiffImagePlugin.TILEWIDTH))
         height = max(height, _tag(image, TiffImagePlugin.TILELENGTH))
-        each = 3 * stored
+        each = 4 * stored
     else:
         each = stored
     if image.mode in ("LA", "PA", "RGBA"):
         # Resizing works on a copy in which alpha is multiplied in.
         each += 4
-    return each * width * height
+    return each * width * height + int(image.info.get(_EXTRA, 0))
 
 
 def _tag(image: Image.Image, number: int) -> int:
@@ -133,14 +159,19 @@ def _tag(image: Image.Image, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
-def preprocess(image: Image.Image, spec: ImagePreprocessing) -> Pixels:
+def preprocess(
+    image: Image.Image, spec: ImagePreprocessing, check: Callable[[], None] = lambda: None
+) -> Pixels:
     """Decode an opened image and bring it to the model's size: uint8 [height, width, 3], RGB.
+
+    check: called between decoding and resizing; what it raises ends the work.
 
     Raises:
         ImageError: it is damaged or cut short.
     """
     try:
         image.load()
+        check()
         fitted = _FIT[spec.resize_mode](image, spec)
         # A copy: the array of another library's memory is read-only and keeps the image alive.
         return np.array(fitted.convert("RGB"))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gateway.addresses import Address, AllowedHosts, is_public
 from gateway.fetching import ImageFetcher, parse, redirected, shown
 from gateway.guarded_transport import GuardedBackend
+from gateway.image_headers import ImageError
 from gateway.image_sources import is_url
-from gateway.images import ImageError
 
 NOT_PUBLIC = [
     ipaddress.ip_network(network)
@@ -25,7 +25,9 @@ NOT_PUBLIC = [
         "127.0.0.0/8",
         "169.254.0.0/16",
         "172.16.0.0/12",
+        "192.0.0.0/24",
         "192.0.2.0/24",
+        "192.88.99.0/24",
         "192.168.0.0/16",
         "198.18.0.0/15",
         "198.51.100.0/24",
@@ -37,7 +39,11 @@ NOT_PUBLIC = [
         "fe80::/10",
         "fc00::/7",
         "ff00::/8",
+        "2001:2::/48",
+        "2001:10::/28",
         "2001:db8::/32",
+        "3fff::/20",
+        "5f00::/16",
         "64:ff9b:1::/48",
         "100::/64",
         "::ffff:0:0:0/96",

@@ -17,8 +17,9 @@ from gateway.catalog import Catalog
 from gateway.decoding import silence_libtiff
 from gateway.errors import InvalidModel
 from gateway.forms import unit_length
+from gateway.image_headers import ImageError
 from gateway.image_sources import decode
-from gateway.images import ImageError, open_image, preprocess
+from gateway.images import open_image, preprocess
 from gateway.references import Reference
 from inference_store.errors import Invalid
 from inference_store.http_infer import parse_request

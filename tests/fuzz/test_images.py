@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gateway import image_sources
-from gateway.images import ImageError, ImageTooLarge, memory, open_image, preprocess
+from gateway.image_headers import ImageError, ImageTooLarge
+from gateway.images import memory, open_image, preprocess
 from tests.fuzz.mutations import mutated, one_line
 from tests.pictures import PICTURES, encoded, huge_png, huge_tile_tiff, photo
 from triton_models.manifest import ImagePreprocessing

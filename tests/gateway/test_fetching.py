@@ -13,7 +13,7 @@ import pytest
 from gateway.addresses import AllowedHosts, is_public
 from gateway.fetching import FetchTooLarge, ImageFetcher, shown
 from gateway.fetching import parse as parse_url
-from gateway.images import ImageError
+from gateway.image_headers import ImageError
 from tests.hostile_host import HostileHost, hostile_hosts
 from tests.pictures import PICTURES
 

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from gateway.image_headers import ImageError, ImageTooLarge
 from gateway.image_sources import decode, is_url
-from gateway.images import ImageError, ImageTooLarge
 
 DATA = b"\xfb\xff\xfe-\x00some bytes that need + and / in base64\xff\xfe\xfb"
 STANDARD = base64.b64encode(DATA).decode()

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from open_clip.transform import image_transform
 from PIL import Image
 
-from gateway.images import ImageError, ImageTooLarge, memory, open_image, preprocess
+from gateway.image_headers import ImageError, ImageTooLarge
+from gateway.images import memory, open_image, preprocess
 from tests.pictures import PICTURES, encoded, huge_png, huge_tile_tiff, photo
 from triton_models.manifest import ImagePreprocessing
 

@@ -26,7 +26,7 @@ from gateway import tracing
 from gateway.addresses import AllowedHosts
 from gateway.decoding import ImageDecoder
 from gateway.fetching import ImageFetcher
-from gateway.images import ImageError
+from gateway.image_headers import ImageError
 from triton_models.manifest import ImagePreprocessing
 
 traced = tracing.traced(lambda *_: None)
