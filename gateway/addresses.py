@@ -1,6 +1,6 @@
 """Which addresses images may be fetched from.
 
-Source: IANA's special-purpose address registries, by way of the standard library's `ipaddress`.
+The networks are named here: what the standard library's `ipaddress` calls global depends on Python's version.
 """
 
 import ipaddress
@@ -13,8 +13,29 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NOT_OF_THE_NET = frozenset({ipaddress.IPv4Address("168.63.129.16")})
-"""Public by its number, but inside every machine of a cloud: Azure's metadata and control address."""
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        # This network, private use, shared address space, loopback, link local, private use.
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        # IETF protocol assignments, documentation, AS112, AMT, 6to4 relays, private use, AS112.
+        *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24"),
+        *("192.168.0.0/16", "192.175.48.0/24"),
+        # Benchmarking, documentation twice, multicast, reserved with limited broadcast.
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        # Azure's metadata and control address: public by its number, but inside every machine of that cloud.
+        "168.63.129.16/32",
+        # Of 2000::/3, outside of which nothing is taken: IETF protocol assignments (benchmarking, AMT, AS112,
+        # ORCHID and DRIP among them), documentation twice, AS112.
+        *("2001::/23", "2001:db8::/32", "3fff::/20", "2620:4f:8000::/48"),
+    )
+)
+"""Networks without hosts of the public Internet; those called globally reachable hold no web server.
+
+Sources, as of 2025-10-09: www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry,
+and ipv4-address-space for multicast. ::ffff:0:0/96, 64:ff9b::/96 (NAT64), 2001::/32 (Teredo) and 2002::/16
+(6to4) are judged by the IPv4 address inside.
+"""
 
 
 class AllowedHosts:
@@ -52,9 +73,9 @@ def is_public(address: Address) -> bool:
     inner = embedded(address)
     if inner is not None:
         return is_public(inner)
-    if address in _NOT_OF_THE_NET or address.is_multicast or not address.is_global:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
         return False
-    return isinstance(address, ipaddress.IPv4Address) or address in _UNICAST
+    return not any(address in network for network in _SPECIAL)
 
 
 def embedded(address: Address) -> ipaddress.IPv4Address | None:
