@@ -22,6 +22,7 @@ from huggingface_hub.utils import httpx, tqdm, validate_repo_id  # type: ignore[
 
 from converters.errors import SourceNotFound
 from converters.progress import Progress
+from triton_models.names import validate_revision
 
 _PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
 _UNREAD = (
@@ -45,7 +46,13 @@ def repository_ids(model_name: str) -> tuple[str, ...]:
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """The snapshot in the cache, or None where there is none with a model's files."""
+    """The snapshot in the cache, or None where there is none with a model's files.
+
+    Raises:
+        InvalidModelName: the revision could lead out of the cache, where it is part of a path.
+    """
+    if revision is not None:
+        validate_revision(revision)
     # The cache knows what the repository holds, and would call a snapshot without the other form of
     # the weights incomplete.
     for weights in ("*.safetensors", "*.bin"):
@@ -88,7 +95,10 @@ def download(
 
     Raises:
         SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
+        InvalidModelName: as `cached`.
     """
+    if revision is not None:
+        validate_revision(revision)
     try:
         validate_repo_id(repo)
     except HFValidationError as error:

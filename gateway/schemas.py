@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gateway.errors import InvalidInput, describe_validation
 from gateway.references import Reference
 from triton_models.config import Tuning
-from triton_models.names import HUB_PREFIX, validate_model_name
+from triton_models.names import HUB_PREFIX, REVISION, validate_model_name, validate_revision
 
 MODEL_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
 CLIP_EXAMPLE = "ViT-B-32"
@@ -27,6 +27,11 @@ def _model_name(value: str) -> str:
 
 def _any_model_name(value: str) -> str:
     validate_model_name(value.removeprefix(HUB_PREFIX))
+    return value
+
+
+def _revision(value: str) -> str:
+    validate_revision(value)
     return value
 
 
@@ -89,7 +94,7 @@ class LoadSentenceTransformer(_TuningFields):
     """Body of `POST /load_sentence_transformer_model`."""
 
     model_name: ModelName
-    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}$")] | None = Field(
+    revision: Annotated[str, Field(pattern=f"^{REVISION}$"), AfterValidator(_revision)] | None = Field(
         None, description="Branch, tag or commit on the Hub; unset: what is there, else the default branch."
     )
 
@@ -140,6 +145,7 @@ class RepositoryModel(BaseModel):
     """One model of `GET /repository_models`.
 
     tuning: as of the load routes. engine: what computes it on the CPU, chosen from what was measured.
+    notice: what to know of the model, as the load said it; None of most.
     """
 
     name: str
@@ -149,6 +155,7 @@ class RepositoryModel(BaseModel):
     reason: str | None = None
     tuning: dict[str, int | bool] | None = None
     engine: dict[str, Any] | None = None
+    notice: str | None = None
 
 
 class RepositoryModels(BaseModel):

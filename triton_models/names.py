@@ -10,6 +10,9 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 _MODEL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
 _TAG = re.compile(_PART)
 
+REVISION = r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}"
+"""A branch, tag or commit of the Hub; `validate_revision` refuses some more."""
+
 TEXT_SUFFIX, IMAGE_SUFFIX = "_text_encoder", "_image_encoder"
 """What the names in Triton of a CLIP model's towers end with."""
 
@@ -35,6 +38,25 @@ def validate_model_name(model_name: str) -> None:
         raise InvalidModelName(
             "model_name must be 'name' or 'owner/name' of letters, digits, '-', '_' and '.', "
             "each part at most 96 characters, not starting with '-' or '.', without '..'"
+        )
+
+
+def validate_revision(revision: str) -> None:
+    """Accept a branch, tag or commit as git and the Hub name them: `main`, `refs/pr/1`, `v1.0`.
+
+    Raises:
+        InvalidModelName: for anything that could leave the Hub's cache, where it becomes part of a path.
+
+    """
+    parts = revision.split("/")
+    if (
+        not re.fullmatch(REVISION, revision)
+        or ".." in revision
+        or not all(part and part[0] != "." for part in parts)
+    ):
+        raise InvalidModelName(
+            "revision must be a branch, tag or commit of the Hub: at most 128 letters, digits, '-', '_', '.' "
+            "and '/', without '..', and no part may be empty or start with '.'"
         )
 
 

@@ -9,6 +9,7 @@ Knows nothing about Triton's process or the network. Messages of its errors hold
 
     RepositoryError
     ├── ModelNotInRepository
+    ├── ForeignModel
     └── DamagedModel (also a ManifestError)
 """
 
@@ -48,6 +49,13 @@ class ModelNotInRepository(RepositoryError):
     """No complete model of that name."""
 
 
+class ForeignModel(RepositoryError):
+    """The repository holds something of that name that this server did not make, and so does not touch."""
+
+    def __init__(self, served: str) -> None:
+        super().__init__(f"this server did not make {served} of the repository (no {MANIFEST}); move it away")
+
+
 class DamagedModel(RepositoryError, ManifestError):
     """A model's files are there but cannot be read."""
 
@@ -73,11 +81,7 @@ class Repository:
         return names
 
     def versions(self, served: str) -> list[int]:
-        """The versions that the configuration names, first the one that requests are for.
-
-        Raises:
-            ModelNotInRepository, DamagedModel: as `config`.
-        """
+        """Those that the configuration names, first the one that requests are for; raises as `config`."""
         return served_versions(self.config(served))
 
     def version_dir(self, served: str, version: int | None = None) -> Path:
@@ -86,7 +90,6 @@ class Repository:
         Raises:
             ModelNotInRepository: no such model, or the version is not complete.
             DamagedModel: `config.pbtxt` cannot be read.
-
         """
         model_dir = self._model_dir(served)
         config = None
@@ -105,7 +108,6 @@ class Repository:
         Raises:
             ModelNotInRepository: no complete model of that name.
             DamagedModel: `config.pbtxt` or `model.json` cannot be read, or do not belong together.
-
         """
         try:
             directory, content = self._read(served, MANIFEST, version)
@@ -115,9 +117,7 @@ class Repository:
         except ManifestError as error:
             raise DamagedModel(f"{served}: {error}; delete and load the model again") from error
         if str(manifest.version) != directory.name:
-            raise DamagedModel(
-                f"{served}: model.json belongs to another version; delete and load the model again"
-            )
+            raise DamagedModel(f"{served}: {MANIFEST} is of another version; delete and load the model again")
         return manifest
 
     def load_check(self, served: str, version: int | None = None) -> Check:
@@ -126,17 +126,11 @@ class Repository:
         Raises:
             ModelNotInRepository: no complete model of that name.
             DamagedModel: `check.npz` is missing, cannot be read or does not fit itself.
-
         """
         return self._load(served, version, Check.read)
 
     def load_image_check(self, served: str, version: int | None = None) -> ImageCheck:
-        """The same of an image tower.
-
-        Raises:
-            ModelNotInRepository, DamagedModel: as `load_check`.
-
-        """
+        """The same of an image tower; raises the same."""
         return self._load(served, version, ImageCheck.read)
 
     def config(self, served: str) -> ModelConfig:
@@ -151,8 +145,7 @@ class Repository:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _absent(served) from error
         except (OSError, ConfigError, UnicodeDecodeError) as error:
-            problem = f"{served}: config.pbtxt is damaged; delete and load the model again"
-            raise DamagedModel(problem) from error
+            raise DamagedModel(f"{served}: {CONFIG} is damaged; delete and load the model again") from error
         return config
 
     def set_config(self, served: str, config: ModelConfig) -> None:
@@ -161,11 +154,10 @@ class Repository:
 
     def engine(self, served: str) -> dict[str, Any] | None:
         """What was measured of the engines on the CPU (backends/onnxruntime/selection.py), if anything."""
-        try:
+        with suppress(OSError, ValueError, RecursionError):
             record = json.loads((self.version_dir(served) / ENGINE).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
+            return record if isinstance(record, dict) else None
+        return None
 
     @contextmanager
     def staging(self, served: str) -> Iterator[Path]:
@@ -189,12 +181,13 @@ class Repository:
         names it later, see `set_config` and `settle`.
 
         Raises:
-            ModelNotInRepository: `staged` is not complete.
-
+            ModelNotInRepository, ForeignModel: `staged` is not complete; its place is not this server's.
         """
         version = str(served_versions(from_text((staged / CONFIG).read_text(encoding="utf-8")))[0])
         if not _is_whole(staged / version):
             raise ModelNotInRepository(f"{served} was built incomplete")
+        if self.is_foreign(served):
+            raise ForeignModel(served)
         sync_tree(staged)
         model_dir = self._model_dir(served)
         if beside:
@@ -221,9 +214,10 @@ class Repository:
         """Remove a model, all versions, and what is known about it. The caller holds `lock(served)`.
 
         Raises:
-            ModelNotInRepository: nothing of that name.
-
+            ModelNotInRepository, ForeignModel: nothing of that name, or not this server's.
         """
+        if self.is_foreign(served):
+            raise ForeignModel(served)
         if not self.holds(served):
             raise _absent(served)
         with suppress(FileNotFoundError):
@@ -231,10 +225,16 @@ class Repository:
         remove(self.state_path(served))
 
     def holds(self, served: str) -> bool:
-        """Whether anything of a model is here, be it damaged; a directory that others made is none."""
+        """Whether anything of a model is here that this server made, be it damaged."""
+        has_state = os.path.lexists(self.state_path(served))
+        return has_state or any(self._model_dir(served).glob(f"*/{MANIFEST}"))
+
+    def is_foreign(self, served: str) -> bool:
+        """Whether others made what has that name: there is no manifest in it, and no state of it."""
         directory = self._model_dir(served)
-        ours = any(os.path.lexists(path) for path in (directory / CONFIG, self.state_path(served)))
-        return ours or any(directory.glob(f"*/{MANIFEST}"))
+        if not os.path.lexists(directory) or self.holds(served):
+            return False
+        return not directory.is_dir() or any(directory.iterdir())
 
     def lock_path(self, served: str) -> Path:
         """The file whose lock is held while a model is converted, loaded, unloaded or deleted."""

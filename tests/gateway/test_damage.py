@@ -147,8 +147,10 @@ def test_a_damaged_state_is_forgotten(api: httpx.Client) -> None:
 def test_a_load_mends_what_can_be_converted_again(own: Server, api: httpx.Client) -> None:
     name = "config-garbage"
     directory = own.repository / name
-    directory.mkdir(exist_ok=True)
-    (directory / "config.pbtxt").write_bytes(GARBAGE)
+    # The manifest says that it is this server's.
+    (directory / "1").mkdir(parents=True, exist_ok=True)
+    for file in ("config.pbtxt", "1/model.json"):
+        (directory / file).write_bytes(GARBAGE)
     assert api.post(LOAD, json={"model_name": name}).status_code == 200
     # The source is that of the other models, made in the same way.
     expected = embed(api, ["a dog", "42"], "whole")
