@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import NameCollision, SourceNotFound
-from converters.pipeline import Request, locked, reserved
+from converters.pipeline import Request, locked, refuse_foreign, reserved
 from converters.progress import Progress
 from triton_models.config import model_config, to_text
 from triton_models.manifest import Manifest, ManifestError
@@ -109,6 +109,7 @@ def _refuse_unknown(model_name: str) -> None:
 
 
 def _refuse_collision(repository: Repository, served: str, model_name: str, pretrained: str) -> None:
+    refuse_foreign(repository, served)
     try:
         other = repository.manifest(served)
     except (ModelNotInRepository, ManifestError):

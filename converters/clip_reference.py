@@ -25,6 +25,7 @@ from converters.clip_source import ClipFound
 from converters.clip_tokenizer import ClipTokenizer
 from converters.errors import InvalidModel
 from converters.reference import LOADING_ERRORS, describe
+from converters.weights import Stored
 from triton_models.manifest import ImagePreprocessing
 
 _CONFIG = "open_clip_config.json"
@@ -132,6 +133,7 @@ def load(found: ClipFound, scratch: Path) -> ClipReference:
     # open_clip warns of a model without weights, which come in the next step.
     logging.disable(logging.WARNING)
     try:
+        _check_size(name, found.checkpoint)
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         open_clip.load_checkpoint(model, str(found.checkpoint), strict=True, weights_only=True)
         tokenizer = ClipTokenizer(open_clip.get_tokenizer(name))
@@ -143,6 +145,21 @@ def load(found: ClipFound, scratch: Path) -> ClipReference:
     model.eval().float()
     preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
     return ClipReference(model, tokenizer, preprocess, _unit(model.encode_text), _unit(model.encode_image))
+
+
+def _check_size(name: str, checkpoint: Path) -> None:
+    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
+    try:
+        with torch.device("meta"):
+            model: Any = open_clip.create_model(
+                name, device="meta", load_weights=False, pretrained_text=False
+            )
+    except LOADING_ERRORS:
+        # Not every tower can be built without memory; what cannot be at all is told by the next step.
+        return
+    claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    elements = weight_bytes(checkpoint) // 4
+    Stored(elements, 4 * elements, 0).refuse_beyond(claimed, "open_clip_config.json")
 
 
 def _unit(method: Callable[..., Any]) -> bool:

@@ -10,6 +10,7 @@ places; nothing else is read.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,13 +21,42 @@ import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-from converters import hub
+from converters import configuration, hub
+from converters.configuration import check_keys
 from converters.errors import InvalidModel, SourceNotFound
 from converters.progress import Progress
+from converters.sources import refuse_links_out
+from converters.weights import check_depth
 from triton_models.manifest import Source, fingerprint
 from triton_models.names import CHECKPOINT_SUFFIXES, HUB_PREFIX, InvalidModelName, validate_model_name
 
 CONFIG = "open_clip_config.json"
+
+_TOWER = (
+    "act_kwargs block_type final_ln_after_pool layers ls_init_value mlp_ratio norm_kwargs output_tokens "
+    "pool_type qk_norm scale_attn scale_attn_inner scale_fc scale_heads scaled_cosine_attn width"
+)
+TEXT_KEYS = frozenset(
+    f"{_TOWER} context_length embed_cls eos_id heads hf_model_name hf_model_pretrained hf_pooler_type "
+    "hf_proj_type hf_tokenizer_name no_causal_mask pad_id proj_bias proj_type tokenizer_kwargs "
+    "tokenizer_mode vocab_size".split()
+)
+VISION_KEYS = frozenset(
+    f"{_TOWER} attentional_pool attn_pooler_heads attn_pooler_queries head_width image_size no_ln_pre "
+    "patch_dropout patch_size pos_embed_type timm_drop timm_drop_path timm_model_name timm_model_pretrained "
+    "timm_pool timm_proj timm_proj_bias".split()
+)
+"""What open_clip 3.3 makes of `text_cfg` and `vision_cfg`; a test holds them equal to its own lists."""
+_MODEL_KEYS = frozenset(
+    "custom_text embed_dim init_logit_bias init_logit_scale multimodal_cfg nonscalar_logit_scale output_dict "
+    "pad_id quick_gelu text_cfg vision_cfg".split()
+)
+MULTIMODAL_KEYS = TEXT_KEYS | frozenset("attn_pooler_heads dim_head n_queries".split())
+_TOKENIZER_KEYS = frozenset(
+    "clean do_lower_case language model_max_length padding_side strip_sep_token truncation_side "
+    "use_fast".split()
+)
+_TIMM_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 _TOKENIZER_MARKS = ("tokenizer.json", "tokenizer_config.json")
 _COMPANION_MARKS = (*_TOKENIZER_MARKS, "config.json")
@@ -88,6 +118,7 @@ class _Places:
             for root in self.roots:
                 path = root / repo / name
                 if path.is_file():
+                    refuse_links_out(root / repo, self.roots)
                     return path, Source("directory", str(path), None, fingerprint(path))
         for name in names:
             cached = hub.cached_file(repo, name)
@@ -116,6 +147,7 @@ class _Places:
             raise InvalidModel(f"the configuration names {str(name)[:100]!r}, which is no model") from error
         for root in self.roots:
             if any((root / name / mark).is_file() for mark in _COMPANION_MARKS):
+                refuse_links_out(root / str(name), self.roots)
                 return root / str(name)
         for mark in _COMPANION_MARKS:
             cached = hub.cached_file(name, mark)
@@ -182,18 +214,43 @@ def _found(
 ) -> ClipFound:
     config = deepcopy(config)
     text = config["text_cfg"]
-    if ":" in str(config.get("vision_cfg", {}).get("timm_model_name", "")):
-        raise InvalidModel("the configuration's timm_model_name leads out of timm, which is not followed")
+    check(config)
     tokenizer_files: list[Path] = []
     if text.get("hf_tokenizer_name"):
         if home is None or not any((home / mark).is_file() for mark in _TOKENIZER_MARKS):
             home = places.companion(text["hf_tokenizer_name"])
+        configuration.check(home)
         tokenizer_files = [
             path
             for path in sorted(home.iterdir())
             if path.suffix in _TOKENIZER_SUFFIXES and path.name != CONFIG
         ]
     if text.get("hf_model_name"):
-        text["hf_model_name"] = str(places.companion(text["hf_model_name"]))
+        model_home = places.companion(text["hf_model_name"])
+        configuration.check(model_home)
+        text["hf_model_name"] = str(model_home)
     kept = {key: value for key, value in preprocess.items() if key not in ("url", "hf_hub")}
     return ClipFound(config, kept, checkpoint, tokenizer_files, source)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what open_clip would hand on to functions that open files, ask the Hub or run code."""
+    check_keys("model_cfg", dict.fromkeys(config), _MODEL_KEYS)
+    named = ("hf_model_name", "hf_tokenizer_name")
+    parts = {"text_cfg": TEXT_KEYS, "vision_cfg": VISION_KEYS, "multimodal_cfg": MULTIMODAL_KEYS}
+    for part, allowed in parts.items():
+        settings = config.get(part)
+        # The two names are looked up by this program, which refuses paths in words of its own.
+        given = (
+            {k: None if k in named else v for k, v in settings.items()}
+            if isinstance(settings, dict)
+            else settings
+        )
+        check_keys(part, given, allowed)
+        for key in ("act_kwargs", "norm_kwargs"):
+            check_keys(f"{part}: {key}", (settings or {}).get(key), frozenset({"approximate", "eps"}))
+        check_keys(f"{part}: tokenizer_kwargs", (settings or {}).get("tokenizer_kwargs"), _TOKENIZER_KEYS)
+    timm = config["vision_cfg"].get("timm_model_name") if isinstance(config.get("vision_cfg"), dict) else None
+    if timm is not None and not _TIMM_NAME.fullmatch(str(timm)):
+        raise InvalidModel("the configuration's timm_model_name leads out of timm, which is not followed")
+    check_depth("model_cfg", config, 0)

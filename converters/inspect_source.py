@@ -5,33 +5,27 @@ repositories, other files, code. Everything that leads outside the directory, or
 no text embedding model, is refused here. Knows nothing about torch.
 """
 
-import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters import weights
+from converters.configuration import TOKENIZER_FILES, check, read_json
 from converters.errors import InvalidModel
+from converters.weights import Stored
 
 SUPPORTED_MODULES = frozenset(
     {"Transformer", "StaticEmbedding", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
 )
 """Classes of sentence-transformers that the graph can hold, by the last part of their name."""
 
-_TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_FIRST = ("Transformer", "StaticEmbedding")
+# A head in a checkpoint's `architectures` that makes it a model of another task, whatever its encoder gives.
+_OTHER_TASK = re.compile(
+    r".*For(\w*Classification|\w*QuestionAnswering|MultipleChoice|NextSentencePrediction|CTC)"
 )
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "sentencepiece.model",
-    "tokenizer.model",
-)
-# A pointer to another repository or directory, which no request may lead to.
-_POINTERS = ("tokenizer_name_or_path", "base_model_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -39,10 +33,13 @@ class Anatomy:
     """The parts of a source.
 
     transformer_dir: of the transformer (or the static embedding). weight_bytes: of all weights in float32.
+    stored: the weights of the transformer. notice: what a caller should know of the model, if anything.
     """
 
     transformer_dir: Path
     weight_bytes: int
+    stored: Stored
+    notice: str | None = None
 
 
 def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
@@ -51,23 +48,26 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
     Raises:
         InvalidModel: not a model, broken, or of a kind that is not converted; says which and why.
     """
-    first = ""
-    is_static = False
+    first, is_static = "", False
+    notice = None
+    _check_kind(directory)
     if (directory / "modules.json").is_file():
         first, is_static = _check_modules(directory, trust_remote_code=trust_remote_code)
-    elif not (directory / "config.json").is_file():
+    elif (directory / "config.json").is_file():
+        notice = _check_task(read_json(directory / "config.json", dict))
+    else:
         raise InvalidModel("the source is not a model: it has neither modules.json nor config.json")
     home = directory / first
     if not _is_directory(home):
         raise InvalidModel("modules.json names a path that is no directory of the model")
     if not is_static:
-        _check_transformer(directory, home)
-    _check_weights(home)
-    if not any((home / name).is_file() for name in _TOKENIZER_FILES):
-        raise InvalidModel("the source has no tokenizer: " + ", ".join(_TOKENIZER_FILES) + " are all missing")
+        _check_transformer(directory, home, trust_remote_code)
+    stored = _check_weights(home)
+    if not any((home / name).is_file() for name in TOKENIZER_FILES):
+        raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
     if (home / "tokenizer.json").is_file():
-        _read_json(home / "tokenizer.json", dict)
-    return Anatomy(home, _weight_bytes(directory, home))
+        read_json(home / "tokenizer.json", dict)
+    return Anatomy(home, _weight_bytes(directory, home), stored, notice)
 
 
 def _is_directory(path: Path) -> bool:
@@ -78,12 +78,37 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
+def _check_kind(directory: Path) -> None:
+    settings = directory / "config_sentence_transformers.json"
+    if settings.is_file():
+        kind = read_json(settings, dict).get("model_type", "SentenceTransformer")
+        if kind != "SentenceTransformer":
+            raise InvalidModel(f"the source is a {kind}, not a SentenceTransformer")
+
+
+def _check_task(config: dict[str, Any]) -> str:
+    """Refuse a plain checkpoint of transformers that is made for another task; returns a notice of others."""
+    named = config.get("architectures")
+    heads = [str(name)[:100] for name in named] if isinstance(named, list) else []
+    for head in heads:
+        if _OTHER_TASK.fullmatch(head):
+            raise InvalidModel(
+                f"the source is a {head} and no embedding model: it has a head for another task (a "
+                "cross-encoder or classifier, say) and no modules.json"
+            )
+    return (
+        f"it is no sentence-transformers model ({heads[0] if heads else 'config.json'}, no modules.json). "
+        "As in that library its vectors are the mean of the last hidden states, of causal language models "
+        "the last token's, for which it may not have been trained"
+    )
+
+
 def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bool]:
     """The first module's directory and whether it is a static embedding."""
-    modules = _read_json(directory / "modules.json", list)
+    modules = read_json(directory / "modules.json", list)
     if not modules:
         raise InvalidModel("modules.json lists no modules")
-    for module in modules:
+    for index, module in enumerate(modules):
         if not isinstance(module, dict) or not all(
             isinstance(module.get(key), str) for key in ("type", "path")
         ):
@@ -94,64 +119,58 @@ def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bo
         name = module["type"]
         if not name.startswith("sentence_transformers.") and not trust_remote_code:
             raise InvalidModel(f"the module {name!r} is code of the model's own, which is not run")
-        if name.rpartition(".")[2] not in SUPPORTED_MODULES:
+        kind = name.rpartition(".")[2]
+        if kind not in SUPPORTED_MODULES:
             raise InvalidModel(f"the module {name!r} is not supported")
-    settings = directory / "config_sentence_transformers.json"
-    if settings.is_file():
-        kind = _read_json(settings, dict).get("model_type", "SentenceTransformer")
-        if kind != "SentenceTransformer":
-            raise InvalidModel(f"the source is a {kind}, not a SentenceTransformer")
+        if (kind in _FIRST) != (index == 0):
+            raise InvalidModel(
+                f"module {index} is {kind}; the first, and no other, must be Transformer or StaticEmbedding"
+            )
+        if not trust_remote_code:
+            _check_module(directory / path, kind)
     first = modules[0]
-    kind = first["type"].rpartition(".")[2]
-    if kind not in ("Transformer", "StaticEmbedding"):
-        raise InvalidModel(f"the first module is {kind}; it must be Transformer or StaticEmbedding")
-    return first["path"], kind == "StaticEmbedding"
+    return first["path"], first["type"].endswith("StaticEmbedding")
 
 
-def _check_transformer(directory: Path, home: Path) -> None:
+def _check_module(home: Path, kind: str) -> None:
+    """Refuse a module whose configuration would import what it names, or make it larger than its weights."""
+    if kind not in ("Dense", "LayerNorm") or not _is_directory(home) or not (home / "config.json").is_file():
+        return
+    config = read_json(home / "config.json", dict)
+    activation = str(config.get("activation_function"))
+    # Of other libraries' classes sentence-transformers says that they are not trusted.
+    if activation.startswith("torch.") and not activation.startswith("torch.nn."):
+        raise InvalidModel(f"{kind} names the activation {activation[:100]!r}, which is none of torch.nn")
+    sizes = [config.get(key) for key in ("in_features", "out_features", "dimension")]
+    claimed = math.prod(size for size in sizes if isinstance(size, int))
+    weights.stored(home).refuse_beyond(claimed, f"config.json of {kind}")
+
+
+def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> None:
     """Refuse what would lead the libraries out of the directory or to another kind of model."""
     if (home / "adapter_config.json").exists() or (directory / "adapter_config.json").exists():
         raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
     if not (home / "config.json").is_file():
         raise InvalidModel("the transformer has no config.json")
-    _read_json(home / "config.json", dict)
-    for name in _TRANSFORMER_CONFIGS:
-        if not (home / name).is_file():
-            continue
-        settings = _read_json(home / name, dict)
-        for pointer in _POINTERS:
-            if settings.get(pointer):
-                raise InvalidModel(f"{name} points to another model ({pointer}), which is not followed")
-        task = settings.get("transformer_task", "feature-extraction")
-        if task != "feature-extraction":
-            raise InvalidModel(
-                f"the transformer's task is {task!r}; only 'feature-extraction' gives embeddings"
-            )
-        if settings.get("query_expansion"):
-            raise InvalidModel("the model expands queries (query_expansion), which is not supported")
+    check(home, trust_remote_code=trust_remote_code)
 
 
-def _check_weights(home: Path) -> None:
+def _check_weights(home: Path) -> Stored:
     names = [path.name for path in home.iterdir() if path.is_file()]
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise InvalidModel("the source has no weights: no .safetensors and no .bin file")
+    weights.check_index(home)
+    stored = weights.stored(home)
+    if (home / "config.json").is_file():
+        weights.check_depth("config.json", read_json(home / "config.json", dict), stored.tensors)
+    return stored
 
 
 def _weight_bytes(directory: Path, home: Path) -> int:
     files = [path for path in directory.rglob("*") if path.suffix in (".safetensors", ".bin")]
     # One form of the weights is read where there are two.
     preferred = [path for path in files if path.suffix == ".safetensors"] or files
-    stored = sum(path.stat().st_size for path in preferred)
-    config = _read_json(home / "config.json", dict) if (home / "config.json").is_file() else {}
+    config = read_json(home / "config.json", dict) if (home / "config.json").is_file() else {}
     is_half = str(config.get("dtype", config.get("torch_dtype"))) in ("float16", "bfloat16")
-    return stored * 2 if is_half else stored
-
-
-def _read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - what a file of others holds
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"{path.name} is broken: {error}") from error
-    if not isinstance(data, kind):
-        raise InvalidModel(f"{path.name} is broken: it must hold a JSON {kind.__name__}")
-    return data
+    found = [weights.of(path) for path in preferred if path.is_file()]
+    return sum(4 * file.elements if file.tensors else file.unpacked * (2 if is_half else 1) for file in found)

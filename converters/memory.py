@@ -1,5 +1,8 @@
 """Which conversions run side by side: as many as memory allows, the rest wait.
 
+One that has begun may take no more than was free then. Beyond it allocations fail, with an error that can be
+told; otherwise the kernel would end some process.
+
 Every conversion has an entry in `conversions/`: a file that says how much memory it will take,
 locked (flock) for as long as its process lives. An entry without a lock is of a dead process.
 """
@@ -7,10 +10,11 @@ locked (flock) for as long as its process lives. An entry without a lock is of a
 import fcntl
 import json
 import os
+import resource
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +26,10 @@ _POLL_SECONDS = 0.5
 # 3,131 MiB. The two numbers lie above them all.
 _BASE_BYTES = 600 * 2**20
 _WEIGHTS_FACTOR = 6.5
+# Of what is free, left to the rest of the machine.
+_SPARE_PART = 0.05
+# What threads take on paper and do not use: their stacks, and arenas of the allocator.
+_THREAD_BYTES = 32 * 2**20
 
 
 def estimate(weight_bytes: int) -> int:
@@ -38,7 +46,8 @@ def reserve(
 ) -> Iterator[None]:
     """Wait until `needed` bytes are free beside the other conversions, then hold them.
 
-    A conversion that is alone always goes ahead: waiting would not give it more.
+    A conversion that is alone always goes ahead: waiting would not give it more. None gets more than is free:
+    allocations beyond it fail with MemoryError, or with what the libraries make of it.
 
     directory: of the entries, made if it is not there. waiting: called at each turn of waiting.
     available: bytes free now, None where the system does not say; the real ones by default.
@@ -49,13 +58,15 @@ def reserve(
     while True:
         with lock:
             others = _living(directory)
-            if _fits(needed, others, measure()):
+            free = measure()
+            if _fits(needed, others, free):
                 entry = _enter(directory, needed)
                 break
         waiting()
         time.sleep(_POLL_SECONDS)
     try:
-        yield
+        with _bounded(None if free is None else free - _promised(others)):
+            yield
     finally:
         with lock:
             Path(entry.name).unlink(missing_ok=True)
@@ -78,9 +89,40 @@ def _fits(needed: int, others: list[tuple[int, int]], available: int | None) -> 
         return True
     if available is None:
         return False
-    # What the others have reserved and not taken yet is not theirs in `available`, but will be.
-    promised = sum(max(0, reserved - _resident(pid)) for pid, reserved in others)
-    return needed <= available - promised
+    return needed <= available - _promised(others)
+
+
+def _promised(others: list[tuple[int, int]]) -> int:
+    """Bytes that the others have reserved and not taken yet: free as they are, they are theirs."""
+    return sum(max(0, reserved - _resident(pid)) for pid, reserved in others)
+
+
+@contextmanager
+def _bounded(room: int | None) -> Iterator[None]:
+    """Let this process allocate so many bytes more; None for no bound."""
+    taken = _data_bytes()
+    if room is None or taken is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    threads = _THREAD_BYTES * (os.cpu_count() or 1)
+    bound = taken + max(_BASE_BYTES, int(room * (1 - _SPARE_PART)) + _swap()) + threads
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int | None:
+    """What this process has allocated, as RLIMIT_DATA counts it; None where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def _enter(directory: Path, needed: int) -> IO[str]:
@@ -116,12 +158,18 @@ def _resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _meminfo() -> int | None:
+def _meminfo(what: str = "MemAvailable") -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:")), None)
+
+
+def _swap() -> int:
+    """Bytes of swap that may be used, where no control group says how much that is."""
+    limited = _number(Path("/sys/fs/cgroup/memory.max")) is not None
+    return 0 if limited else _meminfo("SwapFree") or 0
 
 
 def _number(path: Path) -> int | None:

@@ -20,7 +20,7 @@ from triton_models.accuracy import Precision
 from triton_models.config import model_config, to_text
 from triton_models.manifest import Manifest, ManifestError
 from triton_models.names import served_name
-from triton_models.repository import ModelNotInRepository, Repository
+from triton_models.repository import ForeignModel, ModelNotInRepository, Repository
 
 LOCK_POLL_SECONDS = 1.0
 
@@ -118,6 +118,9 @@ def _build(
     request: Request, found: sources.Found, anatomy: Anatomy, staged: Path, progress: Progress
 ) -> Manifest:
     progress.step("convert", 0.0, "Loading torch and sentence-transformers")
+    if anatomy.notice is not None:
+        # Of steps that follow each other at once, watchers see the last; this one stands for seconds.
+        progress.step("convert", 0.0, f"Note: {anatomy.notice}")
     from converters.torchvision_cpu import make_importable
 
     make_importable()
@@ -126,14 +129,30 @@ def _build(
     building = staged / "building"
     building.mkdir()
     origin = Origin(
-        request.model_name, request.revision, found.source, request.trust_remote_code, request.precision
+        request.model_name,
+        request.revision,
+        found.source,
+        request.trust_remote_code,
+        request.precision,
+        anatomy.notice,
     )
     manifest = build(found.directory, anatomy, origin, building, request.threads, progress)
     os.rename(building, staged / str(manifest.version))
     return manifest
 
 
+def refuse_foreign(repository: Repository, served: str) -> None:
+    """Refuse a name under which the repository holds what this server did not make.
+
+    Raises:
+        NameCollision: it does.
+    """
+    if repository.is_foreign(served):
+        raise NameCollision(str(ForeignModel(served)))
+
+
 def _refuse_collision(repository: Repository, served: str, model_name: str) -> None:
+    refuse_foreign(repository, served)
     try:
         other = repository.manifest(served)
     except (ModelNotInRepository, ManifestError):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from converters.errors import InvalidModel
 from converters.inspect_source import Anatomy
@@ -102,6 +102,7 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
     Raises:
         InvalidModel: it cannot be loaded, lacks weights, or does what the converted graph could not.
     """
+    _check_size(anatomy, trust_remote_code=trust_remote_code)
     try:
         model = SentenceTransformer(
             str(directory),
@@ -140,6 +141,23 @@ def describe(error: BaseException, directory: Path | None = None) -> str:
     text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", " ".join(text.split()))
     text = text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _check_size(anatomy: Anatomy, *, trust_remote_code: bool) -> None:
+    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
+    if not (anatomy.transformer_dir / "config.json").is_file() or trust_remote_code:
+        return
+    try:
+        config = AutoConfig.from_pretrained(anatomy.transformer_dir, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    except LOADING_ERRORS:
+        # The library says it better when it loads the model.
+        return
+    claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    # Of models that encode and decode, sentence-transformers loads the encoder.
+    factor = 6 if config.is_encoder_decoder else 2
+    anatomy.stored.refuse_beyond(claimed, "config.json", factor)
 
 
 def _check_interface(first: Transformer) -> None:

@@ -47,6 +47,7 @@ class Origin:
     source: Source
     trust_remote_code: bool
     precision: Precision = "fp32"
+    notice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,7 @@ def _manifest(
         tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
         precision=origin.precision,
+        notice=origin.notice,
         versions={name: importlib.metadata.version(name) for name in packages},
         **text_settings,
     )

@@ -82,10 +82,39 @@ def _in_directories(model_name: str, source_dirs: Sequence[Path]) -> Found | Non
     for root in source_dirs:
         path = root.absolute() / model_name
         if path.is_dir():
+            refuse_links_out(path, source_dirs)
             return Found(path, Source("directory", str(path), None, fingerprint(path)))
         if path.exists():
             raise InvalidModel(f"{model_name} is a file in a source directory; a model is a directory")
     return None
+
+
+def refuse_links_out(directory: Path, source_dirs: Sequence[Path]) -> None:
+    """Refuse a model in a source directory with links to files elsewhere, which are not its author's to show.
+
+    The directory itself may be a link: that is the operator's. So may links be within the source directories,
+    and those of a snapshot of the Hub's cache into its own blobs.
+
+    Raises:
+        InvalidModel: there is one; says which.
+    """
+    home = directory.resolve()
+    roots = [home, *(root.resolve() for root in source_dirs)]
+    if home.parent.name == "snapshots":
+        roots.append(home.parent.parent / "blobs")
+    for path in sorted(directory.rglob("*")):
+        if not path.is_symlink():
+            continue
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError):
+            # A loop, which leads nowhere.
+            continue
+        if not any(target.is_relative_to(root) for root in roots):
+            raise InvalidModel(
+                f"{path.relative_to(directory)} is a link to a file outside of the source directories; put "
+                "the file itself there"
+            )
 
 
 def _in_packages(model_name: str, scratch: Path, progress: Progress) -> Found | None:

@@ -93,6 +93,7 @@ class Manifest:
         vectors must not change. None of image towers.
     token_dimensions: length of a token's vector; None where the graph gives none (CLIP, older conversions).
     tokenizer_sha256: of `tokenizer.json`; None of image towers and older conversions.
+    notice: what whoever loads the model should know, in a sentence; None for nothing, as of most models.
     sha256: of all that makes a vector (a tower's with its pair); Triton's version number is made of it.
     check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
     versions: of the libraries that converted it. precision: of the weights.
@@ -128,6 +129,7 @@ class Manifest:
     precision: Precision = "fp32"
     planted_id: int | None = None
     token_dimensions: int | None = None
+    notice: str | None = None
     tokenizer_sha256: str | None = None
     library: str = "sentence-transformers"
     pretrained: str | None = None

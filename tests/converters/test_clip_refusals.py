@@ -123,7 +123,73 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[ConversionError], str]] =
         InvalidModel,
         "not followed",
     ),
+    "a vocabulary elsewhere": (
+        lambda path: change_config(
+            path, lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"vocab_file": "/etc/passwd"})
+        ),
+        InvalidModel,
+        "'vocab_file'",
+    ),
+    "code of a repository": (
+        lambda path: change_config(
+            path, lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"trust_remote_code": True})
+        ),
+        InvalidModel,
+        "'trust_remote_code'",
+    ),
+    "an unknown key": (
+        lambda path: change_config(path, lambda cfg: cfg["vision_cfg"].update(timm_kwargs={"a": 1})),
+        InvalidModel,
+        "'timm_kwargs'",
+    ),
+    "an unknown part": (
+        lambda path: change_config(path, lambda cfg: cfg.update(pretrained_path="x")),
+        InvalidModel,
+        "'pretrained_path'",
+    ),
+    "a vocabulary without end": (
+        lambda path: change_config(path, lambda cfg: cfg["text_cfg"].update(vocab_size=12_000_000)),
+        InvalidModel,
+        "asks for",
+    ),
+    "a context without end": (
+        lambda path: change_config(path, lambda cfg: cfg["text_cfg"].update(context_length=10**6)),
+        InvalidModel,
+        "asks for",
+    ),
+    "layers without end": (
+        lambda path: change_config(path, lambda cfg: cfg["text_cfg"].update(layers=10**7)),
+        InvalidModel,
+        "layers",
+    ),
+    "its tokenizer leads elsewhere": (
+        lambda path: tokenizer_that_leads_elsewhere(path),
+        InvalidModel,
+        "special_tokens_map.json holds the key 'vocab_file'",
+    ),
+    "its text model asks for code": (
+        lambda path: text_model(path, {"model_type": "bert", "_attn_implementation": "a/b"}),
+        InvalidModel,
+        "code of others",
+    ),
+    "a link out": (
+        lambda path: (path / "vocab.txt").symlink_to("/etc/passwd"),
+        InvalidModel,
+        "is a link",
+    ),
 }
+
+
+def tokenizer_that_leads_elsewhere(path: Path) -> None:
+    change_config(path, lambda cfg: cfg["text_cfg"].update(hf_tokenizer_name="tiny/clip"))
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (path / "special_tokens_map.json").write_text('{"vocab_file": "/etc/passwd"}')
+
+
+def text_model(path: Path, settings: dict[str, Any]) -> None:
+    change_config(path, lambda cfg: cfg["text_cfg"].update(hf_model_name="tiny/text"))
+    (path.parent / "text").mkdir()
+    (path.parent / "text" / "config.json").write_text(json.dumps(settings))
 
 
 @pytest.mark.parametrize("case", BROKEN)

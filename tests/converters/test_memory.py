@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from converters import memory
 
@@ -81,3 +84,24 @@ def test_the_machine_says_what_is_free() -> None:
     free = memory.available_bytes()
     assert free is not None
     assert 2**20 < free < 2**50
+
+
+def test_a_conversion_gets_no_more_than_was_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_swap", lambda: 0)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory.reserve(tmp_path, 1, refuse, lambda: 2**30):
+        assert np.empty(2**28, np.uint8).size == 2**28
+        with pytest.raises(MemoryError):
+            np.empty(2**32, np.uint8)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            torch.empty(2**32, dtype=torch.uint8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_what_another_has_reserved_is_not_given_away(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_swap", lambda: 0)
+    assert holder.poll() is None
+    with memory.reserve(tmp_path, 2**30, refuse, lambda: 8 * 2**30), pytest.raises(MemoryError):
+        np.empty(2**32, np.uint8)

@@ -1,0 +1,264 @@
+"""Which keys a model's configuration files may hold.
+
+sentence-transformers, transformers and open_clip hand what these files hold on to functions that open files,
+ask the Hub or run code. So what is handed on as keyword arguments is named here, key by key, and the rest is
+refused. What lies open by design (config.json) may hold anything but what the libraries would follow.
+
+Knows nothing about torch; what stands in a file is not taken on trust, whatever its type.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InvalidModel
+
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+)
+# A pointer to another repository or directory, which no request may lead to.
+_POINTERS = ("tokenizer_name_or_path", "base_model_name_or_path")
+
+_COMMON = frozenset("dtype torch_dtype attn_implementation use_cache".split())
+_MODEL = _COMMON | frozenset("add_pooling_layer low_cpu_mem_usage use_safetensors".split())
+_CONFIG = _COMMON | frozenset(
+    "is_causal is_decoder output_attentions output_hidden_states reference_compile "
+    "use_bidirectional_attention".split()
+)
+_SPECIAL_TOKENS = frozenset("additional_special_tokens extra_special_tokens".split())
+_TOKENIZER = _SPECIAL_TOKENS | frozenset(
+    "add_bos_token add_eos_token add_prefix_space clean_up_tokenization_spaces do_lower_case "
+    "fix_mistral_regex legacy max_length model_max_length padding padding_side spaces_between_special_tokens "
+    "split_special_tokens strip_accents tokenize_chinese_chars truncation truncation_side use_fast".split()
+)
+_HANDED_ON = {
+    "model_args": _MODEL,
+    "model_kwargs": _MODEL,
+    "tokenizer_args": _TOKENIZER,
+    "processor_kwargs": _TOKENIZER,
+    "config_args": _CONFIG,
+    "config_kwargs": _CONFIG,
+}
+TRANSFORMER_KEYS = frozenset(_HANDED_ON) | frozenset(
+    "backend do_lower_case document_length max_seq_length modality_config module_output_name "
+    "processing_kwargs query_expansion query_length tokenizer_name_or_path transformer_task "
+    "unpad_inputs".split()
+)
+"""Of sentence_*_config.json, which become the arguments of sentence-transformers' `Transformer`."""
+_PROCESSING = frozenset("add_special_tokens max_length padding padding_side truncation".split())
+
+# Of tokenizer_config.json, whose keys become arguments of the tokenizer's class: those that may hold more
+# than a number or a switch.
+_TOKENIZER_CONFIG = _TOKENIZER | frozenset(
+    "added_tokens_decoder auto_map backend chat_template errors feature_extractor_type lang language "
+    "language_codes langs model_input_names model_type model_specific_special_tokens never_split "
+    "processor_class response_schema slow_tokenizer_class src_lang subword_tokenizer_type task tgt_lang "
+    "token_type_ids_pattern tokenizer_class transformers_version truncation_strategy "
+    "word_tokenizer_type wordpieces_prefix".split()
+)
+# Old files hold paths of the machine that wrote them here; transformers puts what it has found itself there.
+_STALE = frozenset("_name_or_path name_or_path special_tokens_map_file tokenizer_file".split())
+_WORDS = re.compile(r"[A-Za-z0-9_]+")
+
+# Of config.json and of what processors read, at any depth.
+_FOLLOWED = {
+    "backbone": "another model",
+    "configuration_files": "another configuration",
+    "distributed_config": "other machines",
+    "kernel_config": "code of others",
+    "transformers_weights": "another file of weights",
+    "use_pretrained_backbone": "another model",
+}
+_IMPLEMENTATIONS = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+_FILE_KEYS = re.compile(r".*(_files?|_path|_dir|_repo|repo_id|audio_tokenizer)")
+_NO_PATHS = frozenset("id2label label2id prompts task_specific_params chat_template".split())
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+
+
+def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - what a file of others holds
+    """The content of a JSON file.
+
+    Raises:
+        InvalidModel: it is broken, or holds something else than a `kind`.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"{path.name} is broken: {error}") from error
+    if not isinstance(data, kind):
+        raise InvalidModel(f"{path.name} is broken: it must hold a JSON {kind.__name__}")
+    return data
+
+
+def check(home: Path, *, trust_remote_code: bool = False) -> None:
+    """Refuse a directory of transformers whose configuration would lead out of it.
+
+    trust_remote_code: the model's own code may read what it likes, so it may have keys of its own.
+
+    Raises:
+        InvalidModel: a file is broken, or holds a key or value that is not accepted; says which.
+    """
+    checks: dict[str, Callable[[str, dict[str, Any]], None]] = {
+        "config.json": check_config,
+        "tokenizer_config.json": _check_tokenizer_config,
+        "special_tokens_map.json": _check_special_tokens,
+        **dict.fromkeys(_PROCESSOR_FILES, _check_processor),
+    }
+    for name, checked in checks.items():
+        if (home / name).is_file():
+            checked(name, read_json(home / name, dict))
+    for name in TRANSFORMER_CONFIGS:
+        if (home / name).is_file():
+            _check_transformer(name, read_json(home / name, dict), trust_remote_code)
+
+
+def check_keys(where: str, given: Any, allowed: frozenset[str]) -> None:  # noqa: ANN401
+    """Refuse every key but these, and values that are paths.
+
+    Raises:
+        InvalidModel: with the key's name.
+    """
+    if given is None:
+        return
+    if not isinstance(given, dict):
+        raise InvalidModel(f"{where} is broken: it must hold a JSON object")
+    for key, value in given.items():
+        if key not in allowed:
+            raise _refusal(where, key)
+        _check_value(where, key, value)
+
+
+def check_config(name: str, config: dict[str, Any]) -> None:
+    """Refuse a `config.json` that leads transformers to other files, repositories or code."""
+    if config.get("model_type") is None and "pretrained_cfg" in config:
+        raise InvalidModel(f"{name} is of timm: an image model, which gives no embeddings of texts")
+    for key, value in _entries(config):
+        if key in _FOLLOWED and value:
+            raise InvalidModel(f"{name} points to {_FOLLOWED[key]} ({key}), which is not followed")
+        if key in ("quantization_config", "compression_config") and value:
+            raise InvalidModel(
+                f"{name}: the weights are quantized ({key}), which is not supported; take unquantized ones"
+            )
+        if key == "model_type" and str(value).startswith("timm"):
+            raise InvalidModel(f"{name} names a model of timm, which is not followed")
+        if not key.endswith("name_or_path"):
+            _check_value(name, key, value)
+
+
+def _check_transformer(name: str, settings: dict[str, Any], trusted: bool) -> None:
+    for pointer in _POINTERS:
+        if settings.get(pointer):
+            raise InvalidModel(f"{name} points to another model ({pointer}), which is not followed")
+    task = settings.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise InvalidModel(f"the transformer's task is {task!r}; only 'feature-extraction' gives embeddings")
+    if settings.get("query_expansion"):
+        raise InvalidModel("the model expands queries (query_expansion), which is not supported")
+    if trusted:
+        return
+    check_keys(name, dict.fromkeys(settings), TRANSFORMER_KEYS)
+    for key, allowed in _HANDED_ON.items():
+        given = settings.get(key)
+        if isinstance(given, dict):
+            # The library takes these out or replaces them; as they are by default they say nothing.
+            given = {
+                inner: value
+                for inner, value in given.items()
+                if not (inner == "trust_remote_code" and value is False)
+                and not (inner == "weights_only" and value is True)
+                and not (allowed is _TOKENIZER and _is_special_token(inner, value))
+            }
+        check_keys(f"{name}: {key}", given, allowed)
+    processing = settings.get("processing_kwargs")
+    check_keys(f"{name}: processing_kwargs", processing, frozenset({"common", "text"}))
+    for key, given in (processing or {}).items():
+        check_keys(f"{name}: processing_kwargs.{key}", given, _PROCESSING)
+
+
+def _check_tokenizer_config(name: str, settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if key in _STALE or not any(isinstance(part, str) for _, part in _entries({key: value})):
+            # Numbers and switches name nothing.
+            continue
+        if key.endswith("_file") and value in TOKENIZER_FILES:
+            continue
+        if key == "fast_tokenizer_files" and _are_plain_names(value):
+            continue
+        if key not in _TOKENIZER_CONFIG and not _is_special_token(key, value):
+            raise _refusal(name, key)
+
+
+def _check_special_tokens(name: str, mapping: dict[str, Any]) -> None:
+    """Refuse more than tokens: transformers makes arguments of the tokenizer's class of this file, too."""
+    for key, value in mapping.items():
+        if key not in _SPECIAL_TOKENS and not _is_special_token(key, value):
+            raise _refusal(name, key)
+
+
+def _check_processor(name: str, settings: dict[str, Any]) -> None:
+    for key, value in _entries(settings):
+        if value and not key.endswith("name_or_path") and _FILE_KEYS.fullmatch(key):
+            raise _refusal(name, key)
+        _check_value(name, key, value)
+
+
+def _check_value(where: str, key: str, value: Any) -> None:  # noqa: ANN401 - what a file of others holds
+    if _IMPLEMENTATIONS.fullmatch(key):
+        # Anything else than a word names a repository of the Hub, whose code would be fetched and run.
+        words = value.values() if isinstance(value, dict) else [value]
+        if not all(word is None or _WORDS.fullmatch(str(word)) for word in words):
+            raise InvalidModel(f"{where} asks for code of others ({key}), which is not run")
+    if isinstance(value, str) and key not in _NO_PATHS and _leads_out(value):
+        raise InvalidModel(f"{where} names a path ({key}), which is not followed; remove it")
+
+
+def _entries(data: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - what a file of others holds
+    """Every key at any depth with its value; elements of lists by their list's key. Without recursion."""
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        key, value = waiting.pop()
+        if key:
+            yield key, value
+        if isinstance(value, dict) and key not in _NO_PATHS:
+            waiting += [(str(inner), part) for inner, part in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, part) for part in value if isinstance(part, dict | list | str)]
+
+
+def _leads_out(text: str) -> bool:
+    """Whether a string is a path out of the model's directory, or an address."""
+    return text.startswith(("/", "~/", "\\")) or "://" in text or ".." in re.split(r"[/\\]", text)
+
+
+def _is_special_token(key: str, value: Any) -> bool:  # noqa: ANN401 - what a file of others holds
+    """Whether this is a token (`unk_token`) as tokenizers write it: its text, or an object with it."""
+    return key.endswith("_token") and (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, dict) and isinstance(value.get("content"), str))
+    )
+
+
+def _are_plain_names(value: Any) -> bool:  # noqa: ANN401 - what a file of others holds
+    return isinstance(value, list) and all(
+        isinstance(name, str) and re.fullmatch(r"tokenizer[\w.-]*\.json", name) for name in value
+    )
+
+
+def _refusal(where: str, key: str) -> InvalidModel:
+    return InvalidModel(
+        f"{where} holds the key {key[:100]!r}, which is not accepted: it is handed on to the libraries and "
+        "could lead them to other files or code; remove it"
+    )
