@@ -22,6 +22,7 @@ from gateway.errors import (
     InvalidModel,
     ModelConflict,
     ModelNotFound,
+    Overloaded,
 )
 from gateway.metrics import CONVERSIONS, timed
 from gateway.references import Reference
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parent.parent
 
 _LAST_WORDS_SECONDS = 1.0
+
+MOST_WAITING = 32
+"""Conversions that may wait for their turn; each is a load that somebody waits for."""
+
+RETRY_SECONDS = 30
+"""After which a caller may try again who was one too many."""
 
 FAILURES: dict[str, type[GatewayError]] = {
     "not_found": ModelNotFound,
@@ -53,6 +60,40 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class Turns:
+    """Who converts: so many at a time in this process; others wait in their order, up to a number."""
+
+    def __init__(self, at_a_time: int) -> None:
+        self._at_a_time = at_a_time
+        self._free = asyncio.Semaphore(at_a_time)
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def one(self, reference: Reference, on_progress: OnProgress) -> AsyncIterator[None]:
+        """A turn, for as long as the context lasts.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        if self._free.locked():
+            if self._waiting >= MOST_WAITING:
+                raise Overloaded(
+                    f"{self._waiting} conversions wait already; load {reference} when some are done",
+                    RETRY_SECONDS,
+                )
+            waits = f"Waiting for other conversions: {self._at_a_time} run at a time (MAX_CONVERSIONS)"
+            on_progress(Progress("download", 0.0, waits))
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 @timed(CONVERSIONS)
@@ -84,7 +125,8 @@ async def convert(
         return tuple(int(version) for version in last["result"]["versions"])
     if "error" in last and last["error"] in FAILURES:
         raise FAILURES[last["error"]](str(last["message"]))
-    if process.returncode == -signal.SIGKILL:
+    # Some libraries abort where an allocation fails.
+    if process.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         raise InvalidModel(
             f"the conversion of {reference} was killed, as the system does when memory runs out; "
             "convert it with more memory free"

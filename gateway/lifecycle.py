@@ -10,18 +10,25 @@ both; where one tower fails, the other goes too.
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from gateway.capacity import Capacity
 from gateway.catalog import manifests, manifests_of
 from gateway.changes import Changes
-from gateway.conversion import OnProgress, convert, log_progress
-from gateway.errors import DeadlineExceeded, InsufficientStorage, InvalidModel, ModelNotFound
+from gateway.conversion import OnProgress, Turns, convert, log_progress
+from gateway.errors import (
+    DeadlineExceeded,
+    InsufficientStorage,
+    InvalidModel,
+    ModelConflict,
+    ModelNotFound,
+)
 from gateway.references import Reference
 from gateway.serving import Parts, Serving
 from gateway.settings import Settings
 from triton_models.config import Tuning
 from triton_models.manifest import ManifestError
-from triton_models.repository import ModelNotInRepository, Repository
+from triton_models.repository import ForeignModel, ModelNotInRepository, Repository, RepositoryError
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +49,7 @@ class Lifecycle:
         self._changes = changes
         self._serving = serving
         self._capacity = capacity
+        self._turns = Turns(settings.max_conversions)
 
     async def load(
         self, reference: Reference, revision: str | None, tuning: Tuning, on_progress: OnProgress
@@ -57,11 +65,11 @@ class Lifecycle:
                 is no room for it.
         """
         if await self._serves(reference, revision, tuning):
-            return f"Model {reference} is already loaded."
+            return await self._said(reference, "is already loaded")
         async with self._changes.of(reference.served, None):
             # Another caller or process may have loaded it while this one waited for the lock.
             if await self._serves(reference, revision, tuning):
-                return f"Model {reference} is loaded."
+                return await self._said(reference, "is loaded")
             old = await self._in_service(reference)
             try:
                 await self._bring(reference, revision, tuning, old, on_progress)
@@ -72,7 +80,16 @@ class Lifecycle:
                 if old is not None:
                     # What a conversion or a refusal left beside the version that serves.
                     await asyncio.to_thread(self._serving.settle, reference)
-        return f"Model {reference} is loaded."
+        return await self._said(reference, "is loaded")
+
+    async def _said(self, reference: Reference, what: str) -> str:
+        """The sentence for the caller, and what the conversion found worth a notice."""
+        with suppress(RepositoryError, ManifestError):
+            manifest = await asyncio.to_thread(self._repository.manifest, reference.text_served)
+            if manifest.notice is not None:
+                log.warning("%s: %s", reference, manifest.notice)
+                return f"Model {reference} {what}. Note: {manifest.notice}."
+        return f"Model {reference} {what}."
 
     async def _bring(
         self,
@@ -87,7 +104,10 @@ class Lifecycle:
         if new is None:
             await self._capacity.check(reference)
             await self._changes.record(reference.served, activity="converting")
-            versions = await convert(self._settings, reference, revision, on_progress, beside=old is not None)
+            async with self._turns.one(reference, on_progress):
+                versions = await convert(
+                    self._settings, reference, revision, on_progress, beside=old is not None
+                )
             new = await asyncio.to_thread(manifests_of, self._repository, reference, versions)
         if old is None:
             await self._changes.record(reference.served, activity="loading")
@@ -192,10 +212,11 @@ class Lifecycle:
         """The converted model, or None where there is none, only one half, or its source has changed.
 
         Raises:
-            ModelConflict: a served name is another model's.
+            ModelConflict: a served name is another model's, or of something that this server did not make.
         """
 
         def read() -> Parts | None:
+            self._refuse_foreign(reference)
             try:
                 parts = manifests(self._repository, reference)
             except ModelNotInRepository:
@@ -211,14 +232,20 @@ class Lifecycle:
 
         return await asyncio.to_thread(read)
 
+    def _refuse_foreign(self, reference: Reference) -> None:
+        for served in reference.served:
+            if self._repository.is_foreign(served):
+                raise ModelConflict(str(ForeignModel(served)))
+
     async def _present(self, reference: Reference) -> list[str]:
         """Served names of the parts that the repository holds, be they damaged.
 
         Raises:
-            ModelNotFound: there is none.
+            ModelNotFound: there is none. ModelConflict: this server did not make what is there.
         """
 
         def read() -> list[str]:
+            self._refuse_foreign(reference)
             present = []
             for served in reference.served:
                 try:

@@ -9,7 +9,7 @@ import time
 
 from gateway.capacity import Capacity
 from gateway.catalog import Catalog
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import GatewayError, Overloaded, Unavailable
 from gateway.jobs import LoadJobs
 from gateway.lifecycle import Lifecycle
 from gateway.references import Reference
@@ -115,7 +115,7 @@ class Restorer:
         while True:
             try:
                 answer = await self._jobs.start(Reference.parse(name)).result()
-            except (Unavailable, TritonError) as error:
+            except (Overloaded, Unavailable, TritonError) as error:
                 log.error("%s could not be loaded, next try in %g s: %s", name, wait, error)
                 self._waiting.append(name)
                 await asyncio.sleep(wait)

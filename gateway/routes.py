@@ -33,7 +33,7 @@ router = APIRouter()
 INFER = responses(
     401, 404, 409, 413, 422, 429, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
 )
-LOAD = responses(401, 403, 404, 409, 413, 422, 503, 504, 507, content=openapi.NDJSON_ANSWER)
+LOAD = responses(401, 403, 404, 409, 413, 422, 429, 503, 504, 507, content=openapi.NDJSON_ANSWER)
 CHANGE = responses(401, 403, 404, 409, 413, 422, 503, 504)
 LOOK = responses(401, 503, 504)
 METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     image_fetch_timeout: float = Field(10, gt=0, description="Seconds that fetching one image may take.")
     image_fetch_concurrency: int = Field(32, ge=1, description="Images fetched at a time.")
     load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
+    max_conversions: int = Field(
+        4,
+        ge=1,
+        description="Conversions at a time in each worker process; others wait, beyond 32 are refused.",
+    )
     conversion_timeout: float = Field(3600, gt=0, description="Seconds one conversion may take.")
     shutdown_timeout: float = Field(
         30, gt=0, description="Seconds in which accepted requests are finished at the end."

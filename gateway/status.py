@@ -125,12 +125,14 @@ class Status:
     def _details(self, served: str) -> dict[str, Any]:
         """What the files of a model tell; nothing where they cannot be read."""
         try:
-            reference = Reference.of(self._repository.manifest(served))
+            manifest = self._repository.manifest(served)
+            reference = Reference.of(manifest)
             return {
                 "model_name": reference.model_name,
                 "pretrained": reference.pretrained,
                 "tuning": asdict(Tuning.of(self._repository.config(served))),
                 "engine": self._repository.engine(served),
+                "notice": manifest.notice,
             }
         except (RepositoryError, ManifestError):
             return {}
