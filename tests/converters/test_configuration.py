@@ -3,7 +3,6 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-import transformers
 from open_clip.coca_model import MultimodalCfg
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from sentence_transformers.base.modules.transformer import Transformer
@@ -258,52 +256,3 @@ def test_weights_are_counted_by_what_they_unpack_to(tmp_path: Path) -> None:
             packed.writestr(entry.filename, plain.read(entry))
     assert (tmp_path / "packed.bin").stat().st_size < 1 << 20
     assert weights.of(tmp_path / "packed.bin").unpacked >= 4 << 20
-
-
-def saved(path: Path, good: Path, kind: Callable[[Any], Any]) -> None:
-    """A plain checkpoint of transformers, as its `save_pretrained` leaves it."""
-    config = transformers.BertConfig(
-        **{**json.loads((good / "config.json").read_text()), "architectures": None}
-    )
-    kind(config).save_pretrained(path)
-    for name in ("tokenizer.json", TOKENIZER):
-        shutil.copy(good / name, path / name)
-
-
-OTHER_TASKS: Sequence[Callable[[Any], Any]] = (
-    transformers.BertForSequenceClassification,
-    transformers.BertForTokenClassification,
-    transformers.BertForQuestionAnswering,
-    transformers.BertForMultipleChoice,
-    transformers.BertForNextSentencePrediction,
-)
-
-
-@pytest.mark.parametrize("kind", OTHER_TASKS)
-def test_a_checkpoint_of_another_task_says_what_it_is(
-    kind: Callable[[Any], Any], sources: Path, good: Path, convert: Convert
-) -> None:
-    saved(sources / "ranker", good, kind)
-    with pytest.raises(InvalidModel, match=f"is a {kind.__name__} and no embedding model"):
-        convert("ranker")
-
-
-def test_a_cross_encoder_says_so_without_modules(sources: Path, good: Path) -> None:
-    saved(sources / "ranker", good, transformers.BertModel)
-    edit(sources / "ranker" / "config_sentence_transformers.json", model_type="CrossEncoder")
-    with pytest.raises(InvalidModel, match="is a CrossEncoder"):
-        inspect(sources / "ranker", trust_remote_code=False)
-
-
-def test_a_masked_language_model_is_converted_with_a_notice(
-    sources: Path, good: Path, convert: Convert
-) -> None:
-    saved(sources / "masked", good, transformers.BertForMaskedLM)
-    converted = convert("masked")
-    assert converted.manifest.notice is not None
-    assert "BertForMaskedLM, no modules.json" in converted.manifest.notice
-    assert any(converted.manifest.notice in message for _, _, message in converted.steps)
-
-
-def test_a_sentence_transformer_has_no_notice(good: Path) -> None:
-    assert inspect(good, trust_remote_code=False).notice is None
