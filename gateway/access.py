@@ -13,6 +13,7 @@ from typing import NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.edge import FIELDS
 from gateway.errors import (
     GatewayError,
     HeadersTooLarge,
@@ -97,7 +98,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers = scope[FIELDS]
         try:
             check_size(scope)
             scope["caller"] = self._admitted(scope, headers)

@@ -3,6 +3,10 @@
 uvicorn waits without end for the rest of a request, and keeps what has come of its head. Here a connection is
 looked at every STALLED_SECONDS, which costs a request nothing.
 
+No body is taken for a request: an upgrade is ignored, where httptools takes what follows the head for the
+next request; a head that a proxy in front could read differently is refused (`heads.py`). A refusal comes
+after the answers to the requests before it, and closes the connection.
+
 In an overload a request that has come whole may be refused here, see `shedding.py`.
 
 Used by `python app.py`, and by `uvicorn app:app --http gateway.connections:Connection`.
@@ -10,11 +14,15 @@ Used by `python app.py`, and by `uvicorn app:app --http gateway.connections:Conn
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.access import MAX_HEADER_BYTES, MAX_URL_BYTES
+from gateway.edge import FIELDS
+from gateway.heads import Refused, Turn, check, has_body, without_upgrade
 from gateway.shedding import STATE, Shedder
 
 STALLED_SECONDS = 20.0
@@ -26,6 +34,10 @@ IDLE_SECONDS = 75.0
 LEAST_BYTES = 10_000
 """Of a body that come in that time, unless it is the server that does not read on."""
 
+FRAMING_BYTES = 1 << 20
+"""Of a request beside its chunks: extensions, trailers; what comes in one piece with the head counts too."""
+FRAMING_OF_A_BYTE = 16  # small chunks
+
 
 class Connection(HttpToolsProtocol):
     """One connection."""
@@ -35,6 +47,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_since: float | None = self.loop.time()
         self._head_bytes = 0
+        self.url = b""
         self._fresh = True
         self._received = 0
         self._coming: RequestResponseCycle | None = None
@@ -42,6 +55,10 @@ class Connection(HttpToolsProtocol):
         self._watch = self.loop.call_later(STALLED_SECONDS, self._look)
         self._shedder: Shedder | None = self.app_state.get(STATE)
         self._held: bytearray | None = None
+        self._refused: Refused | None = None
+        self._host = b""
+        self._framing: int | None = None
+        self._expects: RequestResponseCycle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the watch too."""
@@ -52,11 +69,48 @@ class Connection(HttpToolsProtocol):
         """Count what comes; a head that has grown too large is refused before it is complete."""
         self._received += len(data)
         self._fresh = False
-        super().data_received(data)
+        if self._refused is not None:
+            return
+        self._unset_keepalive_if_required()
+        stopped: Exception | None = None
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            stopped = error
+        if stopped is not None:
+            # Not in the handler: it would stand in for what the parser's error comes of.
+            self._stopped(data, stopped)
         if self._head_since is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEADER_BYTES + MAX_URL_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the URL and headers are too large")
+        if self._framing is not None:
+            self._framing -= len(data)
+            if self._framing < 0:
+                self._refuse(HTTPStatus.BAD_REQUEST, "the body's chunks carry too much besides the body")
+
+    def _stopped(self, data: bytes | memoryview, error: Exception | None) -> None:
+        """Go on after the head of each request that asks for an upgrade; refuse what cannot be parsed."""
+        while isinstance(error, httptools.HttpParserUpgrade):
+            data = memoryview(data)[error.args[0] :]
+            error = self._without_upgrade(data)
+        if error is not None:
+            refused = Refused.by(error)
+            self._refuse(refused.status, str(refused))
+
+    def _without_upgrade(self, data: memoryview) -> Exception | None:
+        """Give a new parser the head that the last one took for the end of HTTP, and what comes after it."""
+        parser = self.parser
+        head = without_upgrade(parser.get_method(), parser.get_http_version(), self.url, self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn: what comes after the last request of a connection is dropped.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        try:
+            self.parser.feed_data(head)
+            self.parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            return error
+        return None
 
     def on_message_begin(self) -> None:
         """Begin to wait for the head of a request."""
@@ -66,23 +120,60 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: make a request of it, unless it is one that may be refused as it is."""
+        parser = self.parser
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise Refused(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is for proxies")
+            return
         self._head_since = None
         self._head_bytes = 0
+        headers = self.headers
+        # The layers look into it too.
+        fields = self.scope[FIELDS] = dict(headers)  # type: ignore[literal-required]
+        if (
+            fields.get(b"host") != self._host
+            or len(fields) != len(headers)
+            or b"transfer-encoding" in fields
+            or b"#" in self.url
+            or self.expect_100_continue
+            or not parser.should_keep_alive()
+        ):
+            self._check()
         shedder = self._shedder
-        if shedder is not None and shedder.concerns(self.url, self.headers) and self._is_plain():
+        if shedder is not None and shedder.concerns(self.url, headers) and self._is_plain():
             self._held = bytearray()
-        else:
-            super().on_headers_complete()
+            return
+        super().on_headers_complete()
+        if self._framing is not None:
+            # Trailers are no headers: they would come by a proxy that sets or takes out headers.
+            self.headers = []
+        if self.expect_100_continue and self.cycle.keep_alive:
+            # An answer before all of the body is the last one: nobody knows whether that body still comes.
+            self._expects = self.cycle
+            self.cycle.keep_alive = False
+
+    def _check(self) -> None:
+        """Look closely at a head that is not like the last one, or not like most."""
+        version = self.parser.get_http_version()
+        if check(version, self.url, self.headers):
+            self._framing = FRAMING_BYTES
+        self._host = dict(self.headers).get(b"host", b"") if version == "1.1" else b""
+        if self.expect_100_continue:
+            self.expect_100_continue = version == "1.1" and has_body(self.headers)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body has come."""
         if self._held is None:
             super().on_body(body)
+            if self._framing is not None:
+                self._framing += len(body) * (1 + FRAMING_OF_A_BYTE)
         else:
             self._held += body
 
     def on_message_complete(self) -> None:
         """All of a request has come; one that was held is refused or let in."""
+        if self.parser.should_upgrade():
+            return
         if self._held is not None:
             assert self._shedder is not None
             refusal = self._shedder.refusal(self.url, self.headers, bytes(self._held))
@@ -92,7 +183,24 @@ class Connection(HttpToolsProtocol):
                 self.on_response_complete()
                 return
             self._let_in()
+        if self._expects is not None:
+            self._expects.keep_alive = not self._expects.response_started
+            self._expects = None
         super().on_message_complete()
+        # uvicorn leaves it where the answer was there before the end of the body.
+        self.cycle.more_body = False
+        if self._framing is not None:
+            self._framing = None
+            if not self.parser.should_keep_alive():
+                # A trailer said so, and the parser takes nothing more.
+                self.cycle.keep_alive = False
+                if self.cycle.response_complete:
+                    self.transport.close()
+
+    def shutdown(self) -> None:
+        """Close after the answers that are owed."""
+        self._expects = None
+        super().shutdown()
 
     def _is_plain(self) -> bool:
         """Whether it is a POST, and all that there is to its answer is to write it."""
@@ -100,7 +208,6 @@ class Connection(HttpToolsProtocol):
             self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
             and not self.expect_100_continue
             and not self.root_path
             and not (self.config.access_log and self.access_log)
@@ -157,17 +264,31 @@ class Connection(HttpToolsProtocol):
         return before is cycle and received < LEAST_BYTES
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer, unless another answer has begun, and close."""
-        if self.transport.is_closing():
+        """Read no more; answer, after the requests before this one, and close."""
+        if self.transport.is_closing() or self._refused is not None:
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = b'{"detail": "%s"}' % reason.encode()
-            headers = (
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"connection", b"close"),
-            )
-            self._write(status, headers, body)
+        self._refused = Refused(status, reason)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or (cycle.more_body and not self.pipeline):
+            self._end(self._refused)
+            return
+        if cycle.more_body:
+            # It is what is refused, and has not begun.
+            self.pipeline.popleft()
+        turn = Turn(partial(self._end, self._refused))
+        self.pipeline.appendleft((turn, self.app))  # type: ignore[arg-type] # only run_asgi is asked of it
+
+    def _end(self, refused: Refused) -> None:
+        """Answer, unless what is refused is the rest of a request whose answer has begun, and close."""
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if cycle is None or not (cycle.more_body and cycle.response_started):
+            # Who asked by HEAD looks for no body. The method is known once some of the URL is.
+            to_head = self.url and self.parser.get_method() == b"HEAD"
+            headers, body = refused.answer()
+            self._write(refused.status, headers, b"" if to_head else body)
         self.transport.close()
 
     def _write(self, status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:

@@ -7,15 +7,21 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import route_of
+from gateway.errors import response_to, route_of
 from gateway.metrics import IN_FLIGHT, count_request
 from triton_models.calls import REQUEST_ID
 
 REQUEST_ID_HEADER = b"x-request-id"
+
+FIELDS = "fields"
+"""Headers by name, in the scope. `connections.py` leaves them there; other servers may lose bodies."""
+
+_CLOSE = (b"connection", b"close")
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +41,33 @@ class Edge:
             return
         start = time.perf_counter()
         status = 500
-        request_id = id_of(scope["headers"])
+        fields = scope.get(FIELDS)
+        loses_body = False
+        if fields is None:
+            fields = scope[FIELDS] = dict(scope["headers"])
+            loses_body = b"upgrade" in fields or scope["method"] == "CONNECT"
+        request_id = id_of(fields)
         REQUEST_ID.set(request_id)
-        header = (REQUEST_ID_HEADER, request_id.encode())
+        added: tuple[tuple[bytes, bytes], ...] = ((REQUEST_ID_HEADER, request_id.encode()),)
+        if loses_body:
+            # Nothing that comes after it is looked at then.
+            added = (*added, _CLOSE)
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 # A new list: answers share theirs.
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         IN_FLIGHT.inc()
         try:
-            await self._app(scope, receive, send_and_note)
+            if loses_body and _has_body(fields):
+                refusal = HTTPException(400, "send no Upgrade header with a body, and no CONNECT")
+                await response_to(refusal, scope)(scope, receive, send_and_note)
+            else:
+                await self._app(scope, receive, send_and_note)
         finally:
             IN_FLIGHT.dec()
             seconds, route = time.perf_counter() - start, route_of(scope)
@@ -58,13 +76,17 @@ class Edge:
                 _log_request(scope["method"], route, status, seconds)
 
 
-def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def id_of(fields: Mapping[bytes, bytes]) -> str:
     """The id that the caller gave its request, where it can stand in a log, else a new one."""
-    for name, value in headers:
-        if name == REQUEST_ID_HEADER and _SANE.fullmatch(value):
-            return str(value, "ascii")
+    value = fields.get(REQUEST_ID_HEADER)
+    if value is not None and _SANE.fullmatch(value):
+        return str(value, "ascii")
     # To tell requests apart, not to keep anything secret.
     return f"{random.getrandbits(64):016x}"
+
+
+def _has_body(fields: Mapping[bytes, bytes]) -> bool:
+    return fields.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in fields
 
 
 def _log_request(method: str, route: str, status: int, seconds: float) -> None:

@@ -57,7 +57,7 @@ class Shedder:
         if refused is None:
             return None
         response = error_response(refused, {"path": route.path})
-        response.raw_headers.append((REQUEST_ID_HEADER, id_of(headers).encode()))
+        response.raw_headers.append((REQUEST_ID_HEADER, id_of(dict(headers)).encode()))
         count_request(route.path, response.status_code, time.perf_counter() - start)
         return response
 

@@ -36,12 +36,16 @@ STATUS = {
 _JSON = {"content-type": "application/json"}
 _ENCODINGS = {"gzip": 31, "deflate": 15}
 _NOT_PASSED_ON = {"host", "connection", "content-length", "content-type", "content-encoding", "accept",
-                  "accept-encoding",
+                  "accept-encoding", "upgrade", "http2-settings",
                   "user-agent", "transfer-encoding", "expect", "te", HEADER_LENGTH}  # fmt: skip
 
 
 class TooLarge(Exception):
     """A body over the limit."""
+
+
+class Ambiguous(Exception):
+    """A request whose body a proxy in front could read differently."""
 
 
 class HttpApplication:
@@ -55,9 +59,13 @@ class HttpApplication:
         """One request."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            _check_framing(scope["http_version"], headers)
             body = self._unpacked(await self._body(receive), headers.get("content-encoding"))
             path = scope["raw_path"].decode("latin-1")
             status, content, more = await self._answer(scope["method"], path, headers, body)
+        except Ambiguous as error:
+            status, content, more = _error(400, str(error))
+            more["connection"] = "close"
         except TooLarge:
             status, content, more = _error(413, f"the body is over {self._limit} bytes (max_message_bytes)")
         except NoSuchPath as error:
@@ -163,15 +171,35 @@ def http_server(
     config = uvicorn.Config(
         HttpApplication(store, max_body_bytes),
         lifespan="off",
+        # uvicorn's other parser, which it prefers where it is installed, takes the body of a request with
+        # `Upgrade` for the next request.
+        http="h11",
         ws="none",
         log_config=None,
-        log_level="warning",
+        # Below are warnings of requests alone.
+        log_level="error",
         access_log=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(grace),
     )
     return HttpServer(config), listening
+
+
+def _check_framing(version: str, headers: Headers) -> None:
+    """What h11 reads by one of the ways that RFC 9112, 6.1, leaves open.
+
+    Raises:
+        Ambiguous: there is another.
+
+    """
+    if version not in ("1.0", "1.1"):
+        raise Ambiguous("use HTTP/1.1")
+    if "transfer-encoding" in headers:
+        if version == "1.0":
+            raise Ambiguous("Transfer-Encoding needs HTTP/1.1")
+        if "content-length" in headers:
+            raise Ambiguous("send Content-Length or Transfer-Encoding, not both")
 
 
 def _metadata(headers: Headers) -> Metadata:

@@ -1,4 +1,4 @@
-"""An application behind the server's own HTTP connections, in this process."""
+"""An application behind the server's own HTTP connections, or others, in this process."""
 
 import threading
 import time
@@ -14,12 +14,14 @@ from tests.conftest import free_port
 
 
 @contextmanager
-def serving_in_a_thread(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> Iterator[int]:
-    """The port. lifespan: whether the application has one."""
+def serving_in_a_thread(
+    app: ASGIApp,
+    lifespan: Literal["on", "off"] = "on",
+    http: type[Connection] | Literal["httptools"] = Connection,
+) -> Iterator[int]:
+    """The port. lifespan: whether the application has one. http: another server of connections."""
     port = free_port()
-    config = uvicorn.Config(
-        app, port=port, http=Connection, log_config=None, access_log=False, lifespan=lifespan
-    )
+    config = uvicorn.Config(app, port=port, http=http, log_config=None, access_log=False, lifespan=lifespan)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -29,6 +29,8 @@ class Application:
 
     def __init__(self) -> None:
         self.gone = threading.Event()
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -38,6 +40,8 @@ class Application:
             self.gone.set()
             return
         text = "x" * ANSWER if scope["path"] == "/much" else str(len(body))
+        self.asked.append((scope["method"], scope["path"], body))
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
         await PlainTextResponse(text)(scope, receive, send)
 
 
