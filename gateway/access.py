@@ -25,6 +25,7 @@ from gateway.errors import (
     path_of,
 )
 from gateway.rates import RateLimit, network_of
+from gateway.unpacking import unpacked
 
 OPEN_ROUTES = frozenset({"/health", "/health/live"})
 """Answered without a key and at any rate: a load balancer has no key, and they tell nothing."""
@@ -105,10 +106,14 @@ class Guard:
             length = headers.get(b"content-length", b"0")
             if length.isdigit() and int(length) > self._max_body_bytes:
                 raise TooLarge(self._too_large())
+            if b"transfer-encoding" in headers:
+                receive = self._counted(receive)
+            if b"content-encoding" in headers:
+                receive = unpacked(scope, receive, headers[b"content-encoding"], self._max_body_bytes)
         except GatewayError as error:
             await error_response(error, scope)(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive) if b"transfer-encoding" in headers else receive, send)
+        await self._app(scope, receive, send)
 
     def _admitted(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         caller = self._keys.caller(headers.get(b"authorization", b""))

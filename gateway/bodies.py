@@ -1,8 +1,9 @@
-"""Bodies that carry images: megabytes each, so not read all at once, and not parsed in one piece.
+"""Bodies: how they are read, and bounds on what they cost.
 
 A JSON parser holds the interpreter's lock until it is done, about a millisecond a megabyte; for a large body
-that would stop every other request. So the long strings are taken out first, one by one and in a thread, and
-what is left is parsed as any other body.
+that would stop every other request. So the longer strings are taken out first, one by one and in a thread,
+and what is left is parsed as any other body. Its parts are counted on the way: 64 MB of `0,` become some
+gigabytes of Python's objects.
 """
 
 import asyncio
@@ -11,13 +12,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-import numpy as np
 from pydantic import BaseModel
 from starlette.requests import Request
 
 from gateway import schemas
 from gateway.budget import Budget
 from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge
+from gateway.json_parts import Between, Texts, end_of_string, too_many
+from gateway.request_body import assign
 
 SMALL = 1 << 20
 """Bytes up to which a body is read and parsed as it comes."""
@@ -25,25 +27,34 @@ SMALL = 1 << 20
 MEMORY = 144 << 20
 """Bytes that larger bodies and their strings may hold together; more of them wait outside, unread."""
 
-_LONG = 1 << 16
+MOST_STRINGS = 10_000
+"""Of a large body, or of MAX_INPUTS texts and as many images where that is more."""
+
+_LONG = 1 << 9
 """Bytes from which a string is taken out."""
 
-_INPUTS = ("text", "image", "input", "texts", "images")
-"""Fields in which a long string is put back; in any other it is too long."""
+_TOO_LONG = 1 << 16
+"""Characters that no field has but those of inputs."""
+
+_INPUTS = ("text", "image", "input", "inputs", "texts", "images", "source_sentence", "sentences")
+"""Fields that are inputs."""
+
+_SURROGATE = "a lone surrogate is not Unicode text"
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 class Bodies:
-    """Reads the bodies of the routes that take images.
+    """Reads the bodies of all routes.
 
     max_bytes: of one body; the edge refuses larger ones, here it stands for an unknown length.
-    timeout: seconds that a large body may take to arrive.
+    timeout: seconds that a large body may take to arrive. max_inputs: of one request.
     """
 
-    def __init__(self, max_bytes: int, timeout: float) -> None:
+    def __init__(self, max_bytes: int, timeout: float, max_inputs: int = 0) -> None:
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._most_strings = max(MOST_STRINGS, 2 * max_inputs + 100)
         self._budget = Budget(MEMORY)
 
     @asynccontextmanager
@@ -52,104 +63,140 @@ class Bodies:
 
         Raises:
             InvalidInput: it does not fit the schema.
+            TooLarge: it is longer than it said, or has more parts than any request needs.
             DeadlineExceeded: it does not arrive in time.
         """
         length = request.headers.get("content-length", "")
-        size = int(length) if length.isdigit() else self._max_bytes
-        if length.isdigit() and size <= SMALL:
+        if length.isdigit() and int(length) <= SMALL:
             yield schemas.parse(schema, await request.body())
+            return
+        size = int(length) if length.isdigit() else self._max_bytes
+        # Not `request.body()`: the request would keep it to its end.
+        stream, content = request.stream(), bytearray()
+        if not length.isdigit() and await self._is_small(stream, content):
+            yield schemas.parse(schema, bytes(content))
             return
         # Twice: as it came, and as the strings made of it.
         async with self._budget.share(2 * size):
-            yield await self._read(request, schema, size)
+            yield await self._read(stream, content, schema, size)
 
-    async def _read(self, request: Request, schema: type[Body], size: int) -> Body:
+    async def small(self, request: Request) -> bytes:
+        """The body of a route that has no use for a large one.
+
+        Raises:
+            TooLarge: it is large.
+            DeadlineExceeded: it does not arrive in time.
+        """
         content = bytearray()
-        try:
-            async with asyncio.timeout(self._timeout):
-                # Not `request.body()`: the request would keep it to its end.
-                async for part in request.stream():
-                    content += part
-        except TimeoutError as error:
-            raise DeadlineExceeded("the body did not arrive within the request's time limit") from error
+        if not await self._is_small(request.stream(), content):
+            raise TooLarge(f"the body is larger than {SMALL} bytes, more than this route has a use for")
+        return bytes(content)
+
+    async def _is_small(self, stream: AsyncIterator[bytes], content: bytearray) -> bool:
+        """Whether a body of unknown length ends before it is large; what came of it is in `content`."""
+        async with self._in_time():
+            async for part in stream:
+                content += part
+                if len(content) > SMALL:
+                    return False
+        return True
+
+    async def _read(
+        self, stream: AsyncIterator[bytes], content: bytearray, schema: type[Body], size: int
+    ) -> Body:
+        async with self._in_time():
+            async for part in stream:
+                content += part
         if len(content) > size:
             raise TooLarge("the body is longer than it said")
-        return await asyncio.to_thread(parse_large, schema, content)
+        return await asyncio.to_thread(parse_large, schema, content, self._most_strings)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded("the body did not arrive within the request's time limit") from error
 
 
-def parse_large(schema: type[Body], content: bytearray) -> Body:
-    """As `schemas.parse`, with the interpreter's lock held for one long string at a time.
+def parse_large(schema: type[Body], content: bytearray, most_strings: int = MOST_STRINGS) -> Body:
+    """As `schemas.parse`, with the interpreter's lock held for a small part of the body at a time.
 
     content: the JSON; empty afterwards.
 
     Raises:
         InvalidInput: it does not fit the schema.
+        TooLarge: it has more parts than any request needs.
     """
     # Nobody else can know the mark, so no string of a caller's is taken for one.
     mark = secrets.token_hex(16)
-    bare, lifted = lift(content, mark)
+    bare, lifted = lift(content, mark, most_strings)
     content.clear()
     body = schemas.parse(schema, bare)
-    for name, value in list(body):
-        if name in _INPUTS and isinstance(value, list):
-            texts = (restored(part, mark, lifted) if isinstance(part, str) else part for part in value)
-            setattr(body, name, list(texts))
-        elif name in _INPUTS and isinstance(value, str):
-            setattr(body, name, restored(value, mark, lifted))
-        elif isinstance(value, str) and value.startswith(mark):
-            raise InvalidInput(f"{name}: {len(restored(value, mark, lifted))} characters are too many")
+    _put_back(body, mark, lifted)
     return body
 
 
-def lift(content: bytearray, mark: str) -> tuple[bytes, list[str]]:
-    """The JSON with each long string replaced by `mark` and its number, and these strings.
+def _put_back(body: BaseModel, mark: str, lifted: list[str | None]) -> None:
+    """Give a body the long strings that its marks stand for."""
+    for name, value in list(body.__dict__.items()):
+        if isinstance(value, BaseModel):
+            _put_back(value, mark, lifted)
+        elif isinstance(value, list) and name in _INPUTS:
+            body.__dict__[name] = [
+                restored(part, mark, lifted, f"{name}.{index}") if isinstance(part, str) else part
+                for index, part in enumerate(value)
+            ]
+        elif isinstance(value, str) and value.startswith(mark):
+            text = restored(value, mark, lifted, name)
+            if name in _INPUTS:
+                body.__dict__[name] = text
+            elif len(text) > _TOO_LONG:
+                raise InvalidInput(f"{name}: {len(text)} characters are too many")
+            else:
+                assign(body, name, text)
 
-    Strings with an escape, or a control character, which JSON forbids, stay where they are, for the parser.
+
+def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[str | None]]:
+    """The JSON with each long string replaced by `mark` and its number, and these strings; None for no text.
 
     Raises:
-        InvalidInput: a long string is not UTF-8.
+        InvalidInput: a long string is no JSON.
+        TooLarge: it has too many parts, or its strings take too much memory.
     """
-    bare, copied, position = bytearray(), 0, 0
-    lifted: list[str] = []
+    bare, position, strings = bytearray(), 0, 0
+    lifted: list[str | None] = []
+    between, texts = Between(), Texts(max(SMALL << 4, len(content) * 3 // 2))
     with memoryview(content) as view:
         while (start := content.find(b'"', position)) >= 0:
-            end = _end_of_string(content, start + 1)
+            bare += between.taken(view[position:start])
+            end = end_of_string(content, start + 1)
             if end < 0:
-                break
-            if end - start > _LONG and _is_plain(content, view, start + 1, end):
-                bare += b"%s%s%d" % (view[copied : start + 1], mark.encode(), len(lifted))
-                lifted.append(_text(view[start + 1 : end]))
-                copied = end
+                raise InvalidInput("Invalid JSON: EOF while parsing a string")
+            strings += 1
+            if strings > most_strings:
+                raise too_many("strings", most_strings)
+            # A long key is nobody's, and told as it is.
+            if end - start > _LONG and content[end + 1 : end + 2] != b":":
+                bare += b'"%s%d"' % (mark.encode(), len(lifted))
+                lifted.append(texts.text(view[start + 1 : end]))
+            else:
+                bare += view[start : end + 1]
             position = end + 1
-        bare += view[copied:]
+        bare += between.taken(view[position:])
     return bytes(bare), lifted
 
 
-def _is_plain(content: bytearray, view: memoryview, start: int, end: int) -> bool:
-    """Whether a string stands for itself, byte by byte."""
-    return content.find(b"\\", start, end) < 0 and int(np.frombuffer(view[start:end], np.uint8).min()) >= 0x20
+def restored(text: str, mark: str, lifted: list[str | None], place: str) -> str:
+    """The long string that a mark stands for; any other text as it is.
 
-
-def restored(text: str, mark: str, lifted: list[str]) -> str:
-    """The long string that a mark stands for; any other text as it is."""
-    return lifted[int(text.removeprefix(mark))] if text.startswith(mark) else text
-
-
-def _end_of_string(content: bytearray, start: int) -> int:
-    """Where the quote is that ends the string whose first character is at `start`; -1 for none."""
-    position = start
-    while (end := content.find(b'"', position)) >= 0:
-        backslashes = 0
-        while end - backslashes > start and content[end - backslashes - 1] == 0x5C:
-            backslashes += 1
-        if backslashes % 2 == 0:
-            return end
-        position = end + 1
-    return -1
-
-
-def _text(content: memoryview) -> str:
-    try:
-        return str(content, "utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput("Invalid JSON: invalid unicode code point") from error
+    Raises:
+        InvalidInput: it is no text; `place` is where.
+    """
+    if not text.startswith(mark):
+        return text
+    found = lifted[int(text.removeprefix(mark))]
+    if found is None:
+        raise InvalidInput(f"{place}: {_SURROGATE}")
+    return found

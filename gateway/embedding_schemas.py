@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, model_valida
 from gateway.answers import PLAIN, EncodingFormat, Form
 from gateway.errors import InvalidInput
 from gateway.forms import EmbeddingDtype
-from gateway.schemas import IMAGE_EXAMPLE, ModelReference, RequestBody
+from gateway.request_body import RequestBody
+from gateway.schemas import IMAGE_EXAMPLE, ModelReference
 from gateway.text_options import DEFAULT, Direction, InputType, TextOptions
 
 
@@ -19,7 +20,9 @@ def _not_empty(value: str | list[str]) -> str | list[str]:
     return value
 
 
-_Inputs = Annotated[str | list[str], AfterValidator(_not_empty)]
+# To the first wrong element only: there may be half a million, and each would get an error of its own.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+_Inputs = Annotated[str | Strings, AfterValidator(_not_empty)]
 _TEXT = Field(description="A text, or a list of them.", examples=[["a diver", "a dog"]])
 _IMAGE = Field(
     description="An http(s) URL, a data URI or base64, or a list of them.", examples=[[IMAGE_EXAMPLE]]
@@ -39,22 +42,23 @@ def _ordered(ranges: list[list[float]]) -> list[list[float]]:
     return ranges
 
 
-Ranges = Annotated[list[list[FiniteFloat]], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+_Row = Annotated[list[FiniteFloat], Field(fail_fast=True, max_length=1 << 16)]
+Ranges = Annotated[list[_Row], Field(fail_fast=True, min_length=2, max_length=2), AfterValidator(_ordered)]
 
 
-class _VectorFields(RequestBody):
+class VectorFields(RequestBody):
     """The form of the vectors of an answer."""
 
-    normalize: bool = Field(
+    normalize: bool | None = Field(
         False, description="Scale every vector to unit length; false: as the model gives it."
     )
     dimensions: int | None = Field(
         None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
     )
-    encoding_format: EncodingFormat = Field(
+    encoding_format: EncodingFormat | None = Field(
         "float", description="Of the vectors in JSON: numbers, or base64 of their little-endian bytes."
     )
-    embedding_dtype: EmbeddingDtype = Field(
+    embedding_dtype: EmbeddingDtype | None = Field(
         "float32",
         description="Of the numbers; `binary` and `ubinary` are one bit a dimension, 8 to an int8 or uint8.",
     )
@@ -75,7 +79,9 @@ class _VectorFields(RequestBody):
         if self.dimensions is None and self.embedding_dtype == "float32" and self.encoding_format == "float":
             return PLAIN
         ranges = None if self.ranges is None else np.array(self.ranges, dtype=np.float32)
-        return Form(self.dimensions, self.embedding_dtype, self.encoding_format, ranges)
+        return Form(
+            self.dimensions, self.embedding_dtype or "float32", self.encoding_format or "float", ranges
+        )
 
 
 class Deadline(RequestBody):
@@ -108,7 +114,7 @@ class TextFields(RequestBody):
         description="The model's prompt for it, unless one of the two above is given: `query`, or the first "
         "that it has of `document`, `passage` and `corpus`.",
     )
-    truncate: bool = Field(
+    truncate: bool | None = Field(
         True, description="Shorten a text longer than the model takes; false: refuse it with 422."
     )
     truncation_direction: Direction | None = Field(
@@ -126,11 +132,15 @@ class TextFields(RequestBody):
         ):
             return DEFAULT
         return TextOptions(
-            self.prompt_name, self.prompt, self.input_type, self.truncate, self.truncation_direction
+            self.prompt_name,
+            self.prompt,
+            self.input_type,
+            self.truncate is not False,
+            self.truncation_direction,
         )
 
 
-class InferRequest(ModelReference, _VectorFields, TextFields, Deadline):
+class InferRequest(ModelReference, VectorFields, TextFields, Deadline):
     """Body of `POST /infer`: texts, images or both."""
 
     text: Annotated[_Inputs | None, _TEXT] = None
@@ -143,13 +153,13 @@ class InferRequest(ModelReference, _VectorFields, TextFields, Deadline):
         return self
 
 
-class InferTextRequest(ModelReference, _VectorFields, TextFields, Deadline):
+class InferTextRequest(ModelReference, VectorFields, TextFields, Deadline):
     """Body of `POST /infer_text`."""
 
     text: Texts
 
 
-class InferImageRequest(ModelReference, _VectorFields, Deadline):
+class InferImageRequest(ModelReference, VectorFields, Deadline):
     """Body of `POST /infer_image`."""
 
     image: Images

@@ -9,6 +9,7 @@
     ├── ModelNotFound       no such model at the source, or it is not loaded
     ├── ModelConflict       names collide, or the model is being unloaded or deleted
     ├── TooLarge            a limit on size or number
+    ├── UnknownEncoding     the body is packed in a way that is not known here
     ├── InvalidInput        an input cannot be used
     │   ├── EmptyInput      there is none
     │   ├── TextTooLong     more tokens than the model takes, and not to be truncated
@@ -37,6 +38,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from gateway.dialects.error_bodies import Fault, error_bodies
+from gateway.validation import describe_validation
 from triton_models import errors as triton
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,12 @@ class TooLarge(GatewayError):
     """A limit on size or number is exceeded."""
 
     code = "too_large"
+
+
+class UnknownEncoding(GatewayError):
+    """The body is packed in a way that is not known here."""
+
+    code = "unknown_encoding"
 
 
 class InvalidInput(GatewayError):
@@ -181,6 +189,7 @@ STATUS: dict[type[GatewayError], int] = {
     ModelNotFound: 404,
     ModelConflict: 409,
     TooLarge: 413,
+    UnknownEncoding: 415,
     InvalidInput: 422,
     EmptyInput: 422,
     TextTooLong: 422,
@@ -223,25 +232,6 @@ def error_response(error: GatewayError, scope: Scope) -> Response:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return _written(Fault(STATUS[type(error)], str(error), error.code), scope, headers)
-
-
-def describe_validation(error: ValidationError | RequestValidationError) -> str:
-    """One fault of a body, in one line: where it is and what is wrong."""
-    places = [
-        ([str(part) for part in fault["loc"] if not _is_of_a_type(part)], str(fault["msg"]))
-        for fault in error.errors()
-    ]
-    # Of a union, every member complains; the one that got furthest is the one that was meant.
-    parts, message = max(places, key=lambda place: len(place[0]))
-    where, message = ".".join(parts), message.removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
-def _is_of_a_type(part: int | str) -> bool:
-    """Whether a part of a place names a member of a union, and no field or index."""
-    return isinstance(part, str) and (
-        part in ("body", "str", "int") or part.startswith(("list[", "constrained-"))
-    )
 
 
 def response_to(error: Exception, scope: Scope) -> Response:

@@ -4,6 +4,7 @@ FastAPI has the same routes (`routes.py`): for the documentation, for large bodi
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import answers, schemas
 from gateway.answers import Answer
@@ -19,7 +20,8 @@ from gateway.bodies import SMALL
 from gateway.callers import CALLER, Caller
 from gateway.dialects import openai
 from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
-from gateway.errors import Unavailable, response_to
+from gateway.errors import InvalidInput, TooLarge, Unavailable, path_of, response_to
+from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
 from gateway.references import Reference
 from gateway.services import Services
@@ -37,28 +39,43 @@ async def infer(services: Services, body: InferRequest, start: float, media: str
     media: of the answer, see `gateway/answers.py`.
     """
     form = body.form()
-    if body.image is None:
-        texts, images = await embed_text(services, body, body.text or ""), None
-    elif body.text is None:
-        texts, images = None, await embed_images(services, body, body.image)
-    else:
-        answers.require_json(media)
-        texts, images = await both(
-            partial(embed_text, services, body, body.text), partial(embed_images, services, body, body.image)
-        )
-    return answers.written(start, form, media, {"text_embeddings": texts, "image_embeddings": images})
+    try:
+        if body.image is None:
+            texts, images = await embed_text(services, body, body.text or ""), None
+        elif body.text is None:
+            texts, images = None, await embed_images(services, body, body.image)
+        else:
+            answers.require_json(media)
+            texts, images = await both(
+                partial(embed_text, services, body, body.text),
+                partial(embed_images, services, body, body.image),
+            )
+        return answers.written(start, form, media, {"text_embeddings": texts, "image_embeddings": images})
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {"text": body.text, "image": body.image})
+        raise
 
 
 async def infer_text(services: Services, body: InferTextRequest, start: float, media: str) -> Answer:
     """The answer to a body of `POST /infer_text`."""
     form = body.form()
-    return answers.written(start, form, media, {"embedding": await embed_text(services, body, body.text)})
+    try:
+        vectors = await embed_text(services, body, body.text)
+        return answers.written(start, form, media, {"embedding": vectors})
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {"text": body.text})
+        raise
 
 
 async def infer_image(services: Services, body: InferImageRequest, start: float, media: str) -> Answer:
     """The answer to a body of `POST /infer_image`."""
     form = body.form()
-    return answers.written(start, form, media, {"embedding": await embed_images(services, body, body.image)})
+    try:
+        vectors = await embed_images(services, body, body.image)
+        return answers.written(start, form, media, {"embedding": vectors})
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {"image": body.image})
+        raise
 
 
 async def embed_text(
@@ -69,7 +86,7 @@ async def embed_text(
     embedded = await services.embedder.embed(
         body.reference(),
         texts,
-        normalize=body.normalize,
+        normalize=body.normalize is True,
         options=body.text_options(),
         timeout_ms=body.timeout_ms,
     )
@@ -82,7 +99,7 @@ async def embed_images(
     """Vectors of the body's images, float32 [n, D]."""
     images = [image] if isinstance(image, str) else image
     return await services.image_embedder.embed(
-        body.reference(), images, normalize=body.normalize, timeout_ms=body.timeout_ms
+        body.reference(), images, normalize=body.normalize is True, timeout_ms=body.timeout_ms
     )
 
 
@@ -140,6 +157,16 @@ ROUTES = {
 }
 
 
+BASES = ("/v1/", "/tei/", "/weaviate/")
+STRAIGHTENED = frozenset(
+    "/infer /infer_text /infer_image /embed /embed_text /embed_image /model_embedding_size /health "
+    "/loaded_models".split()
+)
+"""Paths below and at which slashes too many are no matter."""
+
+_SLASHES = re.compile("//+")
+
+
 class Hot:
     """ASGI layer that answers ROUTES and hands on everything else."""
 
@@ -164,9 +191,16 @@ class Hot:
             caller.end()
 
     async def _handle(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        route = ROUTES.get(scope["path"]) if scope["method"] == "POST" else None
+        is_post = scope["method"] == "POST"
+        route = ROUTES.get(scope["path"]) if is_post else None
+        if route is None and straighten(scope) and is_post:
+            route = ROUTES.get(scope["path"])
         if route is None or not is_small(scope["headers"]):
-            await self._app(scope, receive, caller.until_answered(send))
+            send = caller.until_answered(send)
+            if scope["method"] == "HEAD":
+                await self._answer_head(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         scope["route"] = route
         try:
@@ -181,6 +215,35 @@ class Hot:
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as to GET, without the body; the server still has to know that none is to come."""
+
+        async def send_bare(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, send_bare)
+        finally:
+            # For the metrics.
+            if "route" in asked:
+                scope["route"] = asked["route"]
+
+
+def straighten(scope: Scope) -> bool:
+    """Take out of a path what a slash at the end of a base URL has put there; whether there was any.
+
+    Only where it embeds or looks: a proxy that forbids `/load_` must not be passed by `//load_`.
+    """
+    path = path_of(scope)
+    plain = _SLASHES.sub("/", path).rstrip("/")
+    if plain == path or not (plain in STRAIGHTENED or plain.startswith(BASES)):
+        return False
+    scope["path"] = scope["path"].removesuffix(path) + plain
+    return True
 
 
 def is_small(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -58,7 +58,10 @@ Found = TypeVar("Found")
 
 
 class TextEmbedder:
-    """Embeds texts with any loaded model."""
+    """Embeds texts with any loaded model.
+
+    max_inputs: texts that one request may carry. max_characters: of one text.
+    """
 
     def __init__(
         self,
@@ -75,14 +78,9 @@ class TextEmbedder:
         self._triton = triton
         self._verified = verified
         self._admission = admission
-        self._max_inputs = max_inputs
+        self.max_inputs = max_inputs
         self._timeout = timeout
-        self._max_characters = max_characters
-
-    @property
-    def max_inputs(self) -> int:
-        """Texts that one request may carry."""
-        return self._max_inputs
+        self.max_characters = max_characters
 
     async def embed(
         self,
@@ -156,8 +154,8 @@ class TextEmbedder:
     def _asked(
         self, texts: Texts, options: TextOptions, field: str, timeout_ms: int | None = None
     ) -> "_Asked":
-        if len(texts) > self._max_inputs:
-            raise TooLarge(f"{len(texts)} texts in one request; the limit is {self._max_inputs}")
+        if len(texts) > self.max_inputs:
+            raise TooLarge(f"{len(texts)} texts in one request; the limit is {self.max_inputs}")
         self.require_lengths(texts, field)
         return _Asked(texts, options, field, Deadline.of(timeout_ms, self._timeout))
 
@@ -167,7 +165,7 @@ class TextEmbedder:
         Raises:
             TooLarge: one is; its index is in the message.
         """
-        if max(map(len, texts), default=0) > (most := self._max_characters):
+        if max(map(len, texts), default=0) > (most := self.max_characters):
             index, length = next((index, len(text)) for index, text in enumerate(texts) if len(text) > most)
             raise TooLarge(f"{field}.{index}: {length} characters or ids; the limit is {most}")
 

@@ -31,10 +31,10 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter()
 
 INFER = responses(
-    401, 404, 409, 413, 422, 429, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
+    401, 404, 409, 413, 415, 422, 429, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
 )
-LOAD = responses(401, 403, 404, 409, 413, 422, 429, 503, 504, 507, content=openapi.NDJSON_ANSWER)
-CHANGE = responses(401, 403, 404, 409, 413, 422, 503, 504)
+LOAD = responses(401, 403, 404, 409, 413, 415, 422, 429, 503, 504, 507, content=openapi.NDJSON_ANSWER)
+CHANGE = responses(401, 403, 404, 409, 413, 415, 422, 503, 504)
 LOOK = responses(401, 503, 504)
 METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)
 
@@ -61,8 +61,8 @@ async def infer(request: Request) -> Response:
 async def infer_text(request: Request) -> Response:
     """Embed texts, one modality."""
     start = time.perf_counter()
-    body = schemas.parse(InferTextRequest, await request.body())
-    return written(await hot.infer_text(services(request), body, start, hot.accepted(request.scope)))
+    async with services(request).bodies.parsed(request, InferTextRequest) as body:
+        return written(await hot.infer_text(services(request), body, start, hot.accepted(request.scope)))
 
 
 @router.post(
@@ -87,7 +87,7 @@ async def infer_image(request: Request) -> Response:
 )
 async def load_sentence_transformer_model(request: Request) -> Response:
     """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
-    body = schemas.parse(schemas.LoadSentenceTransformer, await request.body())
+    body = schemas.parse(schemas.LoadSentenceTransformer, await services(request).bodies.small(request))
     job = services(request).jobs.start(Reference(body.model_name), body.revision, body.tuning())
     return await load_answer(request, job)
 
@@ -101,7 +101,7 @@ async def load_sentence_transformer_model(request: Request) -> Response:
 )
 async def load_clip_model(request: Request) -> Response:
     """Convert where need be, load, check both towers; one line a step for `Accept: application/x-ndjson`."""
-    body = schemas.parse(schemas.LoadClip, await request.body())
+    body = schemas.parse(schemas.LoadClip, await services(request).bodies.small(request))
     return await load_answer(request, services(request).jobs.start(body.reference(), None, body.tuning()))
 
 

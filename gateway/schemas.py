@@ -3,10 +3,13 @@
 import json
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from gateway.errors import InvalidInput, describe_validation
+from gateway.errors import InvalidInput
+from gateway.json_parts import require_few_parts
 from gateway.references import Reference
+from gateway.request_body import RequestBody, understand
+from gateway.validation import describe_validation, tells_of_surrogate
 from triton_models.config import Tuning
 from triton_models.names import HUB_PREFIX, REVISION, validate_model_name, validate_revision
 
@@ -47,13 +50,6 @@ AnyModelName = Annotated[
         examples=[MODEL_EXAMPLE, CLIP_EXAMPLE],
     ),
 ]
-
-
-class RequestBody(BaseModel):
-    """Base of all of them."""
-
-    # `model_name` is the contract's word; pydantic reserves the prefix for itself by default.
-    model_config = ConfigDict(protected_namespaces=())
 
 
 class _TuningFields(RequestBody):
@@ -178,6 +174,9 @@ class ErrorDetail(BaseModel):
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_TRIVIAL = 1 << 16
+"""Bytes up to which nothing in a body can cost much."""
+
 
 def parse(schema: type[Body], body: bytes) -> Body:
     """Read a JSON body without building it twice.
@@ -185,21 +184,28 @@ def parse(schema: type[Body], body: bytes) -> Body:
     Raises:
         InvalidInput: the body does not fit; the text says where.
     """
+    if len(body) > _TRIVIAL:
+        require_few_parts(body)
     try:
-        return schema.model_validate_json(body)
+        found = schema.model_validate_json(body)
     except ValidationError as error:
-        raise InvalidInput(_surrogate(body) or describe_validation(error)) from error
+        raise InvalidInput(_surrogate(body, error) or describe_validation(error)) from error
+    if found.__pydantic_extra__:
+        understand(found)
+    return found
 
 
-def _surrogate(body: bytes) -> str | None:
+def _surrogate(body: bytes, error: ValidationError) -> str | None:
     """Where the lone surrogate is that made the JSON unreadable, or None if that was not the fault."""
+    if not tells_of_surrogate(error):
+        return None
     try:
-        fields: Any = json.loads(body)
+        given: Any = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict):
+    if not isinstance(given, dict):
         return None
-    for name, value in fields.items():
+    for name, value in given.items():
         texts = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, text in texts:
             if isinstance(text, str) and not _is_unicode(text):

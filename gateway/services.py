@@ -80,7 +80,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         )
         status = Status(repository, triton, jobs, restorer, monitor, shutdown)
         embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, verified)
-        bodies = Bodies(settings.max_body_bytes, settings.request_timeout)
+        bodies = Bodies(settings.max_body_bytes, settings.request_timeout, settings.max_inputs)
         tasks = [asyncio.create_task(part.run()) for part in (restorer, monitor)]
         try:
             with shutdown.handling(jobs.end_conversions):

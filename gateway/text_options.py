@@ -31,6 +31,7 @@ class TextOptions:
     input_type: the model's prompt for queries or documents; the default prompt where it has none.
     truncate: shorten a text that is too long; False refuses it.
     truncation_direction: the end that is cut off; None for the model's own, nearly always `right`.
+    task: another API's word for what the texts are for. A prompt of that name goes before that of input_type.
     """
 
     prompt_name: str | None = None
@@ -38,6 +39,7 @@ class TextOptions:
     input_type: InputType | None = None
     truncate: bool = True
     truncation_direction: Direction | None = None
+    task: str | None = None
 
     def resolve_prompt(self, prompts: Mapping[str, str], default_prompt_name: str | None) -> str:
         """The text that is put before each text, of a model with these prompts.
@@ -50,6 +52,11 @@ class TextOptions:
         if self.prompt is not None:
             return self.prompt
         name = self.prompt_name
+        if name is None and self.task is not None:
+            if self.task in prompts:
+                return prompts[self.task]
+            if self.input_type is None:
+                raise InvalidInput(f"input_type: the model has no prompt {self.task!r}; leave it out")
         if name is None and self.input_type is not None:
             name = next((known for known in PROMPT_NAMES[self.input_type] if known in prompts), None)
         if name is None:

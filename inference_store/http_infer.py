@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference_store.errors import Invalid
+from inference_store.json_body import read_json
 from inference_store.protocol import InferRequest, InferResponse, Message
 from inference_store.tensors import FORMATS, MalformedTensor, check, join_bytes, pack, split_bytes, unpack
 
@@ -36,7 +37,7 @@ def parse_request(model: str, version: str, body: bytes, header_length: int | No
     """
     rest = memoryview(body)[header_length:] if header_length is not None else memoryview(b"")
     try:
-        content = json.loads(body[:header_length])
+        content = read_json(body[:header_length])
         request = InferRequest(model_name=model, model_version=version, id=str(content.get("id", "")))
         parameters = dict(content.get("parameters", {}))
         otherwise = bool(parameters.pop(_BINARY_ALL, False))
@@ -161,11 +162,16 @@ def _content(name: str, datatype: str, data: Any) -> bytes:  # noqa: ANN401 - JS
 
 
 def _flat(data: Any) -> Any:  # noqa: ANN401 - JSON
-    if not isinstance(data, list):
-        yield data
-        return
-    for element in data:
-        yield from _flat(element)
+    # Not one generator in another: each element would pass through as many as its lists are deep.
+    within = [iter([data])]
+    while within:
+        for element in within[-1]:
+            if isinstance(element, list):
+                within.append(iter(element))
+                break
+            yield element
+        else:
+            within.pop()
 
 
 def _data(name: str, datatype: str, raw: bytes) -> list[Any]:

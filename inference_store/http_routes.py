@@ -1,7 +1,6 @@
 """The calls over HTTP: which path is which call, its request out of JSON, its answer into JSON."""
 
 import base64
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from inference_store.errors import Invalid
+from inference_store.json_body import read_json
 from inference_store.protocol import METHODS, Message
 
 _MODEL = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
@@ -65,7 +65,7 @@ def find_call(verb: str, path: str, body: bytes) -> Call:
         method = route.method.format(kind=parts.get("kind", "").title())
         request = METHODS[method].request()
         try:
-            content = json.loads(body) if body.strip() else {}
+            content = read_json(body) if body.strip() else {}
             route.fill(request, parts, content)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise Invalid(f"the request cannot be read: {error}") from error

@@ -1,5 +1,6 @@
 """The store on HTTP, `/v2/...`: an ASGI application that asks the same store as gRPC does."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -15,6 +16,7 @@ from inference_store.answers import message_with_id
 from inference_store.errors import Invalid, StoreError
 from inference_store.http_infer import HEADER_LENGTH, parse_request, write_response
 from inference_store.http_routes import INFER_PATH, NoSuchPath, NotReady, find_call
+from inference_store.json_body import INLINE
 from inference_store.protocol import METHODS
 from inference_store.record import Outcome
 from inference_store.store import Store
@@ -87,7 +89,10 @@ class HttpApplication:
             if verb != "POST":
                 raise NoSuchPath(405)
             return await self._infer(unquote(match["name"]), match["version"] or "", headers, body, metadata)
-        call = find_call(verb, path, body)
+        if len(body) <= INLINE:
+            call = find_call(verb, path, body)
+        else:
+            call = await asyncio.to_thread(find_call, verb, path, body)
         outcome = await self._store.call(call.method, call.request, metadata)
         if not outcome.good:
             return _refusal(outcome, "")
@@ -100,14 +105,18 @@ class HttpApplication:
         length = headers.get(HEADER_LENGTH)
         if length is not None and not (length.isdigit() and int(length) <= len(body)):
             raise Invalid(f"{HEADER_LENGTH} is {length}, the body has {len(body)} bytes")
-        asked = parse_request(model, version, body, None if length is None else int(length))
+        head = None if length is None else int(length)
+        if (len(body) if head is None else head) <= INLINE:
+            asked = parse_request(model, version, body, head)
+        else:
+            asked = await asyncio.to_thread(parse_request, model, version, body, head)
         outcome = await self._store.infer(asked.request, metadata)
         if not outcome.good:
             return _refusal(outcome, asked.request.id)
-        content, head = write_response(outcome.answers[0], asked.request.id, asked)
-        if head is None:
+        content, written = write_response(outcome.answers[0], asked.request.id, asked)
+        if written is None:
             return 200, content, dict(_JSON)
-        return 200, content, {"content-type": "application/octet-stream", HEADER_LENGTH: str(head)}
+        return 200, content, {"content-type": "application/octet-stream", HEADER_LENGTH: str(written)}
 
     async def _body(self, receive: Receive) -> bytes:
         parts, size = [], 0

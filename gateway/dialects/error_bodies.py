@@ -58,15 +58,15 @@ def openai(fault: Fault) -> Body:
 
 
 TEI_STATUS = {
-    "empty_input": (400, "empty"),
-    "text_too_long": (413, "validation"),
-    "too_large": (413, "validation"),
-    "invalid_input": (422, "tokenizer"),
-    "no_vector": (422, "backend"),
-    "timeout": (424, "backend"),
-    "internal_error": (424, "backend"),
-    "unsupported": (424, "backend"),
-    "unavailable": (503, "unhealthy"),
+    "empty_input": (400, "Empty"),
+    "text_too_long": (413, "Validation"),
+    "too_large": (413, "Validation"),
+    "invalid_input": (422, "Tokenizer"),
+    "no_vector": (422, "Backend"),
+    "timeout": (424, "Backend"),
+    "internal_error": (424, "Backend"),
+    "unsupported": (424, "Backend"),
+    "unavailable": (503, "Unhealthy"),
 }
 """By our code: TEI's status and its `error_type`. What it has no word for keeps our status."""
 
@@ -74,7 +74,7 @@ TEI_STATUS = {
 def tei(fault: Fault) -> Body:
     """Text Embeddings Inference's."""
     status, kind = TEI_STATUS.get(
-        fault.code, (fault.status, "overloaded" if fault.status == 429 else "validation")
+        fault.code, (fault.status, "Overloaded" if fault.status == 429 else "Validation")
     )
     return status, {"error": fault.message, "error_type": kind}
 

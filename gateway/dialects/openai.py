@@ -4,21 +4,19 @@ Source: OpenAI's API reference. Images are asked for as with infinity: `"modalit
 data URIs, URLs or base64.
 """
 
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import Field, StrictInt
 from starlette.responses import Response
 
-from gateway import forms
-from gateway.answers import JSON, PLAIN_JSON, Answer, EncodingFormat
-from gateway.embedding_schemas import Deadline, TextFields
-from gateway.errors import EmptyInput, InvalidInput, ModelNotFound
+from gateway import fields, forms
+from gateway.answers import JSON, PLAIN, PLAIN_JSON, Answer, Form, shaped
+from gateway.dialects.openai_answers import EmbeddingList, Model, Models, OpenAIError
+from gateway.embedding_schemas import Deadline, Strings, TextFields, VectorFields
+from gateway.errors import EmptyInput, InvalidInput, ModelNotFound, TooLarge
 from gateway.forms import Vectors
 from gateway.openapi import responses
 from gateway.references import Reference
@@ -26,12 +24,14 @@ from gateway.routing import json, json_body, services, written
 from gateway.schemas import IMAGE_EXAMPLE, MODEL_EXAMPLE
 from gateway.services import Services
 from gateway.status import LoadedModel
+from gateway.text_options import InputType, TextOptions
+from triton_models.calls import REQUEST_ID
 
 OWNER = "embedding-server"
 
-Ids = list[StrictInt]
+Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
 Input = Annotated[
-    str | list[str] | Ids | list[Ids],
+    str | Strings | Ids | Annotated[list[Ids], Field(fail_fast=True)],
     Field(
         union_mode="left_to_right",
         description="A text, texts, the token ids of a text, or of texts; with `modality` image, images.",
@@ -39,28 +39,90 @@ Input = Annotated[
     ),
 ]
 
+PURPOSES: dict[str, InputType] = {
+    **dict.fromkeys(("query", "search_query", "retrieval.query", "code.query"), "query"),
+    **dict.fromkeys(
+        ("document", "passage", "search_document", "retrieval.passage", "code.passage"), "document"
+    ),
+}
+"""What Cohere, Voyage, NIM and Jina call queries and documents."""
 
-class EmbeddingsRequest(TextFields, Deadline):
+Purpose = Literal[
+    "query",
+    "document",
+    "passage",
+    "search_query",
+    "search_document",
+    "retrieval.query",
+    "retrieval.passage",
+    "code.query",
+    "code.passage",
+    "classification",
+    "clustering",
+    "separation",
+    "text-matching",
+]
+
+END_OF_NIM: dict[Any, Literal["left", "right"]] = {"START": "left", "END": "right"}
+"""What NIM and Cohere cut off, by the value of `truncate`."""
+
+
+class EmbeddingsRequest(TextFields, VectorFields, Deadline):
     """Body of `POST /v1/embeddings`: OpenAI's fields, then those of this server."""
+
+    is_dialect = True
 
     model: str = Field(
         description="Its name in one word; of a CLIP model `NAME:PRETRAINED`.",
         examples=[MODEL_EXAMPLE, "ViT-B-32:laion2b_s34b_b79k"],
     )
     input: Input
-    encoding_format: EncodingFormat | None = Field(
-        "float", description="Of each vector: numbers, or base64 of little-endian float32."
-    )
-    dimensions: int | None = Field(
-        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
-    )
-    user: str | None = Field(None, description="Accepted and not used.")
-    modality: Literal["text", "image"] = Field(
+    modality: Literal["text", "image"] | None = Field(
         "text", description="What `input` is: texts, or data URIs, http(s) URLs or base64 of images."
     )
-    normalize: bool = Field(
+    normalize: bool | None = Field(
         True, description="Unit length, as OpenAI's vectors have; false: as the model gives them."
     )
+    input_type: Purpose | None = Field(  # type: ignore[assignment]
+        None,
+        description="The model's prompt for it, unless `prompt` or `prompt_name` is given. All words for "
+        "queries, and all for documents, mean the same; the others need a prompt of that name.",
+    )
+    truncate: bool | Literal["NONE", "START", "END"] | None = Field(  # type: ignore[assignment]
+        True, description="Shorten a text longer than the model takes, at this end; false, NONE: refuse it."
+    )
+
+    def text_options(self) -> TextOptions:
+        """The fields as the tokenizer knows them."""
+        if self.input_type is None and self.truncate is True:
+            return super().text_options()
+        end = END_OF_NIM.get(self.truncate)
+        if end is not None and self.truncation_direction not in (None, end):
+            raise InvalidInput(f"truncate: {self.truncate} and truncation_direction name two ends; send one")
+        return TextOptions(
+            self.prompt_name,
+            self.prompt,
+            PURPOSES.get(self.input_type or ""),
+            self.truncate not in (False, "NONE"),
+            end or self.truncation_direction,
+            None if self.input_type in ("query", "document") else self.input_type,
+        )
+
+    def form(self) -> Form:
+        """The fields as the writer of answers knows them.
+
+        Raises:
+            InvalidInput: int8 or uint8 is asked for without ranges, by another API's name. Clients of that
+                API compare vectors of several requests, of which each would have ranges of its own.
+        """
+        form = super().form()
+        if form.calibrates:
+            for name in self.__pydantic_extra__ or ():
+                if fields.OTHER_NAMES.get(name) == "embedding_dtype":
+                    raise InvalidInput(
+                        f"{name}: {form.dtype} needs ranges, the least and largest value of each dimension"
+                    )
+        return form
 
 
 EXAMPLES: dict[str, Any] = {
@@ -71,62 +133,7 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
-class Embedding(BaseModel):
-    """One vector; a string for `encoding_format` base64."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-
-
-class Usage(BaseModel):
-    """Tokens that the model got, special ones included; none of an image."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingList(BaseModel):
-    """Answer of `POST /v1/embeddings`; `model` is as the request names it."""
-
-    object: Literal["list"]
-    data: list[Embedding]
-    model: str
-    usage: Usage
-
-
-class Model(BaseModel):
-    """One loaded model; `created` is when it was converted, in seconds since 1970."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class Models(BaseModel):
-    """Answer of `GET /v1/models`."""
-
-    object: Literal["list"]
-    data: list[Model]
-
-
-class Error(BaseModel):
-    """What is wrong; `param` is the field at fault, `code` the kind in one word."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class OpenAIError(BaseModel):
-    """Every error's body below `/v1`."""
-
-    error: Error
-
-
-ERRORS = responses(401, 404, 409, 413, 422, 429, 503, 504, model=OpenAIError)
+ERRORS = responses(401, 404, 409, 413, 415, 422, 429, 503, 504, model=OpenAIError)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 
@@ -160,40 +167,51 @@ async def get_model(request: Request, model: str) -> Response:
 
 async def embeddings(services: Services, body: EmbeddingsRequest, _start: float, _media: str) -> Answer:
     """The answer to a body of `POST /v1/embeddings`, which is always JSON."""
-    vectors, tokens = await embed(services, body)
-    if body.dimensions is not None:
-        vectors = forms.cut(vectors, body.dimensions)
-    rows: Any = forms.base64_rows(vectors) if body.encoding_format == "base64" else vectors
-    fields = {
+    try:
+        form = body.form()
+        vectors, tokens = await embed(services, body)
+        taken: dict[str, Any] = {"embedding": vectors}
+        if form is not PLAIN:
+            taken = shaped(form, taken)
+    except (InvalidInput, TooLarge) as error:
+        fields.tell_as_asked(error, {"input": body.input}, body.__pydantic_extra__)
+        raise
+    rows: Any = taken.pop("embedding")
+    if form.encoding_format == "base64":
+        rows = forms.base64_rows(rows)
+    answer = {
+        # Mistral's clients need one.
+        "id": f"embd-{REQUEST_ID.get()}",
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
         "model": body.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        **taken,
     }
-    return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), PLAIN_JSON)
+    return Answer(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), PLAIN_JSON)
 
 
 async def embed(services: Services, body: EmbeddingsRequest) -> tuple[Vectors, int]:
     """Vectors float32 [n, D] of the body's input, and its tokens."""
-    inputs, single = as_list(body.input)
+    inputs, _ = as_list(body.input)
     if not inputs:
         raise EmptyInput("input: an empty list; send at least one input")
     reference = await services.catalog.named(body.model)
-    with places("input", single=single):
-        if body.modality == "image":
-            if not isinstance(inputs[0], str):
-                raise InvalidInput("input: token ids are no images; send data URIs, URLs or base64")
-            return await services.image_embedder.embed(
-                reference, inputs, normalize=body.normalize, field="input", timeout_ms=body.timeout_ms
-            ), 0
-        return await services.embedder.embed(
-            reference,
-            inputs,
-            normalize=body.normalize,
-            options=body.text_options(),
-            field="input",
-            timeout_ms=body.timeout_ms,
-        )
+    normalize = body.normalize is not False
+    if body.modality == "image":
+        if not isinstance(inputs[0], str):
+            raise InvalidInput("input: token ids are no images; send data URIs, URLs or base64")
+        return await services.image_embedder.embed(
+            reference, inputs, normalize=normalize, field="input", timeout_ms=body.timeout_ms
+        ), 0
+    return await services.embedder.embed(
+        reference,
+        inputs,
+        normalize=normalize,
+        options=body.text_options(),
+        field="input",
+        timeout_ms=body.timeout_ms,
+    )
 
 
 def asked(body: EmbeddingsRequest) -> tuple[Reference, int] | None:
@@ -211,17 +229,6 @@ def as_list(given: Any) -> tuple[list[Any], bool]:  # noqa: ANN401 - `Input`
     """The inputs, and whether it was a single one: a text, or the token ids of one."""
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
     return [given] if single else given, single
-
-
-@contextmanager
-def places(field: str, *, single: bool) -> Iterator[None]:
-    """Let messages tell a place in a single input without the index that its caller did not write."""
-    try:
-        yield
-    except InvalidInput as error:
-        if not single:
-            raise
-        raise type(error)(re.sub(rf"^{field}\.0\b", field, str(error))) from error
 
 
 def as_model(model: LoadedModel) -> dict[str, Any]:

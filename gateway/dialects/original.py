@@ -33,6 +33,8 @@ from gateway.dialects.original_schemas import (
     Named,
     NameOrModelName,
 )
+from gateway.errors import InvalidInput, TooLarge
+from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
 from gateway.hot import both
 from gateway.openapi import responses
@@ -42,15 +44,15 @@ from gateway.schemas import MODEL_EXAMPLE, Message, ModelReference, parse
 
 USER_AGENT = "ingrain-client/"
 
-router = APIRouter(tags=["ingrain"], responses=responses(401, 404, 409, 413, 422, 429, 503, 504))
+router = APIRouter(tags=["ingrain"], responses=responses(401, 404, 409, 413, 415, 422, 429, 503, 504))
 
 
 @router.post("/embed_text", response_model=EmbedAnswer, openapi_extra=json_body(EmbedText, {"texts": TEXTS}))
 async def embed_text(request: Request) -> Response:
     """Embed texts."""
     start = time.perf_counter()
-    body = parse(EmbedText, await request.body())
-    return answer(start, embeddings=await text_vectors(request, body, body.text))
+    async with services(request).bodies.parsed(request, EmbedText) as body:
+        return answer(start, embeddings=await text_vectors(request, body, body.text))
 
 
 @router.post(
@@ -89,7 +91,7 @@ async def embed(request: Request) -> Response:
 )
 async def load_model(request: Request) -> Message:
     """Convert where need be, load, check."""
-    body = parse(LoadModel, await request.body())
+    body = parse(LoadModel, await services(request).bodies.small(request))
     return Message(message=await services(request).jobs.start(body.reference()).result())
 
 
@@ -107,7 +109,7 @@ def asks(request: Request) -> bool:
 
 async def reference_in(request: Request) -> Reference:
     """The model of a body that has `model_name`, or `name` as ingrain's client sends it."""
-    content = await request.body()
+    content = await services(request).bodies.small(request)
     if parse(NameOrModelName, content).is_named:
         return await reference(request, parse(Named, content))
     return parse(ModelReference, content).reference()
@@ -150,12 +152,16 @@ async def text_vectors(request: Request, body: EmbedFields, text: str | list[str
     if text is None:
         return None
     texts = [text] if isinstance(text, str) else text
-    found = await services(request).embedder.embed(
-        await reference(request, body),
-        texts,
-        normalize=bool(body.normalize),
-        timeout_ms=body.timeout_ms,
-    )
+    try:
+        found = await services(request).embedder.embed(
+            await reference(request, body),
+            texts,
+            normalize=body.normalize is not False,
+            timeout_ms=body.timeout_ms,
+        )
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {"text": text})
+        raise
     return cut(found.vectors, body)
 
 
@@ -164,15 +170,17 @@ async def image_vectors(request: Request, body: EmbedFields, image: str | list[s
     if image is None:
         return None
     images = [image] if isinstance(image, str) else image
-    return cut(
-        await services(request).image_embedder.embed(
+    try:
+        vectors = await services(request).image_embedder.embed(
             await reference(request, body),
             images,
-            normalize=bool(body.normalize),
+            normalize=body.normalize is not False,
             timeout_ms=body.timeout_ms,
-        ),
-        body,
-    )
+        )
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {"image": image})
+        raise
+    return cut(vectors, body)
 
 
 def cut(vectors: Vectors, body: EmbedFields) -> Vectors:

@@ -7,6 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from gateway.embedding_schemas import Deadline, Images, Texts
 from gateway.references import Reference
+from gateway.request_body import RequestBody
 from gateway.schemas import CLIP_EXAMPLE, IMAGE_EXAMPLE, MODEL_EXAMPLE, PRETRAINED_EXAMPLE
 from triton_models.names import HUB_PREFIX
 
@@ -20,10 +21,12 @@ def _no_headers(value: dict[str, Any] | None) -> None:
         raise ValueError("headers are not sent to the hosts of images; send these images as base64")
 
 
-class Named(BaseModel):
+class Named(RequestBody):
     """Body of `POST /unload_model` and `DELETE /delete_model` of ingrain's client, and base of the others."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    is_dialect = True
 
     name: str = Field(
         description="Of the model, in one word; of a CLIP model `NAME/PRETRAINED`.",
@@ -88,21 +91,19 @@ class EmbedText(EmbedFields):
     text: Texts
 
 
-class _Images(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
-
+class _Images(Named):
     image_download_headers: Annotated[dict[str, Any] | None, AfterValidator(_no_headers)] = Field(
         None, description="Refused: headers are not sent to the hosts of images."
     )
 
 
-class EmbedImage(_Images, EmbedFields):
+class EmbedImage(EmbedFields, _Images):
     """Body of `POST /embed_image`."""
 
     image: Images
 
 
-class Embed(_Images, EmbedFields):
+class Embed(EmbedFields, _Images):
     """Body of `POST /embed`."""
 
     text: Texts | None = Field(None, description="A text, or a list of them.")

@@ -4,15 +4,20 @@ Source: its OpenAPI, versions 1.2 to 1.8. `{model}` is one word, see `Catalog.na
 """
 
 import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gateway import forms
+from gateway.admission import AT_ONCE
 from gateway.answers import JSON
 from gateway.catalog import TextModel
 from gateway.dialects import openai
+from gateway.dialects.openai_answers import EmbeddingList
 from gateway.dialects.tei_schemas import (
     EXAMPLE_IDS,
     SIMILARITY_EXAMPLE,
@@ -24,32 +29,42 @@ from gateway.dialects.tei_schemas import (
     OpenAIRequest,
     Options,
     RootRequest,
+    SimilarityInput,
     SimilarityRequest,
     SimpleToken,
     TEIError,
     TokenizeRequest,
 )
-from gateway.errors import EmptyInput, TooLarge
+from gateway.errors import EmptyInput, InvalidInput, TooLarge, Unsupported
+from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
 from gateway.inference import Texts
 from gateway.openapi import responses
 from gateway.routing import json, json_body, json_list, services, written
-from gateway.schemas import parse
 from gateway.text_options import TextOptions
 
 VERSION = "1.8.0"
 """Of the API that is spoken here."""
 
+_PLACE = re.compile(r"^inputs\.(\d+)\b")
+
+OTHER_KINDS = {
+    "rerank": "model is not a re-ranker model",
+    "predict": "model is not a classifier model",
+    "embed_sparse": "model is not an embedding model with Splade pooling",
+}
+"""Routes of TEI for models of other kinds than are served here, and what it says then."""
+
 router = APIRouter(
     prefix="/tei",
     tags=["Text Embeddings Inference"],
-    responses=responses(400, 401, 404, 409, 413, 422, 424, 429, 503, model=TEIError),
+    responses=responses(400, 401, 404, 409, 413, 415, 422, 424, 429, 503, model=TEIError),
 )
 
 
 @router.post(
     "/{model:path}/v1/embeddings",
-    response_model=openai.EmbeddingList,
+    response_model=EmbeddingList,
     responses=openai.ERRORS,
     openapi_extra=json_body(OpenAIRequest, {"texts": {"input": ["a diver", "a dog"]}}),
 )
@@ -67,7 +82,8 @@ async def openai_embeddings(request: Request, model: str) -> Response:
 )
 async def embed(request: Request, model: str) -> Response:
     """One vector for each input."""
-    return await embedded(request, model, parse(EmbedRequest, await request.body()))
+    async with services(request).bodies.parsed(request, EmbedRequest) as body:
+        return await embedded(request, model, body)
 
 
 @router.post(
@@ -77,14 +93,13 @@ async def embed(request: Request, model: str) -> Response:
 )
 async def embed_all(request: Request, model: str) -> Response:
     """One vector for each token of each input, special tokens included: not pooled, not scaled."""
-    body = parse(EmbedAllRequest, await request.body())
-    given, single = openai.as_list(body.inputs)
-    inputs = several(request, "inputs", given)
-    reference = await services(request).catalog.named(model)
-    with openai.places("inputs", single=single):
-        vectors = await services(request).embedder.embed_tokens(
-            reference, inputs, options=body.text_options(), field="inputs"
-        )
+    async with services(request).bodies.parsed(request, EmbedAllRequest) as body:
+        inputs = several(request, "inputs", body.inputs)
+        reference = await services(request).catalog.named(model)
+        with as_asked("inputs", body.inputs):
+            vectors = await services(request).embedder.embed_tokens(
+                reference, inputs, options=body.text_options(), field="inputs"
+            )
     return await asyncio.to_thread(json_list, vectors)
 
 
@@ -95,7 +110,8 @@ async def embed_all(request: Request, model: str) -> Response:
 )
 async def similarity(request: Request, model: str) -> Response:
     """Cosine of each sentence to the source sentence."""
-    return await compared(request, model, parse(SimilarityRequest, await request.body()))
+    async with services(request).bodies.parsed(request, SimilarityRequest) as body:
+        return await compared(request, model, body.inputs, body.parameters)
 
 
 @router.post(
@@ -105,11 +121,12 @@ async def similarity(request: Request, model: str) -> Response:
 )
 async def tokenize(request: Request, model: str) -> Response:
     """The tokens of each text, none truncated."""
-    body = parse(TokenizeRequest, await request.body())
-    texts = several(request, "inputs", openai.as_list(body.inputs)[0])
-    services(request).embedder.require_lengths(texts, "inputs")
-    found = await text_model(request, model)
-    return json(await asyncio.to_thread(tokens_of, found, texts, body))
+    async with services(request).bodies.parsed(request, TokenizeRequest) as body:
+        texts = several(request, "inputs", body.inputs)
+        with as_asked("inputs", body.inputs):
+            services(request).embedder.require_lengths(texts, "inputs")
+        found = await text_model(request, model)
+        return json(await asyncio.to_thread(tokens_of, found, texts, body))
 
 
 @router.post(
@@ -119,34 +136,41 @@ async def tokenize(request: Request, model: str) -> Response:
 )
 async def decode(request: Request, model: str) -> Response:
     """The text of token ids."""
-    body = parse(DecodeRequest, await request.body())
-    rows, single = openai.as_list(body.ids)
-    rows, skip = several(request, "ids", rows), body.skip_special_tokens
-    tokenizer = (await text_model(request, model)).tokenizer
+    async with services(request).bodies.parsed(request, DecodeRequest) as body:
+        rows, skip = several(request, "ids", body.ids), body.skip_special_tokens is not False
+        tokenizer = (await text_model(request, model)).tokenizer
 
-    def texts() -> list[str]:
-        return [
-            tokenizer.decode(ids, skip_special_tokens=skip, field=f"ids.{index}")
-            for index, ids in enumerate(rows)
-        ]
+        def texts() -> list[str]:
+            return [
+                tokenizer.decode(ids, skip_special_tokens=skip, field=f"ids.{index}")
+                for index, ids in enumerate(rows)
+            ]
 
-    with openai.places("ids", single=single):
-        return json(await asyncio.to_thread(texts))
+        with as_asked("ids", body.ids):
+            return json(await asyncio.to_thread(texts))
 
 
 @router.get("/{model:path}/info")
 async def info(request: Request, model: str) -> Info:
     """What the model is and takes."""
     found = await text_model(request, model)
+    embedder = services(request).embedder
+    longest = found.tokenizer.limit or embedder.max_characters
     return Info(
         model_id=found.reference.id,
         model_sha=found.manifest.source.commit,
         model_dtype="float16" if found.manifest.precision == "fp16" else "float32",
-        model_type={"embedding": {"pooling": None}},
-        max_input_length=found.tokenizer.limit,
-        max_client_batch_size=services(request).embedder.max_inputs,
+        model_type={"embedding": {"pooling": "model"}},
+        max_concurrent_requests=AT_ONCE,
+        max_input_length=longest,
+        max_batch_tokens=found.max_rows * longest,
+        max_batch_requests=found.max_rows,
+        max_client_batch_size=embedder.max_inputs,
         auto_truncate=False,
+        tokenization_workers=1,
         version=VERSION,
+        sha=None,
+        docker_label=None,
     )
 
 
@@ -157,6 +181,19 @@ async def health(request: Request, model: str) -> Response:
     return Response()
 
 
+@router.post("/{model:path}/rerank", include_in_schema=False)
+@router.post("/{model:path}/predict", include_in_schema=False)
+@router.post("/{model:path}/embed_sparse", include_in_schema=False)
+async def not_of_this_model(request: Request, model: str) -> None:
+    """What TEI answers where its model is of another kind.
+
+    Raises:
+        Unsupported: always, where the model is loaded.
+    """
+    await text_model(request, model)
+    raise Unsupported(OTHER_KINDS[request.scope["path"].rpartition("/")[2]])
+
+
 @router.post(
     "/{model:path}",
     response_model=list[list[float]] | list[float],
@@ -164,28 +201,46 @@ async def health(request: Request, model: str) -> Response:
 )
 async def root(request: Request, model: str) -> Response:
     """As `/embed`, and as `/similarity` where `inputs` has a source sentence: clients that know no paths."""
-    content = await request.body()
-    if isinstance(parse(RootRequest, content).inputs, dict):
-        return await compared(request, model, parse(SimilarityRequest, content))
-    return await embedded(request, model, parse(EmbedRequest, content))
+    async with services(request).bodies.parsed(request, RootRequest) as body:
+        if isinstance(body.inputs, dict):
+            raise InvalidInput("inputs: an object must have source_sentence, a text, and sentences, texts")
+        if not isinstance(body.inputs, SimilarityInput):
+            if body.parameters is not None and body.parameters.model_fields_set:
+                raise InvalidInput("parameters: of sentences only; write its fields beside inputs")
+            return await embedded(request, model, body)
+        for name in sorted(EmbedRequest.model_fields.keys() & body.model_fields_set - {"inputs"}):
+            if getattr(body, name) is not None:
+                raise InvalidInput(f"{name}: of sentences it is written into parameters, or has no meaning")
+        return await compared(request, model, body.inputs, body.parameters)
 
 
 async def embedded(request: Request, model: str, body: EmbedRequest) -> Response:
     """The answer to a body of `/embed`."""
-    given, single = openai.as_list(body.inputs)
-    inputs = several(request, "inputs", given)
-    with openai.places("inputs", single=single):
-        vectors = await vectors_of(request, model, inputs, body.text_options(), normalize=body.normalize)
+    inputs = several(request, "inputs", body.inputs)
+    with as_asked("inputs", body.inputs):
+        normalize = body.normalize is not False
+        vectors = await vectors_of(request, model, inputs, body.text_options(), normalize=normalize)
     return json(vectors if body.dimensions is None else forms.cut(vectors, body.dimensions))
 
 
-async def compared(request: Request, model: str, body: SimilarityRequest) -> Response:
+async def compared(
+    request: Request, model: str, inputs: SimilarityInput, parameters: Options | None
+) -> Response:
     """The answer to a body of `/similarity`."""
-    sentences = several(request, "inputs.sentences", body.inputs.sentences)
-    texts = [body.inputs.source_sentence, *sentences]
-    options = (body.parameters or Options()).text_options()
-    vectors = await vectors_of(request, model, texts, options, normalize=True)
+    sentences = several(request, "inputs.sentences", inputs.sentences)
+    texts = [inputs.source_sentence, *sentences]
+    options = (parameters or Options()).text_options()
+    try:
+        vectors = await vectors_of(request, model, texts, options, normalize=True)
+    except (InvalidInput, TooLarge) as error:
+        error.args = (_PLACE.sub(_place_in_similarity, str(error)),)
+        raise
     return json(vectors[1:] @ vectors[0])
+
+
+def _place_in_similarity(match: re.Match[str]) -> str:
+    index = int(match[1])
+    return "inputs.source_sentence" if index == 0 else f"inputs.sentences.{index - 1}"
 
 
 async def vectors_of(
@@ -205,12 +260,23 @@ async def text_model(request: Request, model: str) -> TextModel:
     return await services(request).embedder.model(reference)
 
 
-def several(request: Request, field: str, inputs: list[Any]) -> list[Any]:
+@contextmanager
+def as_asked(field: str, given: object) -> Iterator[None]:
+    """Let messages tell a place in a single input without the index that its caller did not write."""
+    try:
+        yield
+    except (InvalidInput, TooLarge) as error:
+        tell_as_asked(error, {field: given})
+        raise
+
+
+def several(request: Request, field: str, given: Any) -> list[Any]:  # noqa: ANN401 - one input or several
     """The inputs, as many as a request may carry.
 
     Raises:
         EmptyInput, TooLarge: they are not.
     """
+    inputs, _ = openai.as_list(given)
     if not inputs:
         raise EmptyInput(f"{field}: an empty list; send at least one input")
     if len(inputs) > (most := services(request).embedder.max_inputs):
@@ -220,7 +286,7 @@ def several(request: Request, field: str, inputs: list[Any]) -> list[Any]:
 
 def tokens_of(model: TextModel, texts: list[str], body: TokenizeRequest) -> list[list[dict[str, Any]]]:
     """The answer to a body of `/tokenize`."""
-    manifest, add = model.manifest, body.add_special_tokens
+    manifest, add = model.manifest, body.add_special_tokens is not False
     prompt = TextOptions(body.prompt_name).resolve_prompt(manifest.prompts, manifest.default_prompt_name)
     found = (model.tokenizer.tokens(text, add_special_tokens=add, prompt=prompt) for text in texts)
     return [[token._asdict() for token in tokens] for tokens in found]

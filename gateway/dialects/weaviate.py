@@ -13,11 +13,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from gateway.embedding_schemas import Strings
+from gateway.errors import InvalidInput, TooLarge
+from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
 from gateway.hot import both
 from gateway.openapi import responses
+from gateway.request_body import Nested, RequestBody
 from gateway.routing import json, json_body, services
-from gateway.schemas import IMAGE_EXAMPLE, RequestBody, parse
+from gateway.schemas import IMAGE_EXAMPLE
 from gateway.text_options import DEFAULT, TextOptions
 
 TASKS: dict[str, TextOptions] = {
@@ -26,8 +30,10 @@ TASKS: dict[str, TextOptions] = {
 }
 
 
-class VectorsConfig(BaseModel):
+class VectorsConfig(Nested):
     """What a collection's settings say."""
+
+    is_dialect = True
 
     pooling_strategy: str | None = Field(None, description="Accepted and not used: the model has its own.")
     task_type: Literal["query", "passage", ""] | None = Field(
@@ -37,6 +43,9 @@ class VectorsConfig(BaseModel):
 
 class VectorsRequest(RequestBody):
     """Body of `/vectors`."""
+
+    is_dialect = True
+    harmless = frozenset({"dims", "vector", "error"})
 
     text: str = Field(description="The text.", examples=["a diver"])
     config: VectorsConfig | None = Field(None, description="What a collection's settings say.")
@@ -53,8 +62,10 @@ class VectorsAnswer(BaseModel):
 class VectorizeRequest(RequestBody):
     """Body of `/vectorize`."""
 
-    texts: list[str] | None = Field(None, description="Texts; null for none.", examples=[["a diver"]])
-    images: list[str] | None = Field(
+    is_dialect = True
+
+    texts: Strings | None = Field(None, description="Texts; null for none.", examples=[["a diver"]])
+    images: Strings | None = Field(
         None, description="Base64, data URIs or http(s) URLs; null for none.", examples=[[IMAGE_EXAMPLE]]
     )
 
@@ -83,7 +94,7 @@ class WeaviateError(BaseModel):
 router = APIRouter(
     prefix="/weaviate",
     tags=["Weaviate"],
-    responses=responses(401, 404, 409, 413, 422, 429, 503, 504, model=WeaviateError),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 503, 504, model=WeaviateError),
 )
 
 
@@ -94,13 +105,17 @@ router = APIRouter(
         VectorsRequest, {"a text": {"text": "a diver", "config": {"pooling_strategy": "masked_mean"}}}
     ),
 )
-@router.post("/{model:path}/vectors/", response_model=VectorsAnswer, include_in_schema=False)
 async def vectors(request: Request, model: str) -> Response:
     """The vector of one text, for `text2vec-transformers`."""
-    body = parse(VectorsRequest, await request.body())
-    task = body.config.task_type if body.config else None
-    found = await embed_texts(request, model, [body.text], TASKS.get(task or "", DEFAULT), normalize=False)
-    return json({"text": body.text, "vector": found[0], "dim": found.shape[1]})
+    async with services(request).bodies.parsed(request, VectorsRequest) as body:
+        task = body.config.task_type if body.config else None
+        options = TASKS.get(task or "", DEFAULT)
+        try:
+            found = await embed_texts(request, model, [body.text], options, normalize=False, field="text")
+        except (InvalidInput, TooLarge) as error:
+            tell_as_asked(error, {"text": body.text})
+            raise
+        return json({"text": body.text, "vector": found[0], "dim": found.shape[1]})
 
 
 @router.post(
@@ -141,14 +156,20 @@ async def live(model: str) -> None:
 
 
 async def embed_texts(
-    request: Request, model: str, texts: list[str], options: TextOptions, *, normalize: bool
+    request: Request,
+    model: str,
+    texts: list[str],
+    options: TextOptions,
+    *,
+    normalize: bool,
+    field: str = "texts",
 ) -> Vectors | Any:  # noqa: ANN401
     """Vectors float32 [n, D]; an empty list for none."""
     if not texts:
         return []
     reference = await services(request).catalog.named(model)
     found = await services(request).embedder.embed(
-        reference, texts, normalize=normalize, options=options, field="texts"
+        reference, texts, normalize=normalize, options=options, field=field
     )
     return found.vectors
 

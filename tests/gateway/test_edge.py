@@ -52,12 +52,12 @@ def test_a_body_of_any_depth_is_refused_like_another(client: httpx.Client) -> No
     ("path", "body", "place"),
     [
         ("/infer_text", {"model_name": MINILM, "text": ["a", "{}"]}, "text.1:"),
-        ("/infer", {"model_name": MINILM, "text": "{}"}, "text.0:"),
+        ("/infer", {"model_name": MINILM, "text": "{}"}, "text:"),
         ("/v1/embeddings", {"model": MINILM, "input": ["a", "b", "{}"]}, "input.2:"),
         (f"/tei/{MINILM}/embed", {"inputs": ["{}"]}, "inputs.0:"),
         (f"/tei/{MINILM}/tokenize", {"inputs": ["a", "{}"]}, "inputs.1:"),
-        (f"/weaviate/{MINILM}/vectors", {"text": "{}"}, "texts.0:"),
-        ("/embed_text", {"name": MINILM, "text": "{}"}, "text.0:"),
+        (f"/weaviate/{MINILM}/vectors", {"text": "{}"}, "text:"),
+        ("/embed_text", {"name": MINILM, "text": "{}"}, "text:"),
     ],
 )
 def test_a_text_beyond_any_use_is_refused_with_its_index(

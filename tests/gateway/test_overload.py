@@ -92,7 +92,7 @@ def test_what_would_wait_too_long_is_refused_as_each_api_words_it(client: httpx.
         if route.startswith("/v1"):
             assert (error["error"]["type"], error["error"]["code"]) == ("rate_limit_error", "overloaded")
         elif route.startswith("/tei"):
-            assert error["error_type"] == "overloaded"
+            assert error["error_type"] == "Overloaded"
         else:
             assert "queue is full" in error.get("detail", error.get("error"))
     now = metric(client, "embedding_rejected_requests_total", reason="overloaded")

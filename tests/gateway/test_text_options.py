@@ -146,10 +146,10 @@ def test_a_text_that_is_too_long_is_refused_where_it_is_not_to_be_cut(client: ht
     assert detail == "text.2: 65 tokens, the model takes 64; shorten it or set truncate"
     # The prompt counts.
     detail = refused(client, model_name="tiny/bert", text=fits, prompt="dog dog ", truncate=False)
-    assert detail.startswith("text.0: 66 tokens, ")
+    assert detail.startswith("text: 66 tokens, ")
     # A text of megabytes is tokenised off the event loop.
     detail = refused(client, model_name="tiny/bert", text="dog " * 240_000, truncate=False)
-    assert detail.startswith("text.0: 240002 tokens, ")
+    assert detail.startswith("text: 240002 tokens, ")
 
 
 def test_a_clip_models_text_takes_the_same_options(api: httpx.Client) -> None:
@@ -157,4 +157,4 @@ def test_a_clip_models_text_takes_the_same_options(api: httpx.Client) -> None:
     assert np.array_equal(infer(api, CLIP, ["a dog"], prompt="a photo of ", truncate=False), plain)
     detail = refused(api, model_name=CLIP, text="a", prompt_name="query")
     assert detail == "prompt_name: the model has no prompt 'query' and no other; send it as prompt"
-    assert re.match(r"text\.0: \d+ tokens, ", refused(api, model_name=CLIP, text="a " * 99, truncate=False))
+    assert re.match(r"text: \d+ tokens, ", refused(api, model_name=CLIP, text="a " * 99, truncate=False))

@@ -79,7 +79,7 @@ def test_normalize_is_the_default(client: httpx.Client) -> None:
 
 def test_truncation(client: httpx.Client, hub_client: InferenceClient) -> None:
     answer = client.post(f"{BASE}/embed", json={"inputs": ["a", LONG]})
-    assert (answer.status_code, answer.json()["error_type"]) == (413, "validation")
+    assert (answer.status_code, answer.json()["error_type"]) == (413, "Validation")
     assert answer.json()["error"].startswith("inputs.1: ")
     right = hub_client.feature_extraction(LONG, truncate=True)
     assert cosines(right, embed(client, LONG)).min() >= ALIKE
@@ -188,7 +188,7 @@ def test_embed_all_of_a_model_converted_before(server: Server, client: httpx.Cli
         answer = client.post("/tei/tiny/before/embed_all", json=asked)
         assert answer.status_code == status, answer.text
         if status == 424:
-            assert answer.json()["error_type"] == "backend"
+            assert answer.json()["error_type"] == "Backend"
             assert "convert it again" in answer.json()["error"]
             assert client.post("/tei/tiny/before/embed", json=asked).status_code == 200
     assert client.post("/delete_model", json=body).status_code == 200
@@ -235,30 +235,30 @@ def test_a_backend_that_pools_is_never_taken_for_one_of_tokens(server: Server) -
 
 
 REFUSED = {
-    "no input": ("/embed", {"inputs": []}, 400, "empty"),
+    "no input": ("/embed", {"inputs": []}, 400, "Empty"),
     "no sentences": (
         "/similarity",
         {"inputs": {"source_sentence": "a", "sentences": []}},
         400,
-        "empty",
+        "Empty",
     ),
-    "no texts": ("/tokenize", {"inputs": []}, 400, "empty"),
-    "no ids": ("/decode", {"ids": []}, 400, "empty"),
-    "too many": ("/embed", {"inputs": ["a"] * 5000}, 413, "validation"),
-    "too many to tokenize": ("/tokenize", {"inputs": ["a"] * 5000}, 413, "validation"),
-    "an id of no token": ("/embed", {"inputs": [101, 10**6]}, 422, "tokenizer"),
-    "an id of no token to decode": ("/decode", {"ids": [[7], [-1]]}, 422, "tokenizer"),
-    "no such prompt": ("/embed", {"inputs": "a", "prompt_name": "none"}, 422, "tokenizer"),
-    "too many dimensions": ("/embed", {"inputs": "a", "dimensions": 385}, 422, "tokenizer"),
-    "another direction": ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "tokenizer"),
-    "no input for its tokens": ("/embed_all", {"inputs": []}, 400, "empty"),
-    "too many for their tokens": ("/embed_all", {"inputs": ["a"] * 5000}, 413, "validation"),
-    "too many tokens": ("/embed_all", {"inputs": [LONG] * 200, "truncate": True}, 413, "validation"),
-    "too long for its tokens": ("/embed_all", {"inputs": LONG}, 413, "validation"),
-    "an id of no token for its vector": ("/embed_all", {"inputs": [101, 10**6]}, 422, "tokenizer"),
-    "no such prompt for tokens": ("/embed_all", {"inputs": "a", "prompt_name": "none"}, 422, "tokenizer"),
-    "nothing": ("/embed", {}, 422, "tokenizer"),
-    "nothing at the root": ("", {}, 422, "tokenizer"),
+    "no texts": ("/tokenize", {"inputs": []}, 400, "Empty"),
+    "no ids": ("/decode", {"ids": []}, 400, "Empty"),
+    "too many": ("/embed", {"inputs": ["a"] * 5000}, 413, "Validation"),
+    "too many to tokenize": ("/tokenize", {"inputs": ["a"] * 5000}, 413, "Validation"),
+    "an id of no token": ("/embed", {"inputs": [101, 10**6]}, 422, "Tokenizer"),
+    "an id of no token to decode": ("/decode", {"ids": [[7], [-1]]}, 422, "Tokenizer"),
+    "no such prompt": ("/embed", {"inputs": "a", "prompt_name": "none"}, 422, "Tokenizer"),
+    "too many dimensions": ("/embed", {"inputs": "a", "dimensions": 385}, 422, "Tokenizer"),
+    "another direction": ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Tokenizer"),
+    "no input for its tokens": ("/embed_all", {"inputs": []}, 400, "Empty"),
+    "too many for their tokens": ("/embed_all", {"inputs": ["a"] * 5000}, 413, "Validation"),
+    "too many tokens": ("/embed_all", {"inputs": [LONG] * 200, "truncate": True}, 413, "Validation"),
+    "too long for its tokens": ("/embed_all", {"inputs": LONG}, 413, "Validation"),
+    "an id of no token for its vector": ("/embed_all", {"inputs": [101, 10**6]}, 422, "Tokenizer"),
+    "no such prompt for tokens": ("/embed_all", {"inputs": "a", "prompt_name": "none"}, 422, "Tokenizer"),
+    "nothing": ("/embed", {}, 422, "Tokenizer"),
+    "nothing at the root": ("", {}, 422, "Tokenizer"),
 }
 
 
@@ -291,5 +291,5 @@ def test_the_text_tower_of_clip(clip_server: Server, api: httpx.Client) -> None:
     expected = api.post("/infer_text", json={"model_name": CLIP, "text": TEXTS}).json()["embedding"]
     assert cosines(rows, np.array(expected)).min() >= ALIKE
     answer = api.post(f"/tei/{CLIP}/embed_all", json={"inputs": TEXTS})
-    assert (answer.status_code, answer.json()["error_type"]) == (424, "backend")
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
     assert "CLIP" in answer.json()["error"]
