@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters import asked
 from converters.errors import CheckFailed, InvalidModel
 from converters.reference import Reference
-from converters.texts import check_texts, overlong_text
+from converters.texts import overlong_text
 from converters.tokenizer import TextTokenizer, shorten
 from triton_models.accuracy import BOUNDS, Bounds, cosines
 from triton_models.tokens import ROW_START
@@ -26,7 +27,6 @@ BATCHES = 64
 """At least; the last round is finished."""
 LARGEST_BATCH = 48
 _LONG = 96
-_OTHER_PROMPT_TEXTS = 12
 _TOKEN_TEXTS = 16
 _PLANTED_BATCHES = 8
 KEPT_SAMPLES = 24
@@ -106,35 +106,25 @@ def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[fl
     """Tokenize and embed the check texts with the reference.
 
     Raises:
-        InvalidModel: the saved tokenizer differs from the reference's, or the reference gives no numbers.
+        InvalidModel: the saved tokenizer differs from the reference's, or the reference gives no numbers, or
+            others each time.
     """
-    texts = check_texts()
-    default = reference.prompts.get(reference.default_prompt_name or "", "")
-    jobs = [(default, texts)]
-    others = sorted({prompt for prompt in reference.prompts.values() if prompt} - {default})
-    jobs += [(prompt, texts[:_OTHER_PROMPT_TEXTS]) for prompt in others]
-    shown: list[str] = []
-    ids: list[NDArray[np.int64]] = []
-    parts: list[NDArray[np.float32]] = []
-    done, total = 0, sum(len(job_texts) for _, job_texts in jobs)
-    for prompt, job_texts in jobs:
-        tokenizer.check_same(reference, [*job_texts, overlong_text()], prompt)
-        for start in range(0, len(job_texts), 32):
-            some = job_texts[start : start + 32]
-            parts.append(reference.encode(some, prompt))
-            done += len(some)
-            report(done / total, "Embedding the check texts with the reference")
-        shown += [prompt + text for text in job_texts]
-        ids += [tokenizer.ids(text, prompt) for text in job_texts]
-    vectors = np.concatenate(parts)
+    jobs = asked.jobs(reference, tokenizer)
+    for job in jobs:
+        tokenizer.check_same(reference, [*job.texts, overlong_text()], job.prompt, job.input_type)
+    vectors = np.concatenate(asked.vectors(reference, jobs, report))
+    shown = [job.prompt + text for job in jobs for text in job.texts]
+    kinds = [job.input_type for job in jobs for _ in job.texts]
+    ids = [tokenizer.ids(text, job.prompt, job.input_type) for job in jobs for text in job.texts]
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise InvalidModel(f"sentence-transformers gives no finite vector for {shorten(shown[bad.argmax()])}")
+    asked.require_same_for_same_ids(shown, ids, vectors)
     rows = [row for row, row_ids in enumerate(ids) if row_ids.size]
     empty = next((vectors[row] for row, row_ids in enumerate(ids) if not row_ids.size), None)
     samples = Samples([shown[row] for row in rows], [ids[row] for row in rows], vectors[rows], empty)
     tokens = [
-        TokenSample(row, reference.encode_tokens(samples.texts[row], samples.ids[row]))
+        TokenSample(row, reference.encode_tokens(samples.texts[row], samples.ids[row], kinds[rows[row]]))
         for row in samples.spread(_TOKEN_TEXTS, KEPT_TOKENS)
     ]
     return replace(samples, tokens=tokens)

@@ -26,7 +26,7 @@ from converters.graph import plant
 from converters.packing import CannotPack
 from converters.progress import Progress, part
 from converters.reference import describe
-from triton_models.accuracy import LEAST_COSINE, cosines
+from triton_models.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.checks import ImageCheck
 from triton_models.manifest import Manifest, Source, pair_digest
 
@@ -215,7 +215,7 @@ def _encode(
     In batches of one size: the speed of many, the memory of few.
 
     Raises:
-        InvalidModel: a vector is not finite.
+        InvalidModel: a vector is not finite, or another one when it is asked for again.
     """
     parts = []
     for start in range(0, len(rows), _REFERENCE_BATCH):
@@ -224,6 +224,9 @@ def _encode(
     vectors = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
+    again = encode(rows[:_REFERENCE_BATCH][::-1])[::-1]
+    if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
+        raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")
     return vectors
 
 

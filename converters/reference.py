@@ -3,10 +3,11 @@
 Always float32 on the CPU, always from a local directory that `inspect_source` has accepted.
 """
 
+import copy
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from converters.errors import InvalidModel
 from converters.inspect_source import Anatomy
+from triton_models.prompts import InputType
 from triton_models.tokens import token_ids
 
 # What the libraries raise for files that are damaged or do not fit together.
@@ -41,6 +43,13 @@ LOADING_ERRORS = (
 # Weights that no embedding depends on: a head of the pre-training that pooling never reads.
 _UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
 _LONGEST_MESSAGE = 300
+# Of `processing_kwargs`: read back from the tokenizer, or nothing to a text that is alone in its batch.
+_READ_BACK = ("max_length", "truncation")
+_PROCESSING: dict[str, tuple[object, ...]] = {
+    "padding": (True, False, "longest"),
+    "padding_side": ("left", "right"),
+    "return_tensors": ("pt",),
+}
 
 
 @dataclass(frozen=True)
@@ -67,19 +76,40 @@ class Reference:
         """The transformers model, None for static embeddings."""
         return self.first.model if isinstance(self.first, Transformer) else None
 
-    def encode(self, texts: Sequence[str], prompt: str | None = None) -> NDArray[np.float32]:
+    def fresh(self) -> "Reference":
+        """A copy with the same weights, whose state is its own: as it was loaded, if this one is."""
+        shared: list[Any] = [
+            *self.model.parameters(),
+            getattr(self.first, "processor", None),
+            self.first.tokenizer,
+        ]
+        return replace(self, model=copy.deepcopy(self.model, {id(part): part for part in shared}))
+
+    def encode(
+        self, texts: Sequence[str], prompt: str | None = None, input_type: InputType | None = None
+    ) -> NDArray[np.float32]:
         """float32 [n, D], each text alone in its batch, with the default prompt or the given one.
+
+        input_type: by `encode_query` or `encode_document`, with the prompt that these choose.
 
         Raises:
             InvalidModel: the reference itself fails on a text.
         """
+        options: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
         try:
-            vectors = self.model.encode(list(texts), prompt=prompt, batch_size=1, show_progress_bar=False)
+            if input_type == "query":
+                vectors = self.model.encode_query(list(texts), **options)
+            elif input_type == "document":
+                vectors = self.model.encode_document(list(texts), **options)
+            else:
+                vectors = self.model.encode(list(texts), prompt=prompt, **options)
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
         return np.asarray(vectors, dtype=np.float32)
 
-    def encode_tokens(self, text: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def encode_tokens(
+        self, text: str, ids: NDArray[np.int64], input_type: InputType | None = None
+    ) -> NDArray[np.float32]:
         """float32 [L, H], a vector for each token of a text with its prompt; ids: int64 [L], of its tokens.
 
         Raises:
@@ -90,7 +120,9 @@ class Reference:
             table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
             return table[token_ids(ids)]
         try:
-            vectors: Any = self.model.encode(text, prompt="", output_value="token_embeddings")
+            vectors: Any = self.model.encode(
+                text, prompt="", output_value="token_embeddings", task=input_type
+            )
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
         return np.asarray(vectors, dtype=np.float32)
@@ -176,6 +208,29 @@ def _check_interface(first: Transformer) -> None:
         raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
     if first.tokenizer is None:
         raise InvalidModel("the model has no tokenizer")
+    for part in ("common", "text"):
+        options: Any = first.processing_kwargs.get(part) or {}
+        for option, value in options.items():
+            if value not in _PROCESSING.get(option, ()) and option not in _READ_BACK:
+                raise InvalidModel(f"processing_kwargs: {part}.{option} = {value!r} is not supported")
+    _check_positions(first)
+
+
+def _check_positions(first: Transformer) -> None:
+    """Refuse positions that are stretched by the longest text of a batch, or by the longest so far."""
+    config: Any = first.model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
+    for part in kinds:
+        if part.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        longest = part.get("original_max_position_embeddings") or config.max_position_embeddings
+        lengths = (first.max_seq_length, first.query_length, first.document_length)
+        if any(length is not None and length > longest for length in lengths):
+            raise InvalidModel(
+                f"beyond {longest} tokens, the positions of a text (rope_type {part['rope_type']}) depend on "
+                f"the texts beside it, which is not supported; set max_seq_length to {longest}"
+            )
 
 
 def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:

@@ -256,6 +256,7 @@ def _manifest(
         "default_prompt_name": loaded.default_prompt_name,
         "include_prompt": loaded.include_prompt,
         "special_ids": tokenizer.special_ids,
+        **{f"{kind}_length": limit for kind, limit in tokenizer.lengths.items()},
     }
     last = list(loaded.model)[-1]
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")

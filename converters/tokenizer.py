@@ -5,6 +5,7 @@ in it: lower-casing, special tokens, truncation.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from converters.errors import InvalidModel
 from converters.reference import Reference
+from triton_models.prompts import INPUT_TYPES, InputType
 from triton_models.tokens import mark_not_pooled
 
 _FEATURES = frozenset(
@@ -24,6 +26,7 @@ class TextTokenizer:
     """Texts to elements of `input_ids`, as the front end does it.
 
     tokenizer: the file's content. add_special_tokens, special_ids, include_prompt: as in the manifest.
+    lengths: of the input types that have a limit of tokens of their own.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -31,13 +34,16 @@ class TextTokenizer:
         self.is_static = isinstance(first, StaticEmbedding)
         self.add_special_tokens = not self.is_static
         self.include_prompt = reference.include_prompt
+        self.lengths: dict[InputType | None, int] = {}
         if self.is_static:
             live, self.special_ids = first.tokenizer, []
         else:
-            # The first use sets truncation and padding in the tokenizer; until then it has those of its file.
-            first.preprocess(["text"])
             if not hasattr(first.tokenizer, "backend_tokenizer"):
                 raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
+            # Each use sets truncation and padding in the tokenizer; until then it has those of its file.
+            own = {kind: _limit(first, kind) for kind in INPUT_TYPES}
+            default = _limit(first, None)
+            self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
             live, self.special_ids = (
                 first.tokenizer.backend_tokenizer,
                 sorted(first.tokenizer.all_special_ids),
@@ -48,19 +54,42 @@ class TextTokenizer:
     @property
     def max_seq_length(self) -> int | None:
         """Tokens kept by truncation, special ones included; None for no limit."""
-        truncation = self.tokenizer.truncation
-        return None if truncation is None else int(truncation["max_length"])
+        return self.length(None)
 
-    def ids(self, text: str, prompt: str = "") -> NDArray[np.int64]:
+    def length(self, input_type: InputType | None) -> int | None:
+        """The same of texts of an input type."""
+        truncation = self.tokenizer.truncation
+        return self.lengths.get(input_type, None if truncation is None else int(truncation["max_length"]))
+
+    def ids(self, text: str, prompt: str = "", input_type: InputType | None = None) -> NDArray[np.int64]:
         """int64 [L], with the flags that the graph reads."""
-        encoding = self.tokenizer.encode(prompt + text, add_special_tokens=self.add_special_tokens)
-        ids = np.asarray(encoding.ids, dtype=np.int64)
+        ids = np.asarray(self._encode(prompt + text, input_type), dtype=np.int64)
         if self.include_prompt or not prompt:
             return ids
         alone = self.tokenizer.encode(prompt, add_special_tokens=self.add_special_tokens).ids
         return mark_not_pooled(ids, len(alone) - (alone[-1] in self.special_ids))
 
-    def check_same(self, reference: Reference, texts: Sequence[str], prompt: str = "") -> None:
+    def _encode(self, text: str, input_type: InputType | None) -> list[int]:
+        """Ids of a whole text, truncated as its type is."""
+        before = self.tokenizer.truncation
+        if input_type in self.lengths:
+            direction = "right" if before is None else before["direction"]
+            self.tokenizer.enable_truncation(self.lengths[input_type], direction=direction)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=self.add_special_tokens).ids
+        if input_type in self.lengths:
+            if before is None:
+                self.tokenizer.no_truncation()
+            else:
+                self.tokenizer.enable_truncation(**before)
+        return ids
+
+    def check_same(
+        self,
+        reference: Reference,
+        texts: Sequence[str],
+        prompt: str = "",
+        input_type: InputType | None = None,
+    ) -> None:
         """Compare with the reference on every text.
 
         Raises:
@@ -68,7 +97,7 @@ class TextTokenizer:
         """
         for text in texts:
             try:
-                features = reference.model.preprocess([text], prompt=prompt or None)
+                features = reference.model.preprocess([text], prompt=prompt or None, task=input_type)
             except (ValueError, RuntimeError, TypeError, IndexError) as error:
                 raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
             unknown = sorted(set(features) - _FEATURES)
@@ -79,9 +108,15 @@ class TextTokenizer:
                     "the model's tokenizer gives token types other than 0, which is not supported"
                 )
             expected = features["input_ids"].reshape(-1).numpy()
-            encoding = self.tokenizer.encode(prompt + text, add_special_tokens=self.add_special_tokens)
-            if not np.array_equal(expected, encoding.ids):
+            if not np.array_equal(expected, self._encode(prompt + text, input_type)):
                 raise InvalidModel(f"tokenizer.json gives other ids than the reference for {shorten(text)}")
+
+
+def _limit(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - as `Reference.first`
+    """Tokens that the reference keeps of a text of this type; None for any number."""
+    first.preprocess(["text"], task=input_type)
+    truncation = first.tokenizer.backend_tokenizer.truncation
+    return None if truncation is None else int(truncation["max_length"])
 
 
 def shorten(text: str, length: int = 60) -> str:

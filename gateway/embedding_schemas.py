@@ -11,7 +11,8 @@ from gateway.errors import InvalidInput
 from gateway.forms import EmbeddingDtype
 from gateway.request_body import RequestBody
 from gateway.schemas import IMAGE_EXAMPLE, ModelReference
-from gateway.text_options import DEFAULT, Direction, InputType, TextOptions
+from gateway.text_options import DEFAULT, Direction, TextOptions
+from triton_models.prompts import InputType
 
 
 def _not_empty(value: str | list[str]) -> str | list[str]:
@@ -112,7 +113,7 @@ class TextFields(RequestBody):
     input_type: InputType | None = Field(
         None,
         description="The model's prompt for it, unless one of the two above is given: `query`, or the first "
-        "that it has of `document`, `passage` and `corpus`.",
+        "that it has of `document`, `passage` and `corpus`; and the model's limit of tokens for it, if any.",
     )
     truncate: bool | None = Field(
         True, description="Shorten a text longer than the model takes; false: refuse it with 422."

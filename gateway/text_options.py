@@ -1,6 +1,6 @@
 """What a caller may ask of the texts of a request: their prompt, and what happens to those that are too long.
 
-The rules of prompts are those of `SentenceTransformer.encode`, `encode_query` and `encode_document`.
+The rules are those of `SentenceTransformer.encode`, `encode_query` and `encode_document`.
 """
 
 from collections.abc import Mapping
@@ -8,18 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.errors import InvalidInput
+from triton_models.prompts import InputType, prompt_name_of
 
-InputType = Literal["query", "document"]
 Direction = Literal["right", "left"]
-
-PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage", "corpus"),
-}
-"""Prompts that an input type stands for; the first that the model has is taken.
-
-Source: sentence-transformers, `SentenceTransformer.encode_query` and `encode_document`.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +19,8 @@ class TextOptions:
 
     prompt: put before each text; it goes before prompt_name, and prompt_name before input_type.
     prompt_name: of the model's own prompts.
-    input_type: the model's prompt for queries or documents; the default prompt where it has none.
+    input_type: the model's prompt for queries or documents (the default prompt where it has none), and its
+        limit of tokens for them, which holds with any prompt.
     truncate: shorten a text that is too long; False refuses it.
     truncation_direction: the end that is cut off; None for the model's own, nearly always `right`.
     task: another API's word for what the texts are for. A prompt of that name goes before that of input_type.
@@ -58,7 +50,7 @@ class TextOptions:
             if self.input_type is None:
                 raise InvalidInput(f"input_type: the model has no prompt {self.task!r}; leave it out")
         if name is None and self.input_type is not None:
-            name = next((known for known in PROMPT_NAMES[self.input_type] if known in prompts), None)
+            name = prompt_name_of(self.input_type, prompts)
         if name is None:
             return prompts.get(default_prompt_name or "", "")
         if name not in prompts:

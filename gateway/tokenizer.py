@@ -18,6 +18,7 @@ from gateway.errors import InvalidInput, TextTooLong
 from gateway.text_options import DEFAULT, TextOptions
 from triton_models.cleaning import CLEANINGS
 from triton_models.manifest import Manifest
+from triton_models.prompts import INPUT_TYPES, InputType
 from triton_models.repository import TOKENIZER, DamagedModel
 from triton_models.tokens import mark_not_pooled
 
@@ -65,12 +66,15 @@ class TextTokenizer:
         self._not_pooled = self._prompt_length(self._prompt)
         truncation = self._file.truncation
         self._limit = None if truncation is None else int(truncation["max_length"])
+        self._own_limits: dict[InputType | None, int] = {
+            kind: own for kind in INPUT_TYPES if (own := manifest.length_of(kind)) not in (None, self._limit)
+        }
         self._direction = "right" if truncation is None else truncation["direction"]
         self._before, self._after = self._special_around()
 
     @property
     def limit(self) -> int | None:
-        """Tokens that the model takes of one text, special ones included; None for any number."""
+        """Tokens that the model takes of a text without an input type, special ones included; None: any."""
         return self._limit
 
     def encode(self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text") -> Tokenized:
@@ -83,14 +87,16 @@ class TextTokenizer:
             InvalidInput: there is no such prompt, or a text is too long and not to be truncated.
         """
         if options is DEFAULT:
-            prompt, not_pooled = self._prompt, self._not_pooled
+            prompt, not_pooled, limit = self._prompt, self._not_pooled, self._limit
         else:
             prompt = options.resolve_prompt(self._prompts, self._default_prompt_name)
             not_pooled = self._prompt_length(prompt)
+            limit = self._limit_of(options)
         encodings = self._file.encode_batch_fast(
             self._prepared(texts, prompt), add_special_tokens=self._add_special_tokens
         )
-        if options.truncate and options.truncation_direction in (None, self._direction):
+        as_file = options.truncate and options.truncation_direction in (None, self._direction)
+        if as_file and limit == self._limit:
             kept: list[Sequence[int]] = [encoding.ids for encoding in encodings]
         else:
             kept = [
@@ -163,7 +169,8 @@ class TextTokenizer:
 
     def _kept(self, encoding: Encoding, options: TextOptions, where: str) -> Sequence[int]:
         """The ids that are left of a text, by other rules than those of the file."""
-        if not encoding.overflowing:
+        limit = self._limit_of(options)
+        if not encoding.overflowing and (limit is None or len(encoding.ids) <= limit):
             return encoding.ids
         return self._cut(
             [id_ for part in self._parts(encoding) for id_ in self._content(part.ids)], options, where
@@ -177,15 +184,21 @@ class TextTokenizer:
     def _cut(self, content: Sequence[int], options: TextOptions, where: str) -> list[int]:
         """The content as far as the model takes it, with the special tokens around it."""
         length = len(self._before) + len(content) + len(self._after)
-        if self._limit is not None and length > self._limit:
+        limit = self._limit_of(options)
+        if limit is not None and length > limit:
             if not options.truncate:
+                kind = "" if options.input_type not in self._own_limits else f" of a {options.input_type}"
                 raise TextTooLong(
-                    f"{where}: {length} tokens, the model takes {self._limit}; shorten it or set truncate"
+                    f"{where}: {length} tokens, the model takes {limit}{kind}; shorten it or set truncate"
                 )
-            most = self._limit - len(self._before) - len(self._after)
+            most = limit - len(self._before) - len(self._after)
             from_left = (options.truncation_direction or self._direction) == "left"
             content = content[len(content) - most :] if from_left else content[:most]
         return [*self._before, *content, *self._after]
+
+    def _limit_of(self, options: TextOptions) -> int | None:
+        """Tokens that the model takes of one text, special ones included; None for any number."""
+        return self._own_limits.get(options.input_type, self._limit)
 
     def _content(self, ids: Sequence[int]) -> Sequence[int]:
         """The ids without the special tokens around them, where these are there."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from triton_models.accuracy import Precision
+from triton_models.prompts import InputType
 
 FORMAT = 2
 """Raised when older readers would misread a newer file, or older graphs must not be served any more.
@@ -82,6 +83,7 @@ class Manifest:
     model_name: as the caller names it; revision: as the caller asked for it, None for the default.
     dimensions: length of one embedding. vocab_size: ids must lie in [0, vocab_size).
     max_seq_length: tokens kept by truncation, special ones included; None for no limit.
+    query_length, document_length: the same of queries and documents; None where it is `max_seq_length`.
     add_special_tokens: whether the reference adds them.
     attention: `packed` (no padding outside attention), `padded` (padding made inside the graph) or
         `none` (static embeddings); attention_reason: why, in a sentence.
@@ -131,6 +133,8 @@ class Manifest:
     token_dimensions: int | None = None
     notice: str | None = None
     tokenizer_sha256: str | None = None
+    query_length: PositiveInt | None = None
+    document_length: PositiveInt | None = None
     library: str = "sentence-transformers"
     pretrained: str | None = None
     tower: Literal["text", "image"] | None = None
@@ -148,6 +152,11 @@ class Manifest:
         48 bits: positive in Triton's int64 and exact in JavaScript's numbers.
         """
         return int(self.sha256[:12], 16) | 1
+
+    def length_of(self, input_type: InputType | None) -> int | None:
+        """Tokens that the model takes of a text of this type, special ones included; None for any number."""
+        own = {"query": self.query_length, "document": self.document_length, None: None}[input_type]
+        return self.max_seq_length if own is None else own
 
     def to_json(self) -> str:
         """The text of `model.json`."""

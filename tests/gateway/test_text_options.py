@@ -1,6 +1,7 @@
 """Prompts and truncation over HTTP, compared with sentence-transformers, on the real Triton."""
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.vectors import cosines
 
 PROMPTED = "tiny/prompted"
 PROMPTS = {"query": "find what is alike: ", "passage": "a text of many: ", "empty": ""}
+LENGTHS = {"query_length": 12, "document_length": 90}
+"""Of that model, whose other texts are cut at 64 tokens."""
 TEXTS = ["", "a dog", *sentences(12, seed=5, most=12), "a very long text " * 60]
 
 Vectors = NDArray[np.float32]
@@ -27,7 +30,10 @@ Vectors = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def prompted(server: Server, model_sources: Path) -> Iterator[SentenceTransformer]:
-    """The reference of a model with prompts, which pooling leaves out, and a default one; it is loaded."""
+    """The reference of a model that is loaded.
+
+    It has prompts, which pooling leaves out, and a default one; and lengths of its own for both input types.
+    """
     path = tiny_models.transformer_model(
         model_sources / PROMPTED,
         prompts=PROMPTS,
@@ -35,6 +41,8 @@ def prompted(server: Server, model_sources: Path) -> Iterator[SentenceTransforme
         include_prompt=False,
         normalize=False,
     )
+    settings = path / "sentence_bert_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **LENGTHS}))
     with server.client() as client:
         answer = client.post("/load_sentence_transformer_model", json={"model_name": PROMPTED})
         assert answer.status_code == 200, answer.text
@@ -68,6 +76,10 @@ def refused(client: httpx.Client, **body: Any) -> str:  # noqa: ANN401
         ({"prompt": "so: ", "prompt_name": "no"}, lambda model: model.encode(TEXTS, prompt="so: ")),
         ({"input_type": "query"}, lambda model: model.encode_query(TEXTS)),
         ({"input_type": "document"}, lambda model: model.encode_document(TEXTS)),
+        (
+            {"input_type": "query", "prompt": "so: "},
+            lambda model: model.encode_query(TEXTS, prompt="so: "),
+        ),
         (
             {"input_type": "document", "prompt_name": "passage"},
             lambda model: model.encode_document(TEXTS, prompt_name="passage"),
@@ -104,6 +116,34 @@ def test_a_prompt_that_is_not_there_is_named_with_those_that_are(client: httpx.C
     assert refused(client, model_name=MINILM, text="a", input_type="passage").startswith("input_type: ")
     assert refused(client, model_name=MINILM, text="a", prompt="a" * 8193).startswith("prompt: ")
     assert refused(client, model_name=MINILM, text="a", prompt=1).startswith("prompt: ")
+
+
+@pytest.mark.usefixtures("prompted")
+def test_each_input_type_is_cut_and_refused_at_its_own_length(client: httpx.Client) -> None:
+    for options, most, kind in (
+        ({}, 64, ""),
+        ({"input_type": "query"}, 12, " of a query"),
+        ({"input_type": "document"}, 90, " of a document"),
+    ):
+        asked = {"prompt": "", "truncate": False, **options}
+        fits = "dog " * (most - 2)
+        infer(client, PROMPTED, [fits], **asked)
+        detail = refused(client, model_name=PROMPTED, text=["a", fits + "dog"], **asked)
+        expected = f"text.1: {most + 1} tokens, the model takes {most}{kind}; shorten it or set truncate"
+        assert detail == expected
+    # Weaviate's word for it, and token ids.
+    long = "dog " * 30
+    answer = client.post(
+        f"/weaviate/{PROMPTED}/vectors", json={"text": long, "config": {"task_type": "query"}}
+    )
+    expected_vector = infer(client, PROMPTED, [long], input_type="query")
+    assert cosines(np.array([answer.json()["vector"]], np.float32), expected_vector)[0] > 0.9999
+    answer = client.post(
+        "/v1/embeddings",
+        json={"model": PROMPTED, "input": [[5] * 20], "prompt": "", "input_type": "query", "truncate": False},
+    )
+    assert answer.status_code == 422
+    assert "the model takes 12 of a query" in answer.text
 
 
 def test_a_model_without_prompts_takes_one(client: httpx.Client, minilm_path: str) -> None:

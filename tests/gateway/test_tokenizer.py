@@ -1,19 +1,32 @@
 """What is sent to Triton for a text."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers.sentence_transformer.modules import Transformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
 
+from converters.texts import check_texts
 from gateway.errors import InvalidInput
 from gateway.forms import unit_length
 from gateway.text_options import Direction, TextOptions
 from gateway.tokenizer import TextTokenizer, Token, group
+from tests import tiny_tokenizers
+from tests.tiny_tokenizers import VOCAB
 from triton_models.manifest import Manifest, Source
 from triton_models.tokens import NOT_POOLED, token_ids
 
+SIZES = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+    "vocab_size": VOCAB,
+}
 VOCABULARY = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "query": 3, ":": 4, "a": 5, "dog": 6}
 
 
@@ -112,6 +125,48 @@ def test_a_long_text_is_refused_where_it_is_not_to_be_cut(version_dir: Path) -> 
         tokenizer.encode(["a", "a dog a dog a"], WHOLE, "input")
     with pytest.raises(InvalidInput, match=r"^text\.0: 22 tokens, the model takes 6; "):
         tokenizer.encode_ids([[5] * 20], WHOLE)
+
+
+def test_an_input_type_has_a_length_of_its_own(version_dir: Path) -> None:
+    tokenizer = TextTokenizer(version_dir, manifest(query_length=4, document_length=8))
+    text = "query : a dog a dog dog : query"
+    query, document = TextOptions(input_type="query"), TextOptions(input_type="document")
+    assert tokenizer.encode([text], query).rows[0].tolist() == [0, 3, 4, 1]
+    assert tokenizer.encode([text], document).rows[0].tolist() == [0, 3, 4, 5, 6, 5, 6, 1]
+    assert tokenizer.encode([text]).rows[0].tolist() == [0, 3, 4, 5, 6, 1]
+    left = TextOptions(input_type="query", truncation_direction="left")
+    assert tokenizer.encode([text], left).rows[0].tolist() == [0, 4, 3, 1]
+    assert tokenizer.encode_ids([[3, 4, 5, 6]], query).rows[0].tolist() == [0, 3, 4, 1]
+    whole = TextOptions(input_type="query", truncate=False)
+    for refuses in (
+        lambda: tokenizer.encode(["a", text], whole),
+        lambda: tokenizer.encode_ids([[5], [5] * 9], whole),
+    ):
+        with pytest.raises(InvalidInput, match=r"^text\.1: 11 tokens, the model takes 4 of a query; "):
+            refuses()
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_ids_of_every_input_type_are_the_references(kind: str, side: str, tmp_path: Path) -> None:
+    made = getattr(tiny_tokenizers, kind)()
+    made.model_max_length, made.truncation_side = 20, side
+    made.save_pretrained(tmp_path)
+    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    lengths = {"query_length": 5, "document_length": 40}
+    first = Transformer(str(tmp_path), processor_kwargs={"model_max_length": 20}, **lengths)
+    first.preprocess(["text"])
+    file = Tokenizer.from_str(first.tokenizer.backend_tokenizer.to_str())
+    file.no_padding()
+    file.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TextTokenizer(tmp_path, manifest(max_seq_length=20, vocab_size=VOCAB, **lengths))
+    texts = check_texts()
+    for prompt, input_type in itertools.product(("", "a question: "), (None, "query", "document")):
+        options = TextOptions(prompt=prompt, input_type=input_type)
+        rows = tokenizer.encode(texts, options).rows
+        for text, row in zip(texts, rows, strict=True):
+            features = first.preprocess([text], prompt=prompt, task=input_type)
+            assert row.tolist() == features["input_ids"][0].tolist(), (text, options)
 
 
 def test_ids_of_a_caller_are_those_of_its_text(version_dir: Path) -> None:
