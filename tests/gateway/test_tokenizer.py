@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from gateway.tokenizer import TextTokenizer, Token, group
 from tests import tiny_tokenizers
 from tests.tiny_tokenizers import VOCAB
 from triton_models.manifest import Manifest, Source
+from triton_models.prompts import InputType
 from triton_models.tokens import NOT_POOLED, token_ids
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 8,
     "num_hidden_layers": 1,
     "num_attention_heads": 1,
@@ -153,15 +155,16 @@ def test_ids_of_every_input_type_are_the_references(kind: str, side: str, tmp_pa
     made.model_max_length, made.truncation_side = 20, side
     made.save_pretrained(tmp_path)
     BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path)
-    lengths = {"query_length": 5, "document_length": 40}
-    first = Transformer(str(tmp_path), processor_kwargs={"model_max_length": 20}, **lengths)
+    lengths: dict[str, Any] = {"query_length": 5, "document_length": 40}
+    first: Any = Transformer(str(tmp_path), processor_kwargs={"model_max_length": 20}, **lengths)
     first.preprocess(["text"])
     file = Tokenizer.from_str(first.tokenizer.backend_tokenizer.to_str())
     file.no_padding()
     file.save(str(tmp_path / "tokenizer.json"))
     tokenizer = TextTokenizer(tmp_path, manifest(max_seq_length=20, vocab_size=VOCAB, **lengths))
     texts = check_texts()
-    for prompt, input_type in itertools.product(("", "a question: "), (None, "query", "document")):
+    kinds: tuple[InputType | None, ...] = (None, "query", "document")
+    for prompt, input_type in itertools.product(("", "a question: "), kinds):
         options = TextOptions(prompt=prompt, input_type=input_type)
         rows = tokenizer.encode(texts, options).rows
         for text, row in zip(texts, rows, strict=True):
