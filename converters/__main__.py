@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from converters import clip_pipeline
-from converters.errors import ConversionError, NoMemory, NoSpace
+from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace
 from converters.pipeline import Request, run
 from converters.progress import BarProgress, JsonProgress, Progress
 from triton_models.accuracy import Precision
@@ -77,22 +77,27 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
             progress.result({"error": NoMemory.kind, "message": _NO_MEMORY})
         else:
             progress.result({"error": error.kind, "message": " ".join(str(error).split())})
-    except Exception as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
         traceback.print_exc()
-        if _is_disk_full(error):
-            progress.result(
-                {"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"}
-            )
-        elif _is_out_of_memory(error):
-            progress.result({"error": NoMemory.kind, "message": _NO_MEMORY})
-        else:
-            progress.result(
-                {"error": "internal", "message": "the conversion failed; the server's log says why"}
-            )
+        progress.result(_unforeseen(error))
     else:
         progress.result({"result": outcome})
         return 0
     return 1
+
+
+def _unforeseen(error: BaseException) -> dict[str, object]:
+    """What the caller gets for an error that no code has foreseen."""
+    if not isinstance(error, Exception):
+        message = "a library failed on the model's files without an error of its own; they are broken"
+        return {"error": InvalidModel.kind, "message": message}
+    if _is_disk_full(error):
+        return {"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"}
+    if _is_out_of_memory(error):
+        return {"error": NoMemory.kind, "message": _NO_MEMORY}
+    return {"error": "internal", "message": "the conversion failed; the server's log says why"}
 
 
 def _sentence_transformer(request: Request, progress: Progress) -> dict[str, object]:

@@ -103,6 +103,7 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
         "vocab_size": _vocab_size(reference),
         "planted_id": planted_id,
         "max_seq_length": tokenizer.context_length,
+        "max_characters": tokenizer.max_characters,
         "add_special_tokens": True,
         "attention": "packed" if plan.how == "packed" else "padded",
         "attention_reason": plan.reason,

@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from converters.errors import InvalidModel
 from converters.tokenizer import shorten
+from converters.tokenizer_cost import most_characters
 from triton_models.cleaning import CLEANINGS
 from triton_models.manifest import TextCleaning
 
@@ -34,7 +35,7 @@ class ClipTokenizer:
 
     tokenizer: the file's content; it truncates and adds the special tokens. cleaning: what comes before it.
     context_length: what open_clip fills every text up to, with pad_id. separator: an id that open_clip
-    replaces by 0 in every text; None for none.
+    replaces by 0 in every text; None for none. max_characters: as in the manifest.
     """
 
     def __init__(self, reference: Any) -> None:  # noqa: ANN401 - open_clip's tokenizers share no type
@@ -42,11 +43,13 @@ class ClipTokenizer:
         self.context_length = int(reference.context_length)
         self.cleaning = _cleaning(reference.clean_fn)
         self.pad_id = 0
+        self.max_characters: int | None = None
         self.separator: int | None = None
         if isinstance(reference, SimpleTokenizer):
             self.tokenizer = _byte_pairs(reference)
         elif isinstance(reference, HFTokenizer):
             self.tokenizer, self.pad_id = _hugging_face(reference)
+            self.max_characters = most_characters(self.tokenizer)
             if reference.strip_sep_token:
                 self.separator = int(reference.tokenizer.sep_token_id)
         else:

@@ -25,6 +25,16 @@ class ConversionError(Exception):
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
+def is_of_a_library(error: BaseException) -> bool:
+    """Whether an error is one that libraries in Rust raise: a plain `Exception`, or a panic, which is none.
+
+    A panic is a `BaseException` of a class that cannot be imported.
+    """
+    return type(error) is Exception or not isinstance(
+        error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit
+    )
+
+
 class SourceNotFound(ConversionError):
     """No source holds a model of that name, or the Hub that might cannot be reached."""
 

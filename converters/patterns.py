@@ -15,7 +15,7 @@ from tokenizers.normalizers import Replace
 from converters.errors import InvalidModel
 
 _MOST_PATHS = 256
-_MOST_TEXTS = 600
+_MOST_TEXTS = 2000
 _LONG = 16
 """Repetitions of a fixed number from which on they are worth a text; so many are spelt out at most."""
 _WITHOUT_WIDTH = frozenset("bBAzZGK")

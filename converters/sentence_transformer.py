@@ -269,6 +269,7 @@ def _manifest(
         token_dimensions=int(samples.tokens[0].vectors.shape[1]),
         vocab_size=_vocab_size(loaded),
         max_seq_length=tokenizer.max_seq_length,
+        max_characters=tokenizer.max_characters,
         add_special_tokens=tokenizer.add_special_tokens,
         attention=plan.attention,
         attention_reason=plan.reason,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from converters.errors import InvalidModel
+from converters.errors import InvalidModel, is_of_a_library
 from converters.reference import Reference
+from converters.tokenizer_cost import most_characters
 from triton_models.prompts import INPUT_TYPES, InputType
 from triton_models.tokens import mark_not_pooled
 
@@ -26,7 +27,10 @@ class TextTokenizer:
     """Texts to elements of `input_ids`, as the front end does it.
 
     tokenizer: the file's content. add_special_tokens, special_ids, include_prompt: as in the manifest.
-    lengths: of the input types that have a limit of tokens of their own.
+    lengths: of the input types that have a limit of tokens of their own. max_characters: as in the manifest.
+
+    Raises:
+        InvalidModel: a text can hold the tokenizer for seconds, or it is of a kind without a file.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -37,9 +41,12 @@ class TextTokenizer:
         self.lengths: dict[InputType | None, int] = {}
         if self.is_static:
             live, self.special_ids = first.tokenizer, []
+            self.max_characters = most_characters(live)
         else:
             if not hasattr(first.tokenizer, "backend_tokenizer"):
                 raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
+            # Before the first text.
+            self.max_characters = most_characters(first.tokenizer.backend_tokenizer)
             # Each use sets truncation and padding in the tokenizer; until then it has those of its file.
             own = {kind: _limit(first, kind) for kind in INPUT_TYPES}
             default = _limit(first, None)
@@ -99,6 +106,10 @@ class TextTokenizer:
             try:
                 features = reference.model.preprocess([text], prompt=prompt or None, task=input_type)
             except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
+            except BaseException as error:
+                if not is_of_a_library(error):
+                    raise
                 raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
             unknown = sorted(set(features) - _FEATURES)
             if unknown:

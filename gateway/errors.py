@@ -234,7 +234,7 @@ def error_response(error: GatewayError, scope: Scope) -> Response:
     return _written(Fault(STATUS[type(error)], str(error), error.code), scope, headers)
 
 
-def response_to(error: Exception, scope: Scope) -> Response:
+def response_to(error: BaseException, scope: Scope) -> Response:
     """The one place where exceptions become responses."""
     if isinstance(error, GatewayError):
         return error_response(error, scope)

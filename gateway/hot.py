@@ -29,6 +29,9 @@ from gateway.verified import ANSWERED
 
 Ask = Callable[[], Coroutine[Any, Any, Any]]
 
+PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a task, and is no failure of it."""
+
 ASKED_AT_MOST = 3
 """Times that both towers are asked until they are of one conversion; one taking over costs one."""
 
@@ -200,14 +203,16 @@ class Hot:
             if scope["method"] == "HEAD":
                 await self._answer_head(scope, receive, send)
             else:
-                await self._app(scope, receive, send)
+                await self._routed(scope, receive, send)
             return
         scope["route"] = route
         try:
             start = time.perf_counter()
             request = schemas.parse(route.schema, await read(receive))
             answer = await route.answer(scope["app"].state.services, request, start, accepted(scope))
-        except Exception as error:  # noqa: BLE001 - each becomes an answer, as FastAPI's handlers make it
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # noqa: BLE001 - each becomes an answer, as FastAPI's handlers make it
             caller.close()
             await response_to(error, scope)(scope, receive, send)
             return
@@ -226,11 +231,29 @@ class Hot:
 
         asked = {**scope, "method": "GET"}
         try:
-            await self._app(asked, receive, send_bare)
+            await self._routed(asked, receive, send_bare)
         finally:
             # For the metrics.
             if "route" in asked:
                 scope["route"] = asked["route"]
+
+    async def _routed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """By FastAPI, whose handlers know `Exception` only: a library in Rust that panics raises none."""
+        begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except (Exception, *PASSED_ON):
+            raise
+        except BaseException as error:
+            if begun:
+                raise
+            await response_to(error, scope)(scope, receive, send)
 
 
 def straighten(scope: Scope) -> bool:

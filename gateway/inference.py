@@ -6,14 +6,12 @@ again in its dynamic batcher. Equal bytes always mean equal shape: the client ma
 How much of it is in Triton at a time, `admission.py` says.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from gateway.admission import FEW, Admission, Lane
-from gateway.callers import watch_caller
 from gateway.catalog import Catalog, TextModel, no_tokens
 from gateway.deadlines import Deadline, too_late
 from gateway.errors import InvalidInput, NoVector, Overloaded, TooLarge, Unsupported
@@ -22,6 +20,7 @@ from gateway.metrics import texts_of, tokens_of
 from gateway.references import Reference
 from gateway.text_options import DEFAULT, TextOptions
 from gateway.tokenizer import TokenIds, Tokenized, group
+from gateway.tokenizing import INLINE_CHARACTERS, Tokenizing
 from gateway.turns import Turn, Visit, in_turns
 from gateway.verified import Verified
 from triton_models.calls import Queueing
@@ -42,9 +41,6 @@ GROUP_ROWS = 16
 
 LARGEST_ANSWER = 1 << 24
 """Numbers of one answer with vectors of tokens: 32 texts of 512 tokens of 1,024 dimensions, 64 MB."""
-
-INLINE_CHARACTERS = 8192
-"""Texts up to this are tokenised on the event loop, in under a millisecond; longer ones in a thread."""
 
 
 class Embedded(NamedTuple):
@@ -81,6 +77,8 @@ class TextEmbedder:
         self.max_inputs = max_inputs
         self._timeout = timeout
         self.max_characters = max_characters
+        self._tokenizing = Tokenizing()
+        self.close = self._tokenizing.close
 
     async def embed(
         self,
@@ -150,6 +148,11 @@ class TextEmbedder:
         model = await self._catalog.texts.get(reference)
         await self._verified.require(model)
         return model
+
+    async def in_threads(self, work: Iterable[Callable[[], Found]]) -> list[Found]:
+        """The results of pieces of tokenising, within the server's time limit; raises DeadlineExceeded."""
+        deadline = Deadline.of(None, self._timeout)
+        return [await self._tokenizing.run(piece, deadline) for piece in work]
 
     def _asked(
         self, texts: Texts, options: TextOptions, field: str, timeout_ms: int | None = None
@@ -257,10 +260,10 @@ class TextEmbedder:
         encode: Callable[..., Tokenized] = model.tokenizer.encode
         if texts and not isinstance(texts[0], str):
             encode = model.tokenizer.encode_ids
-        if sum(map(len, texts)) + len(options.prompt or "") * len(texts) <= INLINE_CHARACTERS:
+        slow, prompts = model.tokenizer.is_slow, len(options.prompt or "") * len(texts)
+        if not slow and sum(map(len, texts)) + prompts <= INLINE_CHARACTERS:
             return encode(texts, options, field)
-        watch_caller()
-        return await asyncio.to_thread(encode, texts, options, field)
+        return await self._tokenizing.encode(encode, texts, options, field, asked.deadline, one_by_one=slow)
 
     async def _infer(
         self,

@@ -60,6 +60,9 @@ LATENCY = Histogram(
 IN_FLIGHT = Gauge(
     "embedding_http_requests_in_flight", "Requests not answered yet.", multiprocess_mode="livesum"
 )
+TOKENIZING = Gauge(
+    "embedding_tokenizing_threads", "Threads that tokenise long texts now.", multiprocess_mode="livesum"
+)
 TEXTS = Counter("embedding_texts_total", "Texts embedded.", ["model"])
 IMAGES = Counter("embedding_images_total", "Images embedded.", ["model"])
 QUEUE_ROWS = Gauge(

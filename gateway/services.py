@@ -95,6 +95,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
             await status.close()
             await fetcher.close()
             decoder.close()
+            embedder.close()
 
 
 def embedders(

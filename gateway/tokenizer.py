@@ -3,7 +3,6 @@
 Knows nothing about Triton.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
-from tokenizers import Tokenizer as TokenizerFile
 
 from gateway.errors import InvalidInput, TextTooLong
 from gateway.text_options import DEFAULT, TextOptions
+from gateway.tokenizer_file import TokenizerFile
 from triton_models.cleaning import CLEANINGS
 from triton_models.manifest import Manifest
 from triton_models.prompts import INPUT_TYPES, InputType
@@ -53,7 +52,7 @@ class TextTokenizer:
     """
 
     def __init__(self, version_dir: Path, manifest: Manifest) -> None:
-        self._file = _read(version_dir / TOKENIZER, manifest.tokenizer_sha256)
+        self._file = TokenizerFile(version_dir, manifest)
         self._add_special_tokens = manifest.add_special_tokens
         self._special_ids = frozenset(manifest.special_ids)
         self._include_prompt = manifest.include_prompt
@@ -64,27 +63,37 @@ class TextTokenizer:
         self._prompts, self._default_prompt_name = manifest.prompts, manifest.default_prompt_name
         self._prompt = DEFAULT.resolve_prompt(self._prompts, self._default_prompt_name)
         self._not_pooled = self._prompt_length(self._prompt)
-        truncation = self._file.truncation
-        self._limit = None if truncation is None else int(truncation["max_length"])
+        self._limit, self._direction = self._file.limit, self._file.direction
         self._own_limits: dict[InputType | None, int] = {
             kind: own for kind in INPUT_TYPES if (own := manifest.length_of(kind)) not in (None, self._limit)
         }
-        self._direction = "right" if truncation is None else truncation["direction"]
-        self._before, self._after = self._special_around()
+        try:
+            self._before, self._after = self._special_around()
+        except InvalidInput as error:
+            raise DamagedModel(f"{TOKENIZER} fails on any text; delete and load the model again") from error
 
     @property
     def limit(self) -> int | None:
         """Tokens that the model takes of a text without an input type, special ones included; None: any."""
         return self._limit
 
-    def encode(self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text") -> Tokenized:
+    @property
+    def is_slow(self) -> bool:
+        """Whether the time for a text grows faster than the text: not to be waited for on the event loop."""
+        return self._file.is_slow
+
+    def encode(
+        self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text", first: int = 0
+    ) -> Tokenized:
         """Ids of each text, as the reference makes and truncates them.
 
         Tokens of a prompt that pooling leaves out carry the NOT_POOLED flag. Rows of a model of fixed length
-        are filled up to it. field: where the texts are in the caller's body, for messages.
+        are filled up to it. field, first: where the texts are in the caller's body, for messages.
 
         Raises:
-            InvalidInput: there is no such prompt, or a text is too long and not to be truncated.
+            InvalidInput: there is no such prompt, the tokenizer fails on a text, or a text is too long and
+                not to be truncated.
+            TooLarge: a text is longer than the tokenizer is given.
         """
         if options is DEFAULT:
             prompt, not_pooled, limit = self._prompt, self._not_pooled, self._limit
@@ -92,20 +101,23 @@ class TextTokenizer:
             prompt = options.resolve_prompt(self._prompts, self._default_prompt_name)
             not_pooled = self._prompt_length(prompt)
             limit = self._limit_of(options)
-        encodings = self._file.encode_batch_fast(
-            self._prepared(texts, prompt), add_special_tokens=self._add_special_tokens
-        )
+        encodings = self._file.encode(self._prepared(texts, prompt), field, first)
         as_file = options.truncate and options.truncation_direction in (None, self._direction)
         if as_file and limit == self._limit:
             kept: list[Sequence[int]] = [encoding.ids for encoding in encodings]
         else:
             kept = [
-                self._kept(encoding, options, f"{field}.{index}") for index, encoding in enumerate(encodings)
+                self._kept(encoding, options, f"{field}.{index}")
+                for index, encoding in enumerate(encodings, first)
             ]
         return self._tokenized(kept, not_pooled)
 
     def encode_ids(
-        self, rows: Sequence[Sequence[int]], options: TextOptions = DEFAULT, field: str = "text"
+        self,
+        rows: Sequence[Sequence[int]],
+        options: TextOptions = DEFAULT,
+        field: str = "text",
+        first: int = 0,
     ) -> Tokenized:
         """The same for texts that the caller has tokenised; special tokens are put around where they lack.
 
@@ -118,14 +130,26 @@ class TextTokenizer:
                 f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
             )
         return self._tokenized(
-            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows)], 0
+            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)], 0
         )
 
-    def tokens(self, text: str, *, add_special_tokens: bool = True, prompt: str = "") -> list[Token]:
-        """Every token of the text, none truncated; a text of CLIP as it is after its cleaning."""
+    def tokens(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        prompt: str = "",
+        field: str = "text",
+        index: int = 0,
+    ) -> list[Token]:
+        """Every token of the text, none truncated; a text of CLIP as it is after its cleaning.
+
+        Raises:
+            InvalidInput, TooLarge: as `encode`.
+        """
         (prepared,) = self._prepared([text], prompt)
         special = add_special_tokens and self._add_special_tokens
-        (whole,) = self._file.encode_batch([prepared], add_special_tokens=special)
+        whole = self._file.encode_whole(prepared, special=special, field=field, index=index)
         parts = self._parts(whole)
         before, after = (len(self._before), len(self._after)) if special else (0, 0)
         found: list[Token] = []
@@ -144,10 +168,11 @@ class TextTokenizer:
         """The text of token ids.
 
         Raises:
-            InvalidInput: an id is not of the vocabulary.
+            InvalidInput: an id is not of the vocabulary, or the tokenizer fails on them.
+            TooLarge: their text is longer than the tokenizer is given.
         """
         self._check_vocabulary(ids, field)
-        return self._file.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self._file.decode(ids, skip_special_tokens=skip_special_tokens, field=field)
 
     def _prepared(self, texts: Sequence[str], prompt: str) -> list[str]:
         prompted = [prompt + text for text in texts] if prompt else list(texts)
@@ -224,7 +249,7 @@ class TextTokenizer:
         """The ids that the file puts before and after every text."""
         if not self._add_special_tokens:
             return (), ()
-        probe = self._file.encode("a")
+        probe = self._file.encode_whole("a", special=True, field=TOKENIZER, index=0)
         content = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
         first, last = (content[0], content[-1] + 1) if content else (len(probe.ids), len(probe.ids))
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])
@@ -236,22 +261,9 @@ class TextTokenizer:
         """
         if not prompt or self._include_prompt:
             return 0
-        ids = self._file.encode(prompt, add_special_tokens=self._add_special_tokens).ids
+        special = self._add_special_tokens
+        ids = self._file.encode_whole(prompt, special=special, field="prompt", index=0).ids
         return len(ids) - 1 if ids and ids[-1] in self._special_ids else len(ids)
-
-
-def _read(path: Path, sha256: str | None) -> TokenizerFile:
-    """The file; sha256: of its bytes, None where a conversion before this was recorded has left it."""
-    problem = f"{TOKENIZER} is damaged; delete and load the model again"
-    try:
-        content = path.read_bytes()
-        file = TokenizerFile.from_buffer(content)
-    except Exception as error:  # the library raises no narrower one
-        raise DamagedModel(problem) from error
-    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        # Another tokenizer would give other ids, and the model wrong vectors without an error.
-        raise DamagedModel(problem)
-    return file
 
 
 def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:

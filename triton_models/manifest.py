@@ -84,6 +84,7 @@ class Manifest:
     dimensions: length of one embedding. vocab_size: ids must lie in [0, vocab_size).
     max_seq_length: tokens kept by truncation, special ones included; None for no limit.
     query_length, document_length: the same of queries and documents; None where it is `max_seq_length`.
+    max_characters: of one text, where the tokenizer's time grows faster than the text; None for any number.
     add_special_tokens: whether the reference adds them.
     attention: `packed` (no padding outside attention), `padded` (padding made inside the graph) or
         `none` (static embeddings); attention_reason: why, in a sentence.
@@ -133,6 +134,7 @@ class Manifest:
     token_dimensions: int | None = None
     notice: str | None = None
     tokenizer_sha256: str | None = None
+    max_characters: PositiveInt | None = None
     query_length: PositiveInt | None = None
     document_length: PositiveInt | None = None
     library: str = "sentence-transformers"

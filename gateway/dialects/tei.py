@@ -5,8 +5,9 @@ Source: its OpenAPI, versions 1.2 to 1.8. `{model}` is one word, see `Catalog.na
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -123,10 +124,11 @@ async def tokenize(request: Request, model: str) -> Response:
     """The tokens of each text, none truncated."""
     async with services(request).bodies.parsed(request, TokenizeRequest) as body:
         texts = several(request, "inputs", body.inputs)
+        embedder = services(request).embedder
         with as_asked("inputs", body.inputs):
-            services(request).embedder.require_lengths(texts, "inputs")
-        found = await text_model(request, model)
-        return json(await asyncio.to_thread(tokens_of, found, texts, body))
+            embedder.require_lengths(texts, "inputs")
+            found = await text_model(request, model)
+            return json(await embedder.in_threads(tokens_of(found, texts, body)))
 
 
 @router.post(
@@ -140,14 +142,12 @@ async def decode(request: Request, model: str) -> Response:
         rows, skip = several(request, "ids", body.ids), body.skip_special_tokens is not False
         tokenizer = (await text_model(request, model)).tokenizer
 
-        def texts() -> list[str]:
-            return [
-                tokenizer.decode(ids, skip_special_tokens=skip, field=f"ids.{index}")
-                for index, ids in enumerate(rows)
-            ]
-
+        work = (
+            partial(tokenizer.decode, ids, skip_special_tokens=skip, field=f"ids.{index}")
+            for index, ids in enumerate(rows)
+        )
         with as_asked("ids", body.ids):
-            return json(await asyncio.to_thread(texts))
+            return json(await services(request).embedder.in_threads(work))
 
 
 @router.get("/{model:path}/info")
@@ -284,9 +284,17 @@ def several(request: Request, field: str, given: Any) -> list[Any]:  # noqa: ANN
     return inputs
 
 
-def tokens_of(model: TextModel, texts: list[str], body: TokenizeRequest) -> list[list[dict[str, Any]]]:
-    """The answer to a body of `/tokenize`."""
+def tokens_of(
+    model: TextModel, texts: list[str], body: TokenizeRequest
+) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What makes the answer to a body of `/tokenize`, text by text."""
     manifest, add = model.manifest, body.add_special_tokens is not False
     prompt = TextOptions(body.prompt_name).resolve_prompt(manifest.prompts, manifest.default_prompt_name)
-    found = (model.tokenizer.tokens(text, add_special_tokens=add, prompt=prompt) for text in texts)
-    return [[token._asdict() for token in tokens] for tokens in found]
+
+    def tokens(index: int) -> list[dict[str, Any]]:
+        found = model.tokenizer.tokens(
+            texts[index], add_special_tokens=add, prompt=prompt, field="inputs", index=index
+        )
+        return [token._asdict() for token in found]
+
+    return (partial(tokens, index) for index in range(len(texts)))

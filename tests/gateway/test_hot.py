@@ -24,6 +24,11 @@ from gateway.text_options import DEFAULT, TextOptions
 from tests.overloaded import Catalog
 from triton_models.errors import InferenceRejected, TritonTimeout, TritonUnavailable
 
+
+class Panic(BaseException):
+    """As pyo3 raises it: none of `Exception`."""
+
+
 MODEL = {"model_name": "a/model"}
 BODIES: dict[str, dict[str, Any]] = {
     "/infer": {**MODEL, "text": "a dog", "image": ["a", "b"]},
@@ -31,6 +36,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/infer_image": {**MODEL, "image": "a"},
     "/v1/embeddings": {"model": "a/model", "input": "a dog", "normalize": False},
 }
+
+
 LENGTH = [(b"content-length", b"100")]
 FAILURES = [
     *(kind("what to change") for kind in errors.STATUS),
@@ -39,13 +46,14 @@ FAILURES = [
     InferenceRejected("no"),
     HTTPException(413, "too much", {"X-Header": "kept"}),
     RuntimeError("a fault of ours"),
+    Panic("of a library in Rust"),
 ]
 
 
 class Embedder:
     """Answers with one vector, or fails as it is told."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    def __init__(self, failure: BaseException | None = None) -> None:
         self._failure = failure
 
     async def embed(
@@ -76,7 +84,7 @@ class TextEmbedder(Embedder):
         return Embedded(await super().embed(model, inputs, normalize=normalize), len(inputs))
 
 
-def application(failure: Exception | None = None) -> FastAPI:
+def application(failure: BaseException | None = None) -> FastAPI:
     app = create_app(Settings(load_models=()))
     app.state.services = SimpleNamespace(
         bodies=Bodies(1 << 20, 5.0),
@@ -115,7 +123,7 @@ def test_each_is_a_documented_route() -> None:
 
 @pytest.mark.parametrize("path", hot.ROUTES)
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_failure_has_one_answer(path: str, failure: Exception) -> None:
+def test_a_failure_has_one_answer(path: str, failure: BaseException) -> None:
     app = application(failure)
     body = BODIES[path]
     before = requests_counted(path, post(app, path, json=body).status_code)
