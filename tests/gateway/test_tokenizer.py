@@ -145,7 +145,7 @@ def test_an_input_type_has_a_length_of_its_own(version_dir: Path) -> None:
         lambda: tokenizer.encode_ids([[5], [5] * 9], whole),
     ):
         with pytest.raises(InvalidInput, match=r"^text\.1: 11 tokens, the model takes 4 of a query; "):
-            refuses()
+            refuses()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
