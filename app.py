@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from gateway import errors, openapi, tracing
 from gateway.access import Guard, Keys
 from gateway.answers import DTYPE_HEADER, SHAPE_HEADER
+from gateway.credentials import keep_others_out, take
 from gateway.dialects import openai, original, tei, weaviate
 from gateway.edge import REQUEST_ID_HEADER, Edge
 from gateway.exposure import warn_when_open
@@ -27,10 +28,11 @@ from gateway.logs import set_up_logging
 from gateway.rates import RateLimit
 from gateway.routes import router
 from gateway.services import running
-from gateway.settings import SECRETS, Settings, SettingsError, read_settings
+from gateway.settings import Settings, SettingsError, read_settings
 from gateway.shedding import STATE, Shedder
 from gateway.shutdown import Shutdown
 from triton_models.errors import EmbeddedTritonError
+from triton_models.server.binary import engine_problem
 from triton_models.server.embedded import check_embedded, state_directory
 
 # One text is tokenised in microseconds: handing it to a pool of threads costs more than it gives,
@@ -112,12 +114,15 @@ def collect_less() -> None:
     gc.set_threshold(COLLECT_AFTER, 20, 10)
 
 
-def check_triton(settings: Settings) -> None:
-    """Say at once, in one line, when the embedded Triton cannot run here as it is set.
+def check_machine(settings: Settings) -> None:
+    """Say at once, in one line, when the engine or the embedded Triton cannot run here as it is set.
 
     Raises:
         SettingsError: with what to change.
     """
+    # The only ones that not every machine has; looking takes a second.
+    if "bf16" in settings.engine and (problem := engine_problem(settings.engine)) is not None:
+        raise SettingsError(f"ENGINE: {problem}")
     if settings.triton_grpc_url is None:
         try:
             check_embedded(settings.model_repository, settings.response_cache)
@@ -125,16 +130,22 @@ def check_triton(settings: Settings) -> None:
             raise SettingsError(str(error)) from error
 
 
+def start_settings() -> Settings:
+    """The operator's settings; no process that is started, or runs beside this one, finds the keys then."""
+    settings = read_settings(take())
+    if settings.trust_remote_code:
+        # A model's own code runs in the converter, as this user.
+        keep_others_out()
+    return settings
+
+
 def __getattr__(name: str) -> FastAPI:
     """`app` is made when it is asked for: importing this module reads no settings."""
     if name != "app":
         raise AttributeError(name)
-    settings = read_settings()
-    check_triton(settings)
+    settings = start_settings()
+    check_machine(settings)
     set_up_logging(settings)
-    # The converter and Triton, and with them a model's own code, are started with what is left.
-    for name in SECRETS:
-        os.environ.pop(name, None)
     globals()["app"] = create_app(settings)
     made: FastAPI = globals()["app"]
     return made
@@ -142,7 +153,7 @@ def __getattr__(name: str) -> FastAPI:
 
 def main() -> None:
     """Serve on HOST and PORT; uvicorn's own options and variables, such as WEB_CONCURRENCY, hold as well."""
-    settings = read_settings()
+    settings = start_settings()
     set_up_logging(settings)
     own = {
         "--host": settings.host,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a Triton alone, in the foreground, for development: NVIDIA's container where a Docker engine
 # answers, else the binary of the PyPI package nvidia-pytriton. A second terminal serves on it; what to
-# type there is printed.
+# type there is printed. Every user of this machine can load code into it: not for a shared host.
 #
 #   MODEL_REPOSITORY   directory of the models       (model_repository)
 #   GRPC_PORT          of Triton on this machine     (8001)

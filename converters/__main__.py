@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     # and on busy cores each waits for the other's turn: a step of about a second then took up to 29 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress: Progress = JsonProgress(stream) if options.progress == "json" else BarProgress(stream)
+    if (problem := _engine_problem()) is not None:
+        progress.result({"error": ConversionError.kind, "message": f"ENGINE: {problem}"})
+        return 1
     request = Request(
         model_name=options.name,
         output=options.output,
@@ -117,6 +120,16 @@ def _clip(request: Request, pretrained: str, progress: Progress) -> dict[str, ob
         "versions": [tower.version for tower in towers],
         "min_cosine": [tower.check["min_cosine"] for tower in towers],
     }
+
+
+def _engine_problem() -> str | None:
+    """Why ENGINE cannot be had here, which is better said before the long work; None where it can."""
+    engine = os.environ.get("ENGINE", "auto")
+    if engine == "auto":
+        return None
+    from triton_models.backends.onnxruntime.sessions import problem_of
+
+    return problem_of(engine)
 
 
 def _is_disk_full(error: BaseException) -> bool:

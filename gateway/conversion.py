@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gateway.credentials import for_the_converter
 from gateway.errors import (
     GatewayError,
     InsufficientStorage,
@@ -165,7 +166,7 @@ async def _process(command: list[str], timeout: float) -> AsyncIterator[asyncio.
         *command,
         cwd=PROJECT,
         # ONNX Runtime reports what it runs to its maker unless told not to, before it is imported.
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1"},
+        env={**for_the_converter(), "PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -15,6 +15,7 @@ from gateway.errors import GatewayError
 from gateway.memory import resident_memory
 from gateway.metrics import exposition
 from triton_models.errors import TritonError
+from triton_models.server.private import socket_path
 
 if TYPE_CHECKING:
     from gateway.status import Status
@@ -30,7 +31,7 @@ Found = TypeVar("Found")
 async def scrape(status: "Status", http: httpx.AsyncClient, triton_metrics: str | None) -> bytes:
     """All metrics in Prometheus' text format.
 
-    triton_metrics: where Triton's own are, as "host:port"; None where that is not known.
+    triton_metrics: where Triton's own are, as "host:port" or "unix:PATH"; None where that is not known.
     """
     health, models, own, memory = await asyncio.gather(
         _within(status.check_health()),
@@ -56,7 +57,13 @@ async def _within(looked_up: Awaitable[Found]) -> Found | Exception:
 async def _fetch(http: httpx.AsyncClient, address: str | None) -> bytes:
     if address is None:
         raise httpx.InvalidURL("Triton's metrics are nowhere")
-    answer = await http.get(f"http://{address}/metrics")
+    if (path := socket_path(address)) is None:
+        answer = await http.get(f"http://{address}/metrics")
+    else:
+        # A new connection each time: it costs next to nothing, and the next Triton has another socket.
+        socket = httpx.AsyncHTTPTransport(uds=path, verify=False)
+        async with httpx.AsyncClient(transport=socket) as own:
+            answer = await own.get("http://triton/metrics")
     answer.raise_for_status()
     return answer.content
 

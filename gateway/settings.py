@@ -5,13 +5,16 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.addresses import AllowedHosts
+from gateway.credentials import SECRETS
 from gateway.references import Reference
 from triton_models.accuracy import Precision
 from triton_models.cache import parse_response_cache
@@ -19,9 +22,6 @@ from triton_models.names import InvalidModelName
 
 ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
 """As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
-
-SECRETS = ("API_KEYS", "ADMIN_API_KEYS", "TRITON_GRPC_HEADERS")
-"""Variables of which nothing is shown, and which no process that is started inherits."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+", re.IGNORECASE)
 _HEADER = re.compile(r"[a-z0-9_.-]+=[ -~]+")
@@ -248,14 +248,17 @@ class Settings(BaseSettings):
         return value
 
 
-def read_settings() -> Settings:
+def read_settings(credentials: Mapping[str, str] = MappingProxyType({})) -> Settings:
     """Read the environment.
+
+    credentials: variables that were taken out of it (`credentials.py`); they go before those in it.
 
     Raises:
         SettingsError: with one line that names the variable and says what is wrong.
     """
+    taken: dict[str, Any] = {name.lower(): credentials[name] for name in SECRETS if name in credentials}
     try:
-        return Settings()
+        return Settings(**taken)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"

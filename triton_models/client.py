@@ -47,7 +47,7 @@ _UNLOAD_POLL_SECONDS = 0.02
 
 
 class TritonClient:
-    """A connection to the Triton at `url` ("host:port"). Made and used inside one running event loop.
+    """A connection to the Triton at `url` ("host:port" or "unix:PATH"). Of one running event loop.
 
     channels: connections used in turn. access: what that Triton asks for.
     """

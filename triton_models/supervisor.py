@@ -95,7 +95,7 @@ class Triton:
 
     @property
     def metrics_address(self) -> str | None:
-        """Where Triton's own metrics are, as "host:port"; None where that is not known."""
+        """Where Triton's own metrics are, as "host:port" or "unix:PATH"; None where that is not known."""
         return None if self._addresses is None else self._addresses.metrics
 
     @property
@@ -180,7 +180,7 @@ class Triton:
         self.stubs = None
         if addresses is not None:
             if addresses.pid is not None:
-                self.stubs = Stubs(addresses.pid, self._root.absolute())
+                self.stubs = Stubs(addresses.pid)
             self._client = TritonClient(addresses.grpc, self._channels, self._access)
             self.generation += 1
             # Of the processes that share an embedded one, only its owner tells.

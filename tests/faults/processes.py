@@ -1,6 +1,5 @@
 """The processes of a running server, for doing something to them."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -58,7 +57,8 @@ def end_of(found: list[psutil.Process]) -> list[psutil.Process]:
 def leftovers(repository: Path) -> list[str]:
     """Shared memory and processes of the embedded Triton on a repository."""
     mark = EmbeddedTriton(repository, "off").mark
-    found = [name for name in os.listdir("/dev/shm") if name.startswith(mark)]
+    # The directory of a Triton that was killed takes no memory, and stays until the next start.
+    found = [path.name for path in Path("/dev/shm").glob(f"{mark}*") if not path.is_dir()]
     for process in psutil.process_iter(["cmdline"]):
         if mark in " ".join(process.info["cmdline"] or ()):
             found.append(str(process.info["cmdline"]))

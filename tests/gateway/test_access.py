@@ -14,7 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from openai import AuthenticationError, OpenAI
 
 from gateway.access import Keys
-from gateway.settings import SECRETS, Settings, SettingsError, read_settings
+from gateway.credentials import SECRETS
+from gateway.settings import Settings, SettingsError, read_settings
 from tests.conftest import Server
 from tests.faults.processes import family
 from tests.gateway.asking import ANOTHER, asking, bearer
@@ -34,6 +35,7 @@ ADMINISTRATION = {
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root: Path = tmp_path_factory.mktemp("guarded")
     keys = {"API_KEYS": "first,second", "ADMIN_API_KEYS": "administrator", "TRITON_GRPC_HEADERS": "key=third"}
+    keys |= {"HF_TOKEN": "fourth", "TRITONCACHE_REDIS_PASSWORD": "fifth"}
     server = Server(root / "repository", {**keys, "HOST": "0.0.0.0"}, root / "server.log")
     with server.running():
         yield server
@@ -153,7 +155,7 @@ def test_triton_and_what_runs_in_it_do_not_inherit_the_keys(guarded: Server) -> 
     children = psutil.Process(guarded.process.pid).children(recursive=True)
     assert children
     for child in children:
-        assert not set(SECRETS) & set(child.environ())
+        assert not {*SECRETS, "HF_TOKEN"} & set(child.environ())
 
 
 def test_a_converter_gets_no_keys_and_is_the_first_that_the_kernel_ends(guarded: Server) -> None:
@@ -170,7 +172,9 @@ def test_a_converter_gets_no_keys_and_is_the_first_that_the_kernel_ends(guarded:
             time.sleep(0.01)
     assert loading.result().status_code == 404, loading.result().text
     assert seen
-    assert not any(environment & set(SECRETS) for environment, _ in seen)
+    assert not any(environment & {*SECRETS, "TRITONCACHE_REDIS_PASSWORD"} for environment, _ in seen)
+    # What it downloads with; between its start and that of its program it shows none at all.
+    assert any("HF_TOKEN" in environment for environment, _ in seen)
     # What serves keeps what the server was started with, so that the kernel ends no part of it before.
     assert max(score for _, score in seen) == 1000
     assert all(oom_score_adj(process) < 1000 for process in family(guarded))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from triton_models.backends.onnxruntime.sessions import has_bfloat16
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -42,3 +44,15 @@ def test_an_unusable_value_stops_the_start(name: str, value: str, tmp_path: Path
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert ended.stderr.startswith(f"{name}: ")
     assert value in ended.stderr
+
+
+@pytest.mark.skipif(has_bfloat16(), reason="this CPU computes in bfloat16")
+def test_an_engine_that_this_cpu_lacks_is_named_at_the_start(tmp_path: Path) -> None:
+    environment = {"MODEL_REPOSITORY": str(tmp_path), "PATH": "/usr/bin:/bin", "ENGINE": "openvino:bf16"}
+    for command in (["app.py"], ["-m", "converters", "sentence-transformer", "x", "--output", str(tmp_path)]):
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert ended.returncode == 1
+        [line] = (ended.stdout + ended.stderr).splitlines()
+        assert "ENGINE: openvino:bf16 needs a CPU with bfloat16" in line

@@ -18,7 +18,7 @@ from triton_models.client import TritonClient
 from triton_models.config import DEFAULT_MAX_BATCH_SIZE
 from triton_models.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.repository import Repository
-from triton_models.server.embedded import CRASH_POLL_SECONDS, EmbeddedTriton, state_directory
+from triton_models.server.embedded import CRASH_POLL_SECONDS, EmbeddedTriton, Ports, state_directory
 from triton_models.server.processes import activity, children
 
 ROWS = np.array([[2, 3, 4]], np.int64)
@@ -166,7 +166,7 @@ def test_a_triton_that_hangs_in_its_crash_is_ended(repository: Repository) -> No
 
 def test_a_triton_that_cannot_start_says_why(repository: Repository) -> None:
     async def run(port: int) -> None:
-        triton = EmbeddedTriton(repository.root, "off", grpc_port=port)
+        triton = EmbeddedTriton(repository.root, "off", ports=Ports(port, 0))
         with pytest.raises(EmbeddedTritonError, match="ended while starting") as raised:
             await triton.start()
         assert str(port) in str(raised.value)

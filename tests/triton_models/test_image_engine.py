@@ -11,6 +11,7 @@ from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_selection import image_engine_for, select_for_images
 from triton_models.backends.onnxruntime.selection import read
 from triton_models.backends.onnxruntime.sessions import DEFAULT, ENGINES, EngineName
+from triton_models.backends.onnxruntime.towers import ImageTower
 from triton_models.checks import ImageCheck
 
 
@@ -68,3 +69,18 @@ def test_an_engine_fixed_for_the_cpu_does_not_take_a_gpu_s_tower(directory: Path
 def test_without_a_check_there_is_no_choice(directory: Path) -> None:
     (directory / "check.npz").unlink()
     assert image_engine_for(directory, 2) == DEFAULT
+
+
+def test_a_recorded_engine_that_computes_wrong_is_measured_anew(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENGINE", raising=False)
+    image_engine_for(directory, 2)
+    recorded = (directory / "engine.json").read_text()
+    ImageTower(directory, 2, "images", [24, 24, 3], gpu=False)
+    assert (directory / "engine.json").read_text() == recorded
+    pixels = images(6)
+    np.savez(directory / "check.npz", images=pixels, embeddings=expected(2, pixels))
+    # By now no engine computes what the check wants.
+    assert ImageTower(directory, 2, "images", [24, 24, 3], gpu=False).name == str(DEFAULT)
+    assert (directory / "engine.json").read_text() != recorded

@@ -1,5 +1,6 @@
 """Choosing an engine by measurement, on a model whose vectors are known."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from triton_models.backends.onnxruntime.sessions import (
     UnknownEngine,
     parse_engine,
 )
+from triton_models.backends.onnxruntime.towers import TextTower, opened
 
 LENGTHS = [1, 2, 3, 7, 15, 16, 17, 31, 33, 64]
 
@@ -75,6 +77,54 @@ def test_the_choice_is_recorded_and_used_again(directory: Path) -> None:
     (directory / "engine.json").write_text(json.dumps(recorded))
     assert selection.engine_for(directory, 2) == selection.read(directory)
     assert json.loads((directory / "engine.json").read_text())["machine"] == selection.machine()
+
+
+def test_cpus_of_one_name_and_other_abilities_are_two_machines(tmp_path: Path) -> None:
+    said = "processor\t: {}\nmodel name\t: AMD EPYC\nflags\t\t: {}\n\n"
+    machines = []
+    for number, flags in enumerate(("fpu avx2 avx512_bf16", "fpu avx2", "avx2 fpu")):
+        cpuinfo = tmp_path / str(number)
+        cpuinfo.write_text(said.format(0, flags) + said.format(1, flags))
+        machines.append(selection.machine(cpuinfo))
+    assert machines[0] != machines[1] == machines[2]
+    assert all(one.startswith("AMD EPYC (") for one in machines)
+
+
+def test_a_recorded_engine_that_does_not_open_is_measured_anew_once(directory: Path) -> None:
+    recorded = dataclasses.asdict(selection.engine_for(directory, 2))
+    recorded["engine"] = "openvino:bf16"
+    (directory / "engine.json").write_text(json.dumps(recorded))
+    tried: list[str] = []
+
+    def open_(chosen: selection.Selection) -> Engine:
+        tried.append(chosen.engine)
+        if chosen.engine == "openvino:bf16":
+            raise RuntimeError("no such instruction")
+        return Engine(directory / "model.onnx", 2, chosen.name, chosen.streams)
+
+    def choose(anew: bool) -> selection.Selection:
+        return selection.engine_for(directory, 2, anew=anew)
+
+    chosen, engine = opened(choose, open_, lambda _: True)
+    assert tried == ["openvino:bf16", chosen.engine]
+    assert engine.run(np.array([1, 2]), np.array([2], np.int32)).shape == (1, 8)
+    assert selection.read(directory) == chosen
+    with pytest.raises(RuntimeError):
+        opened(choose, refuse, lambda _: True)
+
+
+def test_a_recorded_engine_that_computes_wrong_is_measured_anew(directory: Path) -> None:
+    use_modulus(directory / "model.onnx")
+    recorded = dataclasses.asdict(selection.engine_for(directory, 2)) | {"engine": "openvino:fp32"}
+    (directory / "engine.json").write_text(json.dumps(recorded))
+    assert selection.engine_for(directory, 2).engine == "openvino:fp32"
+    tower = TextTower(directory, 2, "input_ids", gpu=False)
+    assert tower.name.startswith("onnxruntime:fp32")
+    assert selection.engine_for(directory, 2).name == DEFAULT
+
+
+def refuse(chosen: selection.Selection) -> Engine:
+    raise RuntimeError(f"{chosen.engine} does not open")
 
 
 def test_a_damaged_record_is_measured_again(directory: Path) -> None:

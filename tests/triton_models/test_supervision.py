@@ -111,9 +111,11 @@ def test_processes_share_one_triton(repository: Repository) -> None:
         addresses = {worker.address() for worker in started}
         assert len(addresses) == 1
         load_and_infer(addresses.pop(), recorded)
-        family = psutil.process_iter(["cmdline"])
+        family = psutil.process_iter(["name", "cmdline"])
         tritons = [
-            each for each in family if f"--model-repository={repository.root}" in (each.info["cmdline"] or [])
+            each
+            for each in family
+            if each.info["name"] == "tritonserver" and mark(repository) in " ".join(each.info["cmdline"])
         ]
         assert len(tritons) == 1
 

@@ -1,4 +1,7 @@
-"""`python -m triton_models.server`: the PyPI Triton alone, in the foreground, for development."""
+"""`python -m triton_models.server`: the PyPI Triton alone, in the foreground, for development.
+
+Whoever reaches its ports may use it, every user of this machine among them.
+"""
 
 import argparse
 import asyncio
@@ -9,7 +12,7 @@ from pathlib import Path
 from triton_models.cache import DEFAULT_RESPONSE_CACHE, parse_response_cache
 from triton_models.errors import EmbeddedTritonError
 from triton_models.repository import Repository
-from triton_models.server.embedded import EmbeddedTriton
+from triton_models.server.embedded import EmbeddedTriton, Ports
 
 
 def main() -> int:
@@ -37,9 +40,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     triton = EmbeddedTriton(
         repository.root,
         arguments.response_cache,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        host=arguments.host,
+        ports=Ports(arguments.grpc_port, arguments.metrics_port, arguments.host),
     )
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -20,10 +20,11 @@ CONTAINER = Path("/opt/tritonserver")
 """Where NVIDIA's container has Triton, with the C++ backends."""
 
 ELSEWHERE = "set TRITON_GRPC_URL to a Triton that runs elsewhere"
+_PROJECT = Path(__file__).parent.parent.parent
 _BACKEND_SOURCE = Path(__file__).parent.parent / "backends" / "onnxruntime"
 _STUB = "triton_python_backend_stub"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-_STUB_CHECK_SECONDS = 30.0
+_CHECK_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
         raise EmbeddedTritonError(
             f"nvidia-pytriton has no stub for Python {_PYTHON}: use 3.11 or {ELSEWHERE}"
         )
+    if os.pathsep in str(Path(sys.executable).parent):
+        raise EmbeddedTritonError(
+            f"the embedded Triton finds no Python in a directory with {os.pathsep!r} in its path: "
+            f"move the environment or {ELSEWHERE}"
+        )
     environment = _environment(package)
     _check_numpy()
     _check_runs([str(stub)], "Expected", environment)
@@ -82,6 +88,18 @@ def prepare_backends(carried: Path, stub: Path, backends: Path) -> None:
         temporary = library.with_name(f".{library.name}.{os.getpid()}")
         shutil.copyfile(carried_python / library.name, temporary)
         temporary.replace(library)
+
+
+def engine_problem(engine: str) -> str | None:
+    """Why ENGINE cannot say this on this machine; None where it can, or where nobody can tell."""
+    command = [sys.executable, "-m", "triton_models.backends.onnxruntime.sessions", engine]
+    try:
+        done = subprocess.run(
+            command, cwd=_PROJECT, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 and done.stdout else None
 
 
 def _link(link: Path, target: Path) -> None:
@@ -146,7 +164,7 @@ def _check_runs(command: list[str], sign: str, environment: dict[str, str]) -> N
     """
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_STUB_CHECK_SECONDS, check=False
+            command, env=environment, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EmbeddedTritonError(f"{Path(command[0]).name} cannot run here: {error}; {ELSEWHERE}") from error

@@ -12,13 +12,15 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from triton_models.cache import cache_arguments, parse_response_cache
 from triton_models.client import TritonClient
 from triton_models.errors import EmbeddedTritonError
-from triton_models.server.binary import TritonBinary, find_triton
+from triton_models.server.binary import find_triton
+from triton_models.server.private import NUMBER, Private
 from triton_models.server.processes import kill_marked, remove_shared_memory
 from triton_models.telemetry import trace_arguments
 
@@ -38,7 +40,7 @@ _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a Triton answers, as "host:port"; metrics: None where it is not known.
+    """Where a Triton answers, as "host:port" or "unix:PATH"; metrics: None where it is not known.
 
     pid: its process, of the embedded one.
     """
@@ -46,6 +48,14 @@ class Addresses:
     grpc: str
     metrics: str | None
     pid: int | None = None
+
+
+class Ports(NamedTuple):
+    """Ports of the interface with the address `host`; 0 for one that is free."""
+
+    grpc: int
+    metrics: int
+    host: str = "127.0.0.1"
 
 
 def state_directory(repository_root: Path) -> Path:
@@ -66,28 +76,20 @@ def check_embedded(repository_root: Path, response_cache: str) -> None:
 class EmbeddedTriton:
     """A Triton that serves `repository_root`; at most one at a time is started on it (see `owner.py`).
 
-    response_cache: as RESPONSE_CACHE. grpc_port, metrics_port: 0 for a free one. host: to listen on.
+    response_cache: as RESPONSE_CACHE. ports: where everybody who reaches them may use it; None for sockets
+    that no other user reaches.
     """
 
-    def __init__(
-        self,
-        repository_root: Path,
-        response_cache: str,
-        *,
-        grpc_port: int = 0,
-        metrics_port: int = 0,
-        host: str = "127.0.0.1",
-    ) -> None:
+    def __init__(self, repository_root: Path, response_cache: str, *, ports: Ports | None = None) -> None:
         self._root = repository_root.absolute()
         self._cache = parse_response_cache(response_cache)
-        self._ports = (grpc_port, metrics_port)
-        self._host = host
+        self._ports = ports
         self._directory = state_directory(self._root)
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def mark(self) -> str:
-        """Begins the names of the shared memory; every process of this Triton has it in its arguments."""
+        """Begins all names in shared memory; every process of this Triton has it in its arguments."""
         identity = f"{platform.node()} {os.getuid()} {self._root}"
         return f"embedding-{hashlib.sha256(identity.encode()).hexdigest()[:12]}-"
 
@@ -112,9 +114,11 @@ class EmbeddedTriton:
         self._directory.mkdir(parents=True, exist_ok=True)
         binary = await asyncio.to_thread(find_triton, self._directory / "backends")
         await asyncio.to_thread(self._remove_leftovers)
-        grpc_port, metrics_port = _free_ports(self._ports)
+        private = await asyncio.to_thread(Private.make, self.mark, self._root, binary.backends)
+        addresses, listening = self._listen(private)
         arguments = [
-            *self._arguments(binary, grpc_port, metrics_port),
+            *self._arguments(private),
+            *listening,
             *cache_arguments(self._cache, binary.caches),
         ]
         self._rotate_log()
@@ -130,11 +134,11 @@ class EmbeddedTriton:
                 start_new_session=True,
             )
         try:
-            await self._wait_ready(f"127.0.0.1:{grpc_port}")
+            await self._wait_ready(addresses.grpc)
         except BaseException:
             await self.kill()
             raise
-        return Addresses(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{metrics_port}", self.pid)
+        return replace(addresses, pid=self.pid)
 
     async def wait(self) -> int:
         """Wait until it ends; its exit status, negative for a signal.
@@ -190,20 +194,32 @@ class EmbeddedTriton:
             return _CRASHED.search(new, 0, end) is not None, seen + end
         return False, seen
 
-    def _arguments(self, binary: TritonBinary, grpc_port: int, metrics_port: int) -> list[str]:
+    def _listen(self, private: Private) -> tuple[Addresses, list[str]]:
+        """Where Triton is to answer, and the arguments that make it listen there."""
+        if self._ports is None:
+            places = ((private.grpc, NUMBER), (private.metrics, NUMBER))
+            # Of the metrics the name alone is the socket's.
+            addresses = Addresses(f"{private.grpc}:{NUMBER}", private.metrics)
+        else:
+            grpc, metrics = _free_ports((self._ports.grpc, self._ports.metrics))
+            places = ((self._ports.host, grpc), (self._ports.host, metrics))
+            addresses = Addresses(f"127.0.0.1:{grpc}", f"127.0.0.1:{metrics}")
+        return addresses, [
+            f"--{what}-{part}={value}"
+            for what, place in zip(("grpc", "metrics"), places, strict=True)
+            for part, value in zip(("address", "port"), place, strict=True)
+        ]
+
+    def _arguments(self, private: Private) -> list[str]:
         return [
-            f"--model-repository={self._root}",
+            f"--model-repository={private.models}",
             "--model-control-mode=explicit",
             # The repository's configurations are complete; completing them starts every stub twice.
             "--disable-auto-complete-config",
             # One model that fails to load must not make the server look dead.
             "--strict-readiness=false",
             "--allow-http=false",
-            f"--grpc-address={self._host}",
-            f"--grpc-port={grpc_port}",
-            f"--metrics-address={self._host}",
-            f"--metrics-port={metrics_port}",
-            f"--backend-directory={binary.backends}",
+            f"--backend-directory={private.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.mark}",
             f"--exit-timeout-secs={EXIT_SECONDS}",
             *trace_arguments(os.environ),

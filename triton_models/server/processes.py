@@ -5,13 +5,14 @@ Knows nothing about Triton but the marks it is given.
 
 import logging
 import os
+import shutil
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, no file of ours is made there
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; what is made there has a name of its own
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,13 @@ def kill_marked(mark: str) -> None:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove shared memory whose name starts with `prefix`."""
-    for path in _SHARED_MEMORY.glob(f"{prefix}*"):
+    """Remove shared memory, and directories beside it, whose names start with `prefix`."""
+    for path in SHARED_MEMORY.glob(f"{prefix}*"):
         with suppress(FileNotFoundError, PermissionError):
-            path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def _stat(directory: Path) -> tuple[str, int]:

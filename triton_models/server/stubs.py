@@ -10,13 +10,16 @@ from pathlib import Path
 
 from triton_models.server.processes import Activity, activity, arguments, children
 
+_REPOSITORY = "--model-repository="
+
 
 class Stubs:
-    """Those of one run of Triton on the repository `root`. Reads nothing but /proc, which never waits."""
+    """Those of one run of Triton, the process `pid`. Reads nothing but /proc, which never waits."""
 
-    def __init__(self, pid: int, root: Path) -> None:
+    def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._root = root
+        named = (word.removeprefix(_REPOSITORY) for word in arguments(pid) if word.startswith(_REPOSITORY))
+        self._root = Path(next(named, "/"))
         self._served: dict[int, str] = {}
         self._left: set[int] = set()
 

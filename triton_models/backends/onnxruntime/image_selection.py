@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from triton_models.accuracy import LEAST_COSINE, cosines
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.selection import (
     Measurement,
@@ -29,8 +30,10 @@ IMAGE_ENGINES = tuple(name for name in ENGINES if name.precision in ("fp32", "bf
 """What lies between the two is made for text models."""
 
 
-def image_engine_for(directory: Path, threads: int, *, gpu: bool = False) -> EngineName:
+def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: bool = False) -> EngineName:
     """The engine for the image tower of `directory`: fixed by ENGINE, recorded, or measured and recorded.
+
+    anew: measured, whatever is recorded.
 
     Raises:
         UnknownEngine: ENGINE names none.
@@ -45,7 +48,16 @@ def image_engine_for(directory: Path, threads: int, *, gpu: bool = False) -> Eng
     def choose() -> Selection:
         return select_for_images(directory / "model.onnx", ImageCheck.read(path.read_bytes()), threads)
 
-    return recorded_or(directory, threads, None, choose).name
+    return recorded_or(directory, threads, None, choose, anew=anew).name
+
+
+def is_right(engine: ImageEngine, directory: Path) -> bool:
+    """Whether the images of the check, all at once, come out as the reference; yes where there are none."""
+    path = directory / "check.npz"
+    if not path.is_file():
+        return True
+    sample = ImageCheck.read(path.read_bytes())
+    return bool(cosines(engine.run(sample.images), sample.embeddings).min() >= LEAST_COSINE)
 
 
 def select_for_images(

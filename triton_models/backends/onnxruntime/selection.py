@@ -5,6 +5,7 @@ beside the model. The environment variable ENGINE fixes the engine; its streams 
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -107,10 +108,10 @@ class Selection:
         return asked and (self.machine, self.threads) == (machine(), threads)
 
 
-def engine_for(directory: Path, threads: int, *, measured: bool = True) -> Selection:
+def engine_for(directory: Path, threads: int, *, measured: bool = True, anew: bool = False) -> Selection:
     """The engine for the model of `directory`: recorded, or measured now and recorded.
 
-    measured: False for the plain one, where there is no choice.
+    measured: False for the plain one, where there is no choice. anew: whatever is recorded.
 
     Raises:
         UnknownEngine: ENGINE names none.
@@ -119,14 +120,21 @@ def engine_for(directory: Path, threads: int, *, measured: bool = True) -> Selec
     sample = Sample.of(directory) if measured else None
     if sample is None:
         return Selection(str(fixed or DEFAULT), 1, machine(), threads, fixed is not None, [])
-    return recorded_or(directory, threads, fixed, lambda: select(directory / "model.onnx", sample, threads))
+    return recorded_or(
+        directory, threads, fixed, lambda: select(directory / "model.onnx", sample, threads), anew=anew
+    )
 
 
 def recorded_or(
-    directory: Path, threads: int, fixed: EngineName | None, choose: Callable[[], Selection]
+    directory: Path,
+    threads: int,
+    fixed: EngineName | None,
+    choose: Callable[[], Selection],
+    *,
+    anew: bool = False,
 ) -> Selection:
     """What is recorded beside the model, where it holds here and now; else what `choose` finds, recorded."""
-    recorded = read(directory)
+    recorded = None if anew else read(directory)
     if recorded is not None and recorded.holds(threads, fixed):
         return recorded
     selection = choose()
@@ -135,6 +143,15 @@ def recorded_or(
     except OSError as error:
         log.warning("the choice of engine cannot be recorded and is measured at every load: %s", error)
     return selection
+
+
+def is_right(engine: Engine, directory: Path) -> bool:
+    """Whether the sample, all at once, comes out as the reference; yes where there is none."""
+    sample = Sample.of(directory)
+    if sample is None:
+        return True
+    together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
+    return bool(cosines(together, sample.vectors).min() >= LEAST_COSINE)
 
 
 def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
@@ -205,18 +222,20 @@ def _streams(threads: int) -> list[int]:
     return sorted(powers | {threads}) if threads > 1 else []
 
 
-def machine() -> str:
-    """What a measurement depends on: the CPU and the versions of the engines."""
-    model = platform.processor() or platform.machine()
+def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What a measurement depends on: the CPU, what it can compute, and the versions of the engines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
-        )
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
+        lines = []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    # Clouds give CPUs of several generations one name. "Features" on ARM.
+    can = " ".join(sorted(set(fields.get("flags", fields.get("Features", "")).split())))
+    digest = hashlib.sha256(can.encode()).hexdigest()[:8]
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, onnxruntime {version('onnxruntime')}, openvino {version('openvino')}"
+    versions = f"onnxruntime {version('onnxruntime')}, openvino {version('openvino')}"
+    return f"{model} (flags {digest}), {cores} cores, {versions}"
 
 
 def read(directory: Path) -> Selection | None:

@@ -4,6 +4,7 @@ Imported by the backend's stub and by the converter. Knows nothing about batchin
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -174,3 +175,19 @@ def has_bfloat16() -> bool:
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def problem_of(engine: str) -> str | None:
+    """Why ENGINE cannot say this on this machine; None where it can."""
+    try:
+        name = DEFAULT if engine == "auto" else parse_engine(engine)
+    except UnknownEngine as error:
+        return str(error)
+    if name.precision == "fp32" or has_bfloat16():
+        return None
+    return f"{name} needs a CPU with bfloat16, which this one lacks; use auto or {name.engine}:fp32"
+
+
+if __name__ == "__main__":
+    # Asked by the front end, which imports no engine.
+    sys.stdout.write(problem_of(sys.argv[1]) or "")

@@ -4,21 +4,29 @@ Each checks the requests that Triton brings and runs all good ones at once. Impo
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from triton_models.backends.onnxruntime import image_selection, selection
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_selection import image_engine_for
-from triton_models.backends.onnxruntime.selection import engine_for
+from triton_models.backends.onnxruntime.selection import engine_for, fixed_engine
 from triton_models.tokens import WANTS_TOKENS, token_ids
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]
 """The inputs of requests to the answer of each, in their order."""
+
+
+Chosen = TypeVar("Chosen")
+Opened = TypeVar("Opened")
+
+log = logging.getLogger(__name__)
 
 
 class Tower(Protocol):
@@ -42,19 +50,48 @@ def open_tower(config: dict[str, Any], directory: Path, threads: int, *, gpu: bo
     return TextTower(directory, threads, inputs["name"], gpu=gpu)
 
 
+def opened(
+    choose: Callable[[bool], Chosen],
+    open_: Callable[[Chosen], Opened],
+    is_right: Callable[[Opened], bool],
+) -> tuple[Chosen, Opened]:
+    """What is chosen, and the model opened with it; where it fails or computes wrong, measured anew, once.
+
+    Wrong vectors must not be answered, not even to a check: Triton would keep them for the next engine.
+    choose: as `engine_for`, by whether anew. What ENGINE fixes is taken whatever it computes.
+
+    Raises:
+        RuntimeError, ImportError: the engine that was measured now cannot run the model.
+    """
+    chosen = choose(False)
+    try:
+        model = open_(chosen)
+        if fixed_engine() is not None or is_right(model):
+            return chosen, model
+        log.warning("the engine of this model differs from the reference, all are measured anew")
+    except (RuntimeError, ImportError) as error:
+        log.warning("the engine of this model does not run it, all are measured anew: %s", error)
+    chosen = choose(True)
+    return chosen, open_(chosen)
+
+
 class TextTower:
     """A text model; requests are int64 [b, L], each with its own b and L."""
 
     def __init__(self, directory: Path, threads: int, input_name: str, *, gpu: bool) -> None:
         record = _record(directory)
         # Weights in fp16 are for a GPU: there is no engine to choose.
-        chosen = engine_for(directory, threads, measured=not gpu and record.get("precision") != "fp16")
+        measured = not gpu and record.get("precision") != "fp16"
+        chosen, self._engine = opened(
+            lambda anew: engine_for(directory, threads, measured=measured, anew=anew),
+            lambda chosen: Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu),
+            lambda engine: not measured or selection.is_right(engine, directory),
+        )
         self.name = f"{chosen.engine} in {chosen.streams} streams"
         self._input = input_name
         self._vocab_size = record.get("vocab_size")
         self._planted_id = record.get("planted_id")
         self._has_tokens = record.get("token_dimensions") is not None
-        self._engine = Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu)
 
     def problem(self, rows: NDArray[Any]) -> str | None:
         """As `Tower.problem`."""
@@ -89,11 +126,14 @@ class ImageTower:
     def __init__(
         self, directory: Path, threads: int, input_name: str, shape: list[int], *, gpu: bool
     ) -> None:
-        engine = image_engine_for(directory, threads, gpu=gpu)
+        engine, self._engine = opened(
+            lambda anew: image_engine_for(directory, threads, gpu=gpu, anew=anew),
+            lambda name: ImageEngine(directory / "model.onnx", threads, name, gpu=gpu),
+            lambda model: gpu or image_selection.is_right(model, directory),
+        )
         self.name = str(engine)
         self._input = input_name
         self._shape = tuple(shape)
-        self._engine = ImageEngine(directory / "model.onnx", threads, engine, gpu=gpu)
 
     def problem(self, rows: NDArray[Any]) -> str | None:
         """As `Tower.problem`."""
