@@ -55,8 +55,8 @@ def test_a_slow_tokenizer_leaves_the_loop_free_and_is_left_in_time(tmp_path: Pat
         with pytest.raises(DeadlineExceeded):
             deadline = Deadline.of(1000, 60)
             await threads.encode(tokenizer.encode, texts, DEFAULT, "text", deadline, one_by_one=True)
-        deadline = Deadline.of(None, 60)
-        done = await threads.encode(tokenizer.encode, ["a", "b"], DEFAULT, "text", deadline, one_by_one=True)
+        later = Deadline.of(None, 60)
+        done = await threads.encode(tokenizer.encode, ["a", "b"], DEFAULT, "text", later, one_by_one=True)
         assert [row.tolist() for row in done.rows] == [[0], [1]]
         beating.cancel()
         threads.close()
