@@ -56,7 +56,7 @@ def test_a_slow_tokenizer_leaves_the_loop_free_and_is_left_in_time(tmp_path: Pat
             deadline = Deadline.of(1000, 60)
             await threads.encode(tokenizer.encode, texts, DEFAULT, "text", deadline, one_by_one=True)
         later = Deadline.of(None, 60)
-        done = await threads.encode(tokenizer.encode, ["a", "b"], DEFAULT, "text", later, one_by_one=True)
+        done = await threads.encode(tokenizer.encode, ["a", "b"], DEFAULT, "", later, one_by_one=True)
         assert [row.tolist() for row in done.rows] == [[0], [1]]
         beating.cancel()
         threads.close()
