@@ -52,8 +52,8 @@ def test_a_slow_tokenizer_leaves_the_loop_free_and_is_left_in_time(tmp_path: Pat
 
         beating = asyncio.create_task(beat())
         texts = [" " * 8000 + "a"] * 64
+        deadline = Deadline.of(1000, 60)
         with pytest.raises(DeadlineExceeded):
-            deadline = Deadline.of(1000, 60)
             await threads.encode(tokenizer.encode, texts, DEFAULT, "text", deadline, one_by_one=True)
         later = Deadline.of(None, 60)
         done = await threads.encode(tokenizer.encode, ["a", "b"], DEFAULT, "", later, one_by_one=True)
