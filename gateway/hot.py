@@ -6,7 +6,7 @@ FastAPI has the same routes (`routes.py`): for the documentation, for large bodi
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,20 +20,15 @@ from gateway.bodies import SMALL
 from gateway.callers import CALLER, Caller
 from gateway.dialects import openai
 from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
-from gateway.errors import InvalidInput, TooLarge, Unavailable, path_of, response_to
+from gateway.errors import InvalidInput, TooLarge, path_of, response_to
 from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
+from gateway.multimodal import both
 from gateway.references import Reference
 from gateway.services import Services
-from gateway.verified import ANSWERED
-
-Ask = Callable[[], Coroutine[Any, Any, Any]]
 
 PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 """What ends a task, and is no failure of it."""
-
-ASKED_AT_MOST = 3
-"""Times that both towers are asked until they are of one conversion; one taking over costs one."""
 
 
 async def infer(services: Services, body: InferRequest, start: float, media: str) -> Answer:
@@ -104,33 +99,6 @@ async def embed_images(
     return await services.image_embedder.embed(
         body.reference(), images, normalize=body.normalize is True, timeout_ms=body.timeout_ms
     )
-
-
-async def both(texts: Ask, images: Ask) -> tuple[Any, Any]:
-    """The two at once, by towers of one conversion; the first failure is raised as it was.
-
-    A new version of the model may take over between the two: then both are asked once more.
-    """
-    for _ in range(ASKED_AT_MOST):
-        pairs: set[str | None] = set()
-        ANSWERED.set(pairs)
-        answers = await _both(texts(), images())
-        if len(pairs) <= 1:
-            return answers
-    raise Unavailable("the model is being replaced; retry in a moment")
-
-
-async def _both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
-    """What fails first gives up the other: what of that has not gone to Triton is dropped."""
-    text, image = asyncio.create_task(texts), asyncio.create_task(images)
-    try:
-        await asyncio.wait({text, image}, return_when=asyncio.FIRST_EXCEPTION)
-        return await text, await image
-    finally:
-        for task in (text, image):
-            if not task.cancel() and not task.cancelled():
-                # Where both failed, only the text's error is raised.
-                task.exception()
 
 
 def asked(body: InferRequest | InferTextRequest) -> tuple[Reference, int] | None:

@@ -1,9 +1,8 @@
 """Texts to vectors: tokenise, send to Triton, put the answers in order.
 
 A small request goes out one text at a time, so that each text can hit Triton's response cache; a
-large one is grouped into rows of equal length, which needs no padding. Triton merges them all
-again in its dynamic batcher. Equal bytes always mean equal shape: the client marks the rows.
-How much of it is in Triton at a time, `admission.py` says.
+large one is grouped into rows of equal length, which needs no padding. Triton's dynamic batcher merges
+them all again. Equal bytes always mean equal shape: the client marks the rows. See also `admission.py`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -24,8 +24,9 @@ from gateway.routing import json, json_body, services, written
 from gateway.schemas import IMAGE_EXAMPLE, MODEL_EXAMPLE
 from gateway.services import Services
 from gateway.status import LoadedModel
-from gateway.text_options import InputType, TextOptions
+from gateway.text_options import TextOptions
 from triton_models.calls import REQUEST_ID
+from triton_models.prompts import InputType
 
 OWNER = "embedding-server"
 

@@ -36,7 +36,7 @@ from gateway.dialects.original_schemas import (
 from gateway.errors import InvalidInput, TooLarge
 from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
-from gateway.hot import both
+from gateway.multimodal import both
 from gateway.openapi import responses
 from gateway.references import Reference
 from gateway.routing import json, json_body, services

@@ -17,7 +17,7 @@ from gateway.embedding_schemas import Strings
 from gateway.errors import InvalidInput, TooLarge
 from gateway.fields import tell_as_asked
 from gateway.forms import Vectors
-from gateway.hot import both
+from gateway.multimodal import both
 from gateway.openapi import responses
 from gateway.request_body import Nested, RequestBody
 from gateway.routing import json, json_body, services

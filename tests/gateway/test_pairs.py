@@ -10,7 +10,7 @@ import pytest
 
 from gateway.catalog import manifests
 from gateway.errors import Unavailable
-from gateway.hot import both
+from gateway.multimodal import both
 from gateway.references import Reference
 from gateway.verified import ANSWERED
 from tests.conftest import Server
