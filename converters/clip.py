@@ -225,7 +225,8 @@ def _encode(
     vectors = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
-    again = encode(rows[:_REFERENCE_BATCH][::-1])[::-1]
+    # torch takes no array of negative strides.
+    again = encode(np.ascontiguousarray(rows[:_REFERENCE_BATCH][::-1]))[::-1]
     if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
         raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")
     return vectors

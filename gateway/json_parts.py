@@ -5,7 +5,6 @@ All of it works on a piece at a time, so that the interpreter's lock is held for
 
 import json
 import re
-import sys
 
 import numpy as np
 import orjson
@@ -127,18 +126,32 @@ class Texts:
             TooLarge: with those before, the strings take too much memory.
         """
         pieces: list[str] = []
-        start = 0
+        start, width, characters, counted = 0, 1, 0, 0
         while start < len(content):
             end = _cut(content, start)
             piece = _decoded(content[start:end])
             if piece is None:
                 return None
-            self._left -= sys.getsizeof(piece)
-            if self._left < 0:
-                raise TooLarge("the body's strings take too much memory; send fewer or shorter inputs")
+            # Joined, each character takes as much as the widest.
+            width = max(width, _width(piece))
             pieces.append(piece)
-            start = end
+            characters += len(piece)
+            self._take(width * characters - counted)
+            counted, start = width * characters, end
         return pieces[0] if len(pieces) == 1 else "".join(pieces)
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge("the body's strings take too much memory; send fewer or shorter inputs")
+
+
+def _width(text: str) -> int:
+    """Bytes that Python takes for each character: 1, 2 or 4, by the largest of them."""
+    if text.isascii():
+        return 1
+    largest = int(np.frombuffer(text.encode("utf-32-le"), np.uint32).max())
+    return 1 if largest < 0x100 else 2 if largest < 0x10000 else 4
 
 
 def too_many(of_what: str, most: int) -> TooLarge:

@@ -1,8 +1,11 @@
 """The application alone, without Triton: for what is decided before a model is asked."""
 
+from types import SimpleNamespace
+
 from starlette.testclient import TestClient
 
 from app import create_app
+from gateway.bodies import Bodies
 from gateway.settings import Settings
 
 ANOTHER = "https://elsewhere.example"
@@ -11,7 +14,10 @@ ANOTHER = "https://elsewhere.example"
 
 def asking(root_path: str = "", **settings: object) -> TestClient:
     """A client of the application with these settings, of which nothing is started."""
-    app = create_app(Settings(load_models=(), **settings))  # type: ignore[arg-type]
+    given = Settings(load_models=(), **settings)  # type: ignore[arg-type]
+    app = create_app(given)
+    # What reads bodies needs no start.
+    app.state.services = SimpleNamespace(bodies=Bodies(given.max_body_bytes, given.request_timeout))
     return TestClient(app, "http://127.0.0.1:8686", root_path=root_path, raise_server_exceptions=False)
 
 
