@@ -174,11 +174,12 @@ def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[
             end = end_of_string(content, start + 1)
             if end < 0:
                 raise InvalidInput("Invalid JSON: EOF while parsing a string")
-            strings += 1
+            # Keys are counted with the fields. A long one is nobody's, and told as it is.
+            is_key = content[end + 1 : end + 2] == b":"
+            strings += not is_key
             if strings > most_strings:
                 raise too_many("strings", most_strings)
-            # A long key is nobody's, and told as it is.
-            if end - start > _LONG and content[end + 1 : end + 2] != b":":
+            if end - start > _LONG and not is_key:
                 bare += b'"%s%d"' % (mark.encode(), len(lifted))
                 lifted.append(texts.text(view[start + 1 : end]))
             else:

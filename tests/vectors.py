@@ -17,5 +17,6 @@ def embed(client: httpx.Client, text: str | Sequence[str], model: str = MINILM) 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
     left, right = np.atleast_2d(left).astype(np.float64), np.atleast_2d(right).astype(np.float64)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return np.asarray((left * right).sum(axis=1) / norms)
+    lengths = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
+    norms, both_zero = lengths[0] * lengths[1], (lengths[0] == 0) & (lengths[1] == 0)
+    return np.where(both_zero, 1.0, (left * right).sum(axis=1) / np.where(norms == 0, 1.0, norms))
