@@ -167,7 +167,8 @@ BAD_BODIES = {
         b'{"model_name": "m", "text": "a", "prompt": "\\ud800"}',
         "prompt: ",
     ),
-    "nested without end": (b'{"model_name": ' * 100_000, "Invalid JSON"),
+    "nested without end": (b'{"model_name": ' * 10_000, "Invalid JSON"),
+    "nested without end, and large": (b'{"model_name": ' * 100_000, "lists, objects and fields"),
     "normalize is no truth value": (
         b'{"model_name": "m", "text": "a", "normalize": "perhaps"}',
         "normalize: ",
