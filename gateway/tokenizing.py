@@ -44,7 +44,9 @@ class Tokenizing:
 
         task = asyncio.get_running_loop().run_in_executor(self._threads, counted)
         try:
-            return await asyncio.wait_for(task, deadline.remaining())
+            # Not `wait_for`: in Python 3.11 it drops a cancellation that comes in the moment of the result.
+            async with asyncio.timeout(deadline.remaining()):
+                return await task
         except TimeoutError as error:
             raise too_late() from error
 
