@@ -61,6 +61,6 @@ def test_a_refusal_is_in_the_words_of_each_api() -> None:
         assert refused.status_code == 429
         body = refused.json()
         assert (body.get("error") if of == "code" else body)[of] == (
-            "rate_limited" if of == "code" else "overloaded"
+            "rate_limited" if of == "code" else "Overloaded"
         )
         assert int(refused.headers["retry-after"]) > 0
