@@ -38,6 +38,8 @@ PATIENCE = 0.5
 """Seconds for an answer to what may be no whole request."""
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
+_REFUSALS = ("501", "505")
+"""Of a method, a transfer coding or a version of HTTP: the client's faults, though they begin with a 5."""
 
 
 @dataclass
@@ -214,7 +216,8 @@ class Fuzzer:
             answer = b""
         found = [status.decode() for status in _STATUS.findall(answer)] if answer else ["closed"]
         self.report.statuses.setdefault(kind, Counter()).update(found)
-        if any(status.startswith("5") for status in found) or (is_whole and found == ["closed"]):
+        is_fault = any(status.startswith("5") and status not in _REFUSALS for status in found)
+        if is_fault or (is_whole and found == ["closed"]):
             self.report.faults.append(f"{found} to {content[:2000]!r}: {answer[:300]!r}")
 
     async def _exchange(self, content: bytes, is_whole: bool) -> bytes:

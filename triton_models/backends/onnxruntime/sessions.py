@@ -5,9 +5,11 @@ Imported by the backend's stub and by the converter. Knows nothing about batchin
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 # ONNX Runtime reports to its maker what is run, and opens a database for that when it is imported.
@@ -21,6 +23,11 @@ from triton_models.backends.onnxruntime.mixed_precision import keep_fp32_where_i
 
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
 """Outputs of a text model's graph: float32 [batch, D], and [total, H], which older and CLIP's graphs lack."""
+
+
+_first_run = Lock()
+"""The first run of a process sets up OpenVINO's bindings. Two at once would wait for each other for ever:
+one has a guard of C++ and waits for Python's lock, the other has that lock."""
 
 
 class UnknownEngine(ValueError):
@@ -139,17 +146,16 @@ class OpenVinoSession:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
-        if streams > 1:
-            # The first run of a process sets up OpenVINO's bindings. Two at once wait for each other for
-            # ever: one has a guard of C++ and waits for Python's lock, the other has that lock.
-            self.run(np.zeros(1, np.int64), np.ones(1, np.int32))
+        self._first_run: Lock | None = _first_run
 
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         """As `Session.run`."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
         request = self._requests.get()
         try:
-            request.infer(feed, share_inputs=True)
+            with self._first_run or nullcontext():
+                request.infer(feed, share_inputs=True)
+            self._first_run = None
             # The request's own memory, overwritten by the next run.
             result: NDArray[np.float32] = request.get_tensor(self._output).data.copy()
         finally:
