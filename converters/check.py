@@ -152,10 +152,6 @@ def verify(
         worst.see(cosines(together, samples.vectors[rows]), rows)
         worst_alone.see(cosines(together, alone[rows]), rows)
         report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")
-    if samples.planted_id is not None:
-        for number, rows in enumerate(batches[:_PLANTED_BATCHES]):
-            place = number % len(rows)
-            _check_planted(run(*samples.planted_batch(rows, place)), place, alone[rows], least)
     text = shorten(samples.texts[worst.row])
     if worst.cosine < least.reference:
         raise CheckFailed(
@@ -168,6 +164,10 @@ def verify(
             f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
             f"at least {least.alone} is needed, for the text {other}"
         )
+    if samples.planted_id is not None:
+        for number, rows in enumerate(batches[:_PLANTED_BATCHES]):
+            place = number % len(rows)
+            _check_planted(run(*samples.planted_batch(rows, place)), place, alone[rows], least)
     return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
 
 
