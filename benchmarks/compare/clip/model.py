@@ -5,7 +5,7 @@
     fixed77.onnx          the text tower as people export it: INT64 [batch, 77] in, FP32 [batch, 512] out
 
 Real weights cannot be had without a hub; a tower of the same shape costs the same. Usage: python -m
-benchmarks.clip.model DIRECTORY, in the project's environment.
+benchmarks.compare.clip.model DIRECTORY, in the project's environment.
 """
 
 import json

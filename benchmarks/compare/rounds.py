@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import processes
-from benchmarks.environments import MODEL, ROOT, WORK, model_files, offline, python
-from benchmarks.load import Outcome, closed_loop, open_loop
-from benchmarks.rows import OPEN_LOOP_SHARE, Load
-from benchmarks.servers import REPOSITORY, Running, Server, ServerFailed, running
-from benchmarks.soak import soak
-from benchmarks.texts import Texts
+from benchmarks.compare import processes
+from benchmarks.compare.environments import MODEL, ROOT, WORK, model_files, offline, python
+from benchmarks.compare.servers import REPOSITORY, Running, Server, ServerFailed, running
+from benchmarks.compare.soak import soak
+from benchmarks.compare.targets import OPEN_LOOP_SHARE, Load
+from benchmarks.compare.texts import Texts
+from benchmarks.loadtest.raw_http import Outcome, closed_loop, open_loop
 from triton_models.names import served_name
 
 SAMPLE_GLOSSES, SAMPLE_PASSAGES = 48, 16
@@ -57,7 +57,7 @@ def run_round(plan: Plan, number: int, texts: Texts) -> dict[str, dict[str, Any]
     measures: dict[str, dict[str, Any]] = {}
     say(f"round {number}: SentenceTransformer.encode in process")
     vectors_file = WORK / "vectors.npy"
-    reference = str(ROOT / "benchmarks" / "reference.py")
+    reference = str(ROOT / "benchmarks" / "compare" / "reference.py")
     measured = in_process(
         "plain", [reference, str(model_files()), str(inputs), str(plan.seconds), str(vectors_file)]
     )
@@ -78,7 +78,7 @@ def run_ceiling(plan: Plan, number: int, inputs: Path) -> dict[str, Any]:
     say(f"round {number}: the engine in process, no server")
     directory = version_directory()
     measured = in_process(
-        "", ["-m", "benchmarks.ceiling", str(directory), str(inputs), str(max(1.0, plan.seconds / 3))]
+        "", ["-m", "benchmarks.compare.ceiling", str(directory), str(inputs), str(max(1.0, plan.seconds / 3))]
     )
     say(f"  glosses {measured['glosses']['best']:,.0f}/s, passages {measured['passages']['best']:,.0f}/s")
     return {**measured, "single": {"ms": measured["single_ms"]}}

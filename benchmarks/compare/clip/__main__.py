@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.clip import report
-from benchmarks.clip.contestants import DIRECTORY, INFINITY, OURS
-from benchmarks.clip.rounds import run_round
-from benchmarks.environments import ROOT, WORK, InstallError, install, offline, python
-from benchmarks.machine import describe_machine
-from benchmarks.rounds import InProcessFailed, say
+from benchmarks.compare.clip import report
+from benchmarks.compare.clip.contestants import DIRECTORY, INFINITY, OURS
+from benchmarks.compare.clip.rounds import run_round
+from benchmarks.compare.environments import ROOT, WORK, InstallError, install, offline, python
+from benchmarks.compare.machine import describe_machine
+from benchmarks.compare.rounds import InProcessFailed, say
 
 QUICK_SECONDS, FULL_SECONDS = 3.0, 10.0
 FULL_ROUNDS = 5
@@ -54,7 +54,7 @@ def _make_model() -> None:
     if made.is_file():
         return
     say("making ViT-B-32 with random weights, for transformers and with fixed 77 tokens too (once) ...")
-    command = [str(python("")), "-m", "benchmarks.clip.model", str(DIRECTORY)]
+    command = [str(python("")), "-m", "benchmarks.compare.clip.model", str(DIRECTORY)]
     done = subprocess.run(command, cwd=ROOT, env=offline(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise InProcessFailed(done.stderr.strip()[-600:])

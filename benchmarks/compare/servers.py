@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environments import MODEL, ROOT, WORK, model_files, offline, python
-from benchmarks.load import HOST, exchange_once, post
+from benchmarks.compare.environments import MODEL, ROOT, WORK, model_files, offline, python
+from benchmarks.loadtest.raw_http import HOST, exchange_once, post
 
 START_SECONDS = 600
 """The first start of ours converts the model."""
@@ -117,14 +117,14 @@ SERVERS = (
         "plain",
         "sentence-transformers, plain FastAPI",
         "plain",
-        (str(ROOT / "benchmarks/peers/plain.py"), "{model}", "{port}"),
+        (str(ROOT / "benchmarks/compare/peers/plain.py"), "{model}", "{port}"),
         _PLAIN,
     ),
     Server(
         "fastembed",
         "fastembed, plain FastAPI",
         "fastembed",
-        (str(ROOT / "benchmarks/peers/fastembed_server.py"), "{onnx}", "{port}"),
+        (str(ROOT / "benchmarks/compare/peers/fastembed_server.py"), "{onnx}", "{port}"),
         _PLAIN,
     ),
 )

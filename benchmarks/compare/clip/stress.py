@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.clip.contestants import image_requests
-from benchmarks.clip.inputs import Inputs
-from benchmarks.load import HOST, closed_loop, exchange_once
-from benchmarks.servers import Running
+from benchmarks.compare.clip.contestants import image_requests
+from benchmarks.compare.clip.inputs import Inputs
+from benchmarks.compare.servers import Running
+from benchmarks.loadtest.raw_http import HOST, closed_loop, exchange_once
 
 CONNECTIONS = 16
 LARGE = (4000, 3000)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.clip.inputs import uris
-from benchmarks.environments import WORK
-from benchmarks.load import HOST
-from benchmarks.servers import Dialect, Running, Server, openai_vectors
+from benchmarks.compare.clip.inputs import uris
+from benchmarks.compare.environments import WORK
+from benchmarks.compare.servers import Dialect, Running, Server, openai_vectors
+from benchmarks.loadtest.raw_http import HOST
 
 DIRECTORY = WORK / "clip"
 REPOSITORY = DIRECTORY / "model_repository"
@@ -49,7 +49,7 @@ OURS = Server(
     load_route="/load_clip_model",
     load_body=MODEL,
 )
-WATCHED = replace(OURS, name="ours, watched", command=("-m", "benchmarks.clip.watched"))
+WATCHED = replace(OURS, name="ours, watched", command=("-m", "benchmarks.compare.clip.stall_server"))
 """The same with a clock on its event loop."""
 
 INFINITY = Server(

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.apis`: what other APIs and forms of the answer cost, on MiniLM and WordNet's glosses.
+"""What other APIs and forms of the answer cost, on MiniLM: `python -m benchmarks.studies.apis`.
 
 Every pair is measured in turns on one running server; a figure is a ratio within a round.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environments import MODEL, WORK, model_files
-from benchmarks.load import closed_loop, exchange_once, post
-from benchmarks.servers import SERVERS, running
-from benchmarks.texts import Library
+from benchmarks.compare.environments import MODEL, WORK, model_files
+from benchmarks.compare.servers import SERVERS, running
+from benchmarks.compare.texts import Library
+from benchmarks.loadtest.raw_http import closed_loop, exchange_once, post
 
 CONNECTIONS = 64
 BULK = 256
@@ -144,7 +144,7 @@ def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 def main() -> int:
     """Measure and print; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.apis", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m benchmarks.studies.apis", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.store`: what the inference store costs and gives; rows of inference_store/README.md.
+"""What the inference store costs and gives: `python -m benchmarks.studies.inference_store`.
 
 The server behind it is a played one that answers 1 KB at once, so that all time is the wire's and the
 store's. The load comes from perf_analyzer: `pip download tritonclient==2.45.0 --no-deps`, unzip it, and
@@ -125,7 +125,7 @@ def measure(analyzer: str, rounds: int, seconds: float) -> dict[str, list[float]
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         root = Path(name)
-        played = ["-m", "benchmarks.store", "--play"]
+        played = ["-m", "benchmarks.studies.inference_store", "--play"]
         _, target = running.enter_context(started(played, root / "target.log", re.compile(r"^(\d+)\n")))
 
         def store(label: str, *options: str) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def measure(analyzer: str, rounds: int, seconds: float) -> dict[str, list[float]
 
 def main() -> int:
     """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.inference_store", description=__doc__)
     parser.add_argument("--perf-analyzer", default="perf_analyzer", metavar="PATH")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.rows import Figure, Load, Round, rate
+from benchmarks.compare.targets import Figure, Load, Round, rate
 
 LOADS = (
     Load("captions", "64 connections, one caption", "captions", "captions", 64),

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.environments import HERE, python
-from benchmarks.rows import FIGURES, LOADS, Figure, Load, Round
-from benchmarks.servers import SERVERS
+from benchmarks.compare.environments import HERE, python
+from benchmarks.compare.servers import SERVERS
+from benchmarks.compare.targets import FIGURES, LOADS, Figure, Load, Round
 
 BEGIN, END = "<!-- results: written by benchmarks/run -->", "<!-- end of results -->"
 

@@ -4,10 +4,10 @@ import random
 import time
 from typing import Any
 
-from benchmarks import processes
-from benchmarks.load import closed_loop
-from benchmarks.servers import Dialect, Running
-from benchmarks.texts import Texts
+from benchmarks.compare import processes
+from benchmarks.compare.servers import Dialect, Running
+from benchmarks.compare.texts import Texts
+from benchmarks.loadtest.raw_http import closed_loop
 
 SETTLED_SECONDS = 60
 CHUNK_SECONDS = 10

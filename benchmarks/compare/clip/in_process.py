@@ -1,8 +1,8 @@
 """What the towers do with no server around them, decoding included; and the reference vectors.
 
-    python -m benchmarks.clip.in_process open_clip DIRECTORY ROUND SECONDS
-    python -m benchmarks.clip.in_process engine DIRECTORY ROUND SECONDS VERSION_DIRECTORY
-    python -m benchmarks.clip.in_process fixed77 DIRECTORY ROUND SECONDS
+    python -m benchmarks.compare.clip.in_process open_clip DIRECTORY ROUND SECONDS
+    python -m benchmarks.compare.clip.in_process engine DIRECTORY ROUND SECONDS VERSION_DIRECTORY
+    python -m benchmarks.compare.clip.in_process fixed77 DIRECTORY ROUND SECONDS
 
 `open_clip` goes first: it writes reference.npz, which the others are compared with. The last line printed is
 JSON.
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.clip.inputs import Inputs, sample
+from benchmarks.compare.clip.inputs import Inputs, sample
 from triton_models.accuracy import LEAST_COSINE, cosines
 
 CORES = len(os.sched_getaffinity(0))
@@ -93,7 +93,7 @@ def rate(work: Callable[[], Any], seconds: float) -> tuple[float, Any]:
 
 def measure_open_clip(directory: Path, inputs: Inputs, seconds: float) -> dict[str, Any]:
     """encode_image with open_clip's own transform, and encode_text with its tokenizer."""
-    from benchmarks.clip.model import CHECKPOINT, NAME, create, open_clip, torch
+    from benchmarks.compare.clip.model import CHECKPOINT, NAME, create, open_clip, torch
 
     torch.set_num_threads(CORES)
     model = create(directory / "sources" / CHECKPOINT)
@@ -162,7 +162,7 @@ def measure_fixed77(directory: Path, inputs: Inputs, seconds: float) -> dict[str
     """The text tower with all 77 tokens on ONNX Runtime in fp32, tokenising not counted."""
     import onnxruntime
 
-    from benchmarks.clip.model import NAME, open_clip
+    from benchmarks.compare.clip.model import NAME, open_clip
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = CORES

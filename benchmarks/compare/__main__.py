@@ -11,13 +11,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.environments import HERE, ROOT, WORK, InstallError, install, model_files, offline, python
-from benchmarks.machine import describe_machine
-from benchmarks.rounds import InProcessFailed, Plan, run_round, say
-from benchmarks.rows import LOADS, Load, Round
-from benchmarks.servers import ONNX, SERVERS, Server
-from benchmarks.texts import Library, TextsMissing
+from benchmarks.compare import report
+from benchmarks.compare.environments import (
+    HERE,
+    ROOT,
+    WORK,
+    InstallError,
+    install,
+    model_files,
+    offline,
+    python,
+)
+from benchmarks.compare.machine import describe_machine
+from benchmarks.compare.rounds import InProcessFailed, Plan, run_round, say
+from benchmarks.compare.servers import ONNX, SERVERS, Server
+from benchmarks.compare.targets import LOADS, Load, Round
+from benchmarks.compare.texts import Library, TextsMissing
 
 NEEDS_SINGLES = {"open", "repeated"}
 QUICK_SECONDS, FULL_SECONDS = 3.0, 10.0

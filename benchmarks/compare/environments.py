@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT / "benchmarks"
-VENVS = HERE / ".venvs"
-WORK = HERE / ".work"
+ROOT = Path(__file__).resolve().parent.parent.parent
+HERE = ROOT / "benchmarks" / "compare"
+VENVS = ROOT / "benchmarks" / ".venvs"
+WORK = ROOT / "benchmarks" / ".work"
 """Everything that a run makes and the next may reuse: the served repository, logs, exported models."""
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

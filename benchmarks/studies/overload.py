@@ -1,4 +1,4 @@
-"""`python -m benchmarks.overload`: what more load than the model can do does to throughput and latencies.
+"""What too much load does to throughput and latency: `python -m benchmarks.studies.overload`.
 
 It asks a running server. In rounds: the capacity, in a closed loop, and a multiple of it in an open loop,
 whatever the answers. An overload is compared with the capacities just before and after it, since machines
@@ -243,7 +243,7 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
 def main() -> int:
     """Measure and print; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overload", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m benchmarks.studies.overload", description=(__doc__ or "").partition("\n")[0]
     )
     default = Settings()
     parser.add_argument("--url", default=default.url)
@@ -268,7 +268,7 @@ def main() -> int:
     try:
         found = measure(settings, options.factor, options.seconds, options.bulk, options.rounds)
     except (BenchmarkError, OSError) as error:
-        print(f"benchmarks.overload: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.overload: {error}", file=sys.stderr)
         return 1
     print("\n".join(table(found)))
     print(json.dumps(found))

@@ -1,6 +1,6 @@
 """The in-process ceiling: the engine that serves, on the same packed model and texts, no server around it.
 
-Usage: python -m benchmarks.ceiling VERSION_DIRECTORY TEXTS.json SECONDS
+Usage: python -m benchmarks.compare.ceiling VERSION_DIRECTORY TEXTS.json SECONDS
 TEXTS.json holds {"glosses", "passages", "singles"}: lists of texts. The last line printed is JSON.
 """
 

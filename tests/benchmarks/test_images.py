@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.loadtest.images import BuiltInImages, data_uri
+from tests.benchmarks.test_benchmark import ORIGINAL_LINES, SMALL, benchmark, server
 from tests.played_server import Played
-from tests.test_benchmark import ORIGINAL_LINES, SMALL, benchmark, server
 
 __all__ = ["server"]
 

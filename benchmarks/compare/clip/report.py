@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clip.contestants import INFINITY, OURS
-from benchmarks.clip.rounds import Measures
-from benchmarks.clip.rows import FIGURES, LOADS, STRAINS
-from benchmarks.report import (
+from benchmarks.compare.clip.contestants import INFINITY, OURS
+from benchmarks.compare.clip.rounds import Measures
+from benchmarks.compare.clip.targets import FIGURES, LOADS, STRAINS
+from benchmarks.compare.report import (
     Summary,
     extent,
     figure_table,

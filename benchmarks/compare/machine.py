@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import ROOT, versions
-from benchmarks.servers import Server
+from benchmarks.compare.environments import ROOT, versions
+from benchmarks.compare.servers import Server
 
 _PACKAGES = (
     *(

@@ -6,15 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import processes
-from benchmarks.clip import strain
-from benchmarks.clip.contestants import DIRECTORY, MODEL, REPOSITORY, WATCHED, for_images, image_requests
-from benchmarks.clip.inputs import Inputs, sample, uris
-from benchmarks.clip.rows import LOADS
-from benchmarks.load import closed_loop
-from benchmarks.rounds import LEAST_COSINE, describe, grouped, in_process, measure, say
-from benchmarks.rows import Load
-from benchmarks.servers import Running, Server, ServerFailed, running
+from benchmarks.compare import processes
+from benchmarks.compare.clip import stress
+from benchmarks.compare.clip.contestants import (
+    DIRECTORY,
+    MODEL,
+    REPOSITORY,
+    WATCHED,
+    for_images,
+    image_requests,
+)
+from benchmarks.compare.clip.inputs import Inputs, sample, uris
+from benchmarks.compare.clip.targets import LOADS
+from benchmarks.compare.rounds import LEAST_COSINE, describe, grouped, in_process, measure, say
+from benchmarks.compare.servers import Running, Server, ServerFailed, running
+from benchmarks.compare.targets import Load
+from benchmarks.loadtest.raw_http import closed_loop
 from triton_models.calls import image_request
 from triton_models.names import clip_served_names
 from triton_models.repository import Repository
@@ -34,10 +41,10 @@ def run_round(servers: Sequence[Server], number: int, seconds: float) -> Measure
     share = seconds / 3
     say(f"round {number}: open_clip in process")
     arguments = [str(DIRECTORY), str(number), str(share)]
-    open_clip = in_process("", ["-m", "benchmarks.clip.in_process", "open_clip", *arguments])
+    open_clip = in_process("", ["-m", "benchmarks.compare.clip.in_process", "open_clip", *arguments])
     say(f"  {open_clip['images']['best']:.1f} images/s, {open_clip['captions']:.0f} captions/s")
     say(f"round {number}: the text tower with fixed 77 tokens on ONNX Runtime in process")
-    fixed = in_process("", ["-m", "benchmarks.clip.in_process", "fixed77", *arguments])
+    fixed = in_process("", ["-m", "benchmarks.compare.clip.in_process", "fixed77", *arguments])
     say(f"  {fixed['best']:.1f} captions/s")
     measures: Measures = {
         "open_clip": {"images": open_clip["images"], "captions": {"rate": open_clip["captions"]}},
@@ -49,7 +56,7 @@ def run_round(servers: Sequence[Server], number: int, seconds: float) -> Measure
             measures["ours"] |= _strains(number, inputs, seconds)
             say(f"round {number}: the engines in process")
             version = Repository(REPOSITORY).version_dir(clip_served_names(**MODEL).image)
-            command = ["-m", "benchmarks.clip.in_process", "engine", *arguments, str(version)]
+            command = ["-m", "benchmarks.compare.clip.in_process", "engine", *arguments, str(version)]
             measures["engine"] = {"images": in_process("", command)}
             say(f"  {measures['engine']['images']['best']:.1f} images/s")
     return measures
@@ -78,7 +85,7 @@ def _strains(number: int, inputs: Inputs, seconds: float) -> dict[str, Any]:
     say(f"round {number}: this server with a clock on its event loop")
     try:
         with running(WATCHED) as up:
-            found = {"stall": strain.stall(up, inputs, seconds), "memory": strain.memory(up, inputs)}
+            found = {"stall": stress.stall(up, inputs, seconds), "memory": stress.memory(up, inputs)}
     except (ServerFailed, OSError) as error:
         reason = {"failure": str(error) or repr(error)}
         return {"stall": reason, "memory": reason}
