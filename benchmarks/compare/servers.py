@@ -14,31 +14,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compare.environments import MODEL, ROOT, WORK, model_files, offline, python
-from benchmarks.loadtest.raw_http import HOST, exchange_once, post
+from benchmarks.compare.environments import PEERS, ROOT, WORK, model_files, offline, python
+from benchmarks.loadtest.connection import head, with_body
+from benchmarks.loadtest.server import ask
+from benchmarks.loadtest.settings import DEFAULT_MODEL as MODEL
 
-START_SECONDS = 600
-"""The first start of ours converts the model."""
-
+HOST = "127.0.0.1"
+JSON = {"Content-Type": "application/json"}
+TIMEOUT_SECONDS = 600.0
+"""Of a start, too: the first start of ours converts the model."""
 
 READY_ANSWERS = 8
+ONNX = WORK / "onnx"
 
 
 class ServerFailed(Exception):
-    """A server did not come up; the text is the end of its log."""
+    """A server did not start; the text is the end of its log."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """A route and the JSON on both sides of it."""
+    """A route, and how bodies are written and answers are read."""
 
     route: str
     body: Callable[[Sequence[str]], dict[str, Any]]
     vectors: Callable[[Any], list[list[float]]]
 
-    def request(self, texts: Sequence[str]) -> bytes:
-        """One HTTP request for these texts."""
-        return post(self.route, json.dumps(self.body(texts), ensure_ascii=False).encode())
+    def content(self, inputs: Sequence[str]) -> bytes:
+        """Write the body of a request for these inputs."""
+        return json.dumps(self.body(inputs), ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
@@ -51,82 +55,93 @@ class Server:
     """Name of its virtual environment; "" is the project's own."""
     command: tuple[str, ...]
     """Arguments after the interpreter; {port}, {model} and {onnx} are filled in."""
-    dialect: Dialect
+    text: Dialect
+    image: Dialect | None = None
     variables: dict[str, str] = field(default_factory=dict)
     directory: Path = ROOT
     load_route: str | None = None
-    """Answers once the model serves and has been checked; without it, the first answer is enough."""
-    load_body: dict[str, str] = field(default_factory=lambda: {"model_name": MODEL})
+    """Answers once the model is ready and checked; without a route, the first vector is enough."""
+    load_body: dict[str, str] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's."""
+        """Whether it is this project's server."""
         return not self.environment
 
+    @property
+    def repository(self) -> Path:
+        """Our server's model repository."""
+        return Path(self.variables["MODEL_REPOSITORY"])
 
-def openai_vectors(answer: Any) -> list[list[float]]:  # noqa: ANN401 - parsed JSON
-    """Of an answer of OpenAI's embeddings route."""
-    return [item["embedding"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))]
+
+def ours_dialect(route: str, field: str, model: dict[str, str]) -> Dialect:
+    """Return the dialect of one of our routes that takes a single kind of input."""
+    return Dialect(
+        route,
+        lambda inputs: {**model, field: inputs[0] if len(inputs) == 1 else list(inputs)},
+        lambda answer: list(answer["embedding"]),
+    )
 
 
-_OURS = Dialect(
-    "/infer_text",
-    lambda texts: {"model_name": MODEL, "text": texts[0] if len(texts) == 1 else list(texts)},
-    lambda answer: list(answer["embedding"]),
-)
-_OPENAI = Dialect("/embeddings", lambda texts: {"model": "minilm", "input": list(texts)}, openai_vectors)
-_PLAIN = Dialect("/embed", lambda texts: {"text": list(texts)}, lambda answer: list(answer["embedding"]))
+def openai_dialect(model: str, **fields: str) -> Dialect:
+    """Return the dialect of OpenAI's embeddings route, as infinity-emb has it."""
+    return Dialect(
+        "/embeddings",
+        lambda inputs: {"model": model, "input": list(inputs), **fields},
+        lambda answer: [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])],
+    )
 
-REPOSITORY = WORK / "model_repository"
-ONNX = WORK / "onnx"
-_OUR_VARIABLES = {"MODEL_REPOSITORY": str(REPOSITORY), "LOAD_MODELS": MODEL, "PORT": "{port}", "HOST": HOST}
-_LOAD = "/load_sentence_transformer_model"
-_INFINITY = (
-    *("-c", "from infinity_emb.cli import cli; cli()", "v2", "--served-model-name", "minilm"),
-    *("--host", HOST, "--port", "{port}"),
-)
 
-SERVERS = (
-    Server("ours", "this server", "", ("app.py",), _OURS, _OUR_VARIABLES, load_route=_LOAD),
-    Server(
-        "ours-2-workers",
-        "this server, 2 front ends",
+def infinity_command(name: str, model: str, engine: str, *more: str) -> tuple[str, ...]:
+    """Return the arguments that start infinity-emb with a model under a name."""
+    start = ("-c", "from infinity_emb.cli import cli; cli()", "v2", "--served-model-name", name)
+    return (*start, "--host", HOST, "--port", "{port}", "--model-id", model, "--engine", engine, *more)
+
+
+def _ours(name: str, title: str, **variables: str) -> Server:
+    own = {"MODEL_REPOSITORY": f"{WORK}/model_repository", "LOAD_MODELS": MODEL}
+    model = {"model_name": MODEL}
+    return Server(
+        name,
+        title,
         "",
         ("app.py",),
-        _OURS,
-        {**_OUR_VARIABLES, "WEB_CONCURRENCY": "2"},
-        load_route=_LOAD,
-    ),
+        ours_dialect("/infer_text", "text", model),
+        variables={**own, "PORT": "{port}", "HOST": HOST, **variables},
+        load_route="/load_sentence_transformer_model",
+        load_body=model,
+    )
+
+
+def _plain(name: str, title: str, model: str) -> Server:
+    dialect = Dialect("/embed", lambda texts: {"text": list(texts)}, lambda answer: list(answer["embedding"]))
+    return Server(name, title, name, (f"{PEERS}/plain_server.py", name, model, "{port}"), dialect)
+
+
+# With an absolute path optimum-onnx does not find the file that infinity names.
+_OPTIMUM = infinity_command("minilm", ".", "optimum", "--pooling-method", "mean")
+
+OURS = _ours("ours", "this server")
+SERVERS = (
+    OURS,
+    _ours("ours-2-workers", "this server, 2 front ends", WEB_CONCURRENCY="2"),
     Server(
         "infinity",
         "infinity-emb, torch",
         "infinity",
-        (*_INFINITY, "--model-id", "{model}", "--engine", "torch"),
-        _OPENAI,
+        infinity_command("minilm", "{model}", "torch"),
+        openai_dialect("minilm"),
     ),
     Server(
         "infinity-optimum",
         "infinity-emb, optimum",
         "infinity",
-        # With an absolute path optimum-onnx does not find the file that infinity names.
-        (*_INFINITY, "--model-id", ".", "--engine", "optimum", "--pooling-method", "mean"),
-        _OPENAI,
+        _OPTIMUM,
+        openai_dialect("minilm"),
         directory=ONNX,
     ),
-    Server(
-        "plain",
-        "sentence-transformers, plain FastAPI",
-        "plain",
-        (str(ROOT / "benchmarks/compare/peers/plain.py"), "{model}", "{port}"),
-        _PLAIN,
-    ),
-    Server(
-        "fastembed",
-        "fastembed, plain FastAPI",
-        "fastembed",
-        (str(ROOT / "benchmarks/compare/peers/fastembed_server.py"), "{onnx}", "{port}"),
-        _PLAIN,
-    ),
+    _plain("plain", "sentence-transformers, plain FastAPI", "{model}"),
+    _plain("fastembed", "fastembed, plain FastAPI", "{onnx}"),
 )
 
 
@@ -138,23 +153,50 @@ class Running:
     port: int
     pid: int
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Vectors of the texts by one request, [n, D].
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return HOST, self.port
+
+    def dialect(self, kind: str) -> Dialect:
+        """Return the dialect for a kind of input."""
+        dialect = self.server.image if kind == "images" else self.server.text
+        assert dialect is not None
+        return dialect
+
+    def request(self, kind: str, inputs: Sequence[str]) -> bytes:
+        """Build one request for these inputs, as the bytes that go over the wire."""
+        dialect = self.dialect(kind)
+        return with_body(head(self.address, dialect.route, JSON), dialect.content(inputs))
+
+    def exchange(self, method: str, route: str, content: bytes | None = None, **headers: str) -> bytes:
+        """Send one request over a connection of its own and return the body of the answer.
 
         Raises:
-            OSError: no answer, or another status than 200.
+            OSError: There is no answer of status 200.
         """
-        dialect = self.server.dialect
-        answer = json.loads(exchange_once(self.port, dialect.request(texts)))
-        return np.array(dialect.vectors(answer))
+        status, answer = ask(self.address, method, route, content, {**JSON, **headers}, TIMEOUT_SECONDS)
+        if status != 200:
+            raise ConnectionError(f"HTTP {status} : {answer[:200].decode(errors='replace')}")
+        return answer
+
+    def embed(self, kind: str, inputs: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of the inputs, float32 [n, D], by one request.
+
+        Raises:
+            OSError: There is no answer of status 200.
+        """
+        dialect = self.dialect(kind)
+        answer = self.exchange("POST", dialect.route, dialect.content(inputs))
+        return np.array(dialect.vectors(json.loads(answer)), np.float32)
 
 
 @contextmanager
 def running(server: Server) -> Iterator[Running]:
-    """Start it on a free port of the loopback interface, wait until it answers, end it and all of its own.
+    """Start a server on a free port of the loopback interface, and end it afterwards.
 
     Raises:
-        ServerFailed: it ended or did not answer.
+        ServerFailed: It ended, or did not answer in time.
     """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -176,21 +218,23 @@ def running(server: Server) -> Iterator[Running]:
         _wait(process, up, log)
         yield up
     finally:
-        _end(process)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait(process: "subprocess.Popen[bytes]", up: Running, log: Path) -> None:
-    """Until it embeds; several times, since each of several workers comes up by itself."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    """Wait until it embeds several times, since each of several front ends starts by itself."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             if up.server.load_route:
-                body = json.dumps(up.server.load_body).encode()
-                exchange_once(up.port, post(up.server.load_route, body))
+                up.exchange("POST", up.server.load_route, json.dumps(up.server.load_body).encode())
             for _ in range(READY_ANSWERS):
-                up.embed(["ready"])
+                up.embed("text", ["ready"])
         except OSError as error:
             # Not listening yet, or not ready; a refused model does not become better by waiting.
             if " 422 " in str(error):
@@ -199,12 +243,3 @@ def _wait(process: "subprocess.Popen[bytes]", up: Running, log: Path) -> None:
         else:
             return
     raise ServerFailed(log.read_text(encoding="utf-8", errors="replace").strip()[-600:])
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

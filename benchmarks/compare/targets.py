@@ -1,134 +1,188 @@
-"""The loads, and the figures that must hold: one row of the table each."""
+"""The loads of a comparison, and the figures that must hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Round = dict[str, dict[str, dict[str, Any]]]
-"""Measures of one round: contestant (a server, "ceiling" or "encode"), load, measure."""
+from benchmarks.compare.servers import SERVERS, Server
+
+Round = dict[str, dict[str, Any]]
+"""Measures of one round: contestant (a server, "ceiling", "encode"), load, measure."""
+
+Value = Callable[[Round], Any]
+"""Reads a value from one round; raises KeyError or TypeError where a part of it was not measured."""
 
 OPEN_LOOP_SHARE = 0.7
 
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop of so many connections, unless `open_loop`; texts are a field of texts.Texts."""
+    """A closed loop of `connections`, or an open loop."""
 
     name: str
     title: str
-    texts: str
-    warm_up: str
+    kind: str
+    """Of the inputs, as `inputs.Inputs` knows it."""
+    number: int
+    """Inputs made for it; the load ends early with them."""
     connections: int
-    texts_per_request: int = 1
+    per_request: int = 1
     open_loop: bool = False
-
-
-LOADS = (
-    Load("singles", "64 connections, one unique gloss", "singles", "warm_up", 64),
-    Load("bulk", "2 connections, 256 unique glosses", "bulk", "warm_up", 2, 256),
-    Load("passages", "16 connections, passages of 100 to 400 tokens", "passages", "passages_warm_up", 16),
-    Load("latency", "1 connection, one unique gloss", "latency", "warm_up", 1),
-    Load("open", "open loop at 70 % of the highest rate", "open_loop", "warm_up", 64, open_loop=True),
-    Load("repeated", "64 connections, 500 distinct glosses", "repeated", "repeated", 64),
-)
+    distinct: int | None = None
+    """Draw each request from so many inputs, all of which are sent once before."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure that must hold.
-
-    value: reads it out of one round; KeyError where a part of it was not measured.
-    """
+    """One figure that must hold."""
 
     load: str
     title: str
     limit: float
-    at_least: bool
     unit: str
-    value: Callable[[Round], float]
+    value: Value
+    at_least: bool = True
     aim: float | None = None
     servers: tuple[str, ...] = ("ours",)
-    """Whose load it takes: void where it is void for one of them."""
+    """The figure is void if its load is void for one of these."""
 
     def holds(self, value: float) -> bool:
-        """Whether the limit is kept."""
+        """Return whether the value keeps the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Everything by which the comparison of text models and that of CLIP differ."""
+
+    file: str
+    """Of the results, without its ending."""
+    markers: tuple[str, str]
+    """Between them the tables stand in docs/benchmarks.md."""
+    servers: Sequence[Server]
+    loads: Sequence[Load]
+    figures: Sequence[Figure]
+    titles: Mapping[str, str]
+    """Of loads that only our server gets."""
+    samples: Mapping[str, Sequence[str]]
+    """Kinds of the inputs whose vectors are compared, by column of the table."""
+    unit: str
+    in_process: Callable[[Sequence[Round]], dict[str, Value]]
+    """Rows of the table of measurements without a server."""
+    panels: Sequence[tuple[str, str, str, str | None]] = ()
+    """Of the picture: load, title, unit, and the row in process that is drawn as a line."""
+
+
 def rate(measures: Round, who: str, load: str) -> float:
-    """Texts a second."""
+    """Return inputs a second."""
     return float(measures[who][load]["texts_per_second"])
 
 
-def _ratio(load: str, peer: str) -> Callable[[Round], float]:
-    """Ours in texts a second, over a peer's in the same round."""
+def ours(load: str, name: str) -> Value:
+    """Return the reader of one measure of our server."""
+    return lambda measures: float(measures["ours"][load][name])
+
+
+def _ratio(load: str, peer: str) -> Value:
     return lambda measures: rate(measures, "ours", load) / rate(measures, peer, load)
 
 
-def _share(load: str) -> Callable[[Round], float]:
-    kind = "passages" if load == "passages" else "glosses"
+def _share(load: str, kind: str = "glosses") -> Value:
     return lambda measures: rate(measures, "ours", load) / float(measures["ceiling"][kind]["best"])
 
 
-def _over_in_process(measures: Round) -> float:
-    return float(measures["ours"]["latency"]["p50"]) - float(measures["ceiling"]["single"]["ms"])
-
-
-def _rate_per_two_cores(measures: Round) -> float:
-    cores = float(measures["machine"]["cpu"]["cores"])
-    return rate(measures, "ours", "repeated") * 2 / cores
-
-
-_WITH_INFINITY = ("ours", "infinity")
+LOADS = (
+    Load("singles", "64 connections, one unique gloss", "definitions", 32_000, 64),
+    Load("bulk", "2 connections, 256 unique glosses", "definitions", 26_624, 2, 256),
+    Load("passages", "16 connections, passages of 100 to 400 tokens", "passages", 4_600, 16),
+    Load("latency", "1 connection, one unique gloss", "definitions", 10_000, 1),
+    Load("open", "open loop at 70 % of the highest rate", "definitions", 32_000, 64, open_loop=True),
+    Load("repeated", "64 connections, 500 distinct glosses", "definitions", 200_000, 64, distinct=500),
+)
+_INFINITY: dict[str, Any] = {"servers": ("ours", "infinity")}
 
 FIGURES = (
+    Figure("singles", "over infinity-emb torch", 7, "x", _ratio("singles", "infinity"), aim=10, **_INFINITY),
+    Figure("singles", "of the in-process ceiling", 0.65, "", _share("singles"), aim=0.8),
+    Figure("bulk", "over SentenceTransformer.encode", 4, "x", _ratio("bulk", "encode")),
+    Figure("bulk", "of the in-process ceiling", 0.85, "", _share("bulk")),
+    Figure("passages", "over infinity-emb torch", 2.5, "x", _ratio("passages", "infinity"), **_INFINITY),
     Figure(
-        "singles", "over infinity-emb torch", 7, True, "x", _ratio("singles", "infinity"), 10, _WITH_INFINITY
+        "latency",
+        "p50 over the in-process time",
+        1,
+        "ms",
+        lambda m: ours("latency", "p50")(m) - float(m["ceiling"]["single_ms"]),
+        at_least=False,
     ),
-    Figure("singles", "of the in-process ceiling", 0.65, True, "", _share("singles"), 0.8),
-    Figure("bulk", "over SentenceTransformer.encode", 4, True, "x", _ratio("bulk", "encode")),
-    Figure("bulk", "of the in-process ceiling", 0.85, True, "", _share("bulk")),
-    Figure(
-        "passages",
-        "over infinity-emb torch",
-        2.5,
-        True,
-        "x",
-        _ratio("passages", "infinity"),
-        servers=_WITH_INFINITY,
-    ),
-    Figure("latency", "p50 over the in-process time", 1, False, "ms", _over_in_process),
     Figure(
         "repeated",
         "over the unique rate",
         4,
-        True,
         "x",
-        lambda measures: rate(measures, "ours", "repeated") / rate(measures, "ours", "singles"),
+        lambda m: rate(m, "ours", "repeated") / rate(m, "ours", "singles"),
     ),
-    Figure("repeated", "requests/s per 2 cores", 4000, True, "", _rate_per_two_cores),
+    Figure(
+        "repeated",
+        "requests/s per 2 cores",
+        4000,
+        "",
+        lambda m: rate(m, "ours", "repeated") * 2 / float(m["machine"]["cpu"]["cores"]),
+    ),
     Figure(
         "open",
         "p99 over p50",
         5,
-        False,
         "x",
-        lambda measures: float(measures["ours"]["open"]["p99"]) / float(measures["ours"]["open"]["p50"]),
+        lambda m: ours("open", "p99")(m) / ours("open", "p50")(m),
+        at_least=False,
     ),
     Figure(
         "singles",
         "front end CPU per request",
         0.35,
-        False,
         "ms",
-        lambda measures: float(measures["ours"]["singles"]["front_end_cpu_ms"]),
+        ours("singles", "front_end_cpu_ms"),
+        at_least=False,
     ),
     Figure(
         "soak",
         "memory at the end over that after a minute",
         1.05,
-        False,
         "x",
-        lambda measures: float(measures["ours"]["soak"]["growth"]),
+        ours("soak", "growth"),
+        at_least=False,
+    ),
+)
+
+
+def _in_process(_rounds: Sequence[Round]) -> dict[str, Value]:
+    return {
+        "chosen engine": lambda m: m["ceiling"]["engine"],
+        "engine, glosses": lambda m: m["ceiling"]["glosses"]["best"],
+        "engine, passages": lambda m: m["ceiling"]["passages"]["best"],
+        "engine, one gloss, ms": lambda m: m["ceiling"]["single_ms"],
+        "SentenceTransformer.encode, glosses": lambda m: rate(m, "encode", "bulk"),
+        "SentenceTransformer.encode, one gloss, ms": lambda m: m["encode"]["latency"]["p50"],
+    }
+
+
+TEXTS = Comparison(
+    file="benchmarks",
+    markers=("<!-- results: written by benchmarks/run -->", "<!-- end of results -->"),
+    servers=SERVERS,
+    loads=LOADS,
+    figures=FIGURES,
+    titles={"soak": "mixed load for long"},
+    samples={"least cosine": ("definitions", "passages")},
+    unit="Texts",
+    in_process=_in_process,
+    panels=(
+        ("singles", "64 connections, one unique gloss", "texts/s", "engine, glosses"),
+        ("bulk", "2 connections, 256 unique glosses", "texts/s", "engine, glosses"),
+        ("passages", "16 connections, passages", "texts/s", "engine, passages"),
+        ("repeated", "64 connections, 500 distinct glosses", "texts/s", None),
+        ("latency", "1 connection, one unique gloss: p50", "ms", "engine, one gloss, ms"),
+        ("open", "open loop at 70 % of its own highest rate: p50 to p99", "ms", None),
     ),
 )

@@ -1,10 +1,11 @@
 """One HTTP/1.1 keep-alive connection, as cheap as Python allows: no event loop, no header dictionary.
 
-It knows nothing of when requests are sent, nor of what an answer means.
+It does not know when requests are sent, nor what an answer means.
 """
 
 import re
 import socket
+from collections.abc import Mapping
 from typing import NamedTuple
 
 CONNECT_TIMEOUT = 10.0
@@ -14,7 +15,7 @@ _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 
 
 class AnswerError(Exception):
-    """What came back is not an answer that this client reads; the text says why."""
+    """An answer that this client cannot use; the text says why."""
 
 
 class Stale(Exception):
@@ -41,6 +42,7 @@ class Connection:
         "_unsent",
         "address",
         "due",
+        "ended",
         "quota",
         "request",
         "retried",
@@ -54,6 +56,7 @@ class Connection:
         self.request: bytes | None = None
         self.due = 0.0
         self.sent = 0.0
+        self.ended = 0.0
         self.quota = 0
         self.retried = False
         self._kept = False
@@ -65,7 +68,7 @@ class Connection:
         """Connect.
 
         Raises:
-            OSError: there is no connection to be had.
+            OSError: The server cannot be reached.
         """
         made = socket.create_connection(self.address, timeout=CONNECT_TIMEOUT)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -75,16 +78,16 @@ class Connection:
         return made
 
     def close(self) -> None:
-        """Disconnect and forget what was on its way."""
+        """Disconnect, and forget the request and the answer under way."""
         if self.socket is not None:
             self.socket.close()
         self.socket = self._partial = self._answer = self._unsent = None
 
     def send(self, request: bytes) -> bool:
-        """Send a request as far as the socket takes it; true when it is all sent.
+        """Send as much of a request as the socket takes; true when all of it is sent.
 
         Raises:
-            OSError: the connection is broken.
+            OSError: The connection is broken.
         """
         assert self.socket is not None
         self.request = request
@@ -98,10 +101,10 @@ class Connection:
         return False
 
     def send_rest(self) -> bool:
-        """Send more of a request that did not go at once; true when it is all sent.
+        """Send more of a request that was sent in part; true when all of it is sent.
 
         Raises:
-            OSError: the connection is broken.
+            OSError: The connection is broken.
         """
         assert self.socket is not None
         if self._unsent is not None:
@@ -115,12 +118,14 @@ class Connection:
         return True
 
     def receive(self, scratch: bytearray) -> Answer | None:
-        """Read what has come; the answer once it is whole. It is valid until `scratch` is used again.
+        """Read the bytes that have arrived; return the answer once it is whole.
+
+        The answer is valid until `scratch` is used again.
 
         Raises:
-            AnswerError: what came is not an answer, or it broke off.
-            Stale: the connection had been kept, and was closed before an answer began.
-            OSError: the connection is broken.
+            AnswerError: The bytes are no answer, or it broke off.
+            Stale: The connection had been kept, and was closed before an answer began.
+            OSError: The connection is broken.
         """
         assert self.socket is not None
         try:
@@ -154,11 +159,24 @@ class Connection:
         return self._kept and self._partial is None
 
 
+def head(address: tuple[str, int], route: str, headers: Mapping[str, str]) -> bytes:
+    """Build the head of a POST request, up to the value of its Content-Length."""
+    host, port = address
+    lines = [f"POST {route} HTTP/1.1", f"Host: {f'[{host}]' if ':' in host else host}:{port}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "Content-Length: "]).encode()
+
+
+def with_body(head: bytes, content: bytes) -> bytes:
+    """Join a head made by `head` and a body to the bytes that go over the wire."""
+    return b"%b%d\r\n\r\n%b" % (head, len(content), content)
+
+
 def read_head(buffer: bytearray, size: int) -> Answer | None:
-    """The answer that begins in `buffer[:size]`, whole or not; None while its head is not whole.
+    """Find the answer that begins in `buffer[:size]`, whole or not; None while its head is not whole.
 
     Raises:
-        AnswerError: not HTTP/1.1, or without a Content-Length.
+        AnswerError: It is not HTTP/1.1, or has no Content-Length.
     """
     end = buffer.find(b"\r\n\r\n", 0, size)
     if end < 0:

@@ -1,4 +1,4 @@
-"""From what the processes saw to the figures of the report."""
+"""The figures of the report, computed from the records of the processes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.loadtest.load import Records
+from benchmarks.loadtest.records import Records
 from benchmarks.loadtest.server import Counts
 from benchmarks.loadtest.settings import Settings
 
@@ -28,23 +28,23 @@ class Run:
 
     @property
     def failed(self) -> int:
-        """Requests without a good answer: any makes the run void."""
+        """Number of requests without a good answer; one is enough to make the run void."""
         return sum(records.failed for records in self.processes)
 
     @property
     def first_failure(self) -> str | None:
-        """Why the earliest of them failed."""
+        """The reason of the earliest failure."""
         reasons = [records.first_failure for records in self.processes if records.first_failure]
         return min(reasons)[1] if reasons else None
 
     @property
     def seconds(self) -> float:
-        """From the start to the last answer."""
+        """Seconds from the start to the last answer."""
         return float(self.answered.max()) if self.answered.size else 0.0
 
     @property
     def response_ms(self) -> Floats:
-        """From the moment each request was due to its answer."""
+        """Milliseconds from the moment each request was due to its answer."""
         return (self.answered - self.due) * 1000
 
     @property
@@ -54,7 +54,7 @@ class Run:
 
 
 def joined(settings: Settings, start: float, processes: list[Records], counts: Counts | None) -> Run:
-    """The processes' records as one run."""
+    """Join the records of all processes to one run."""
 
     def all_of(arrays: Iterable[Any], zero: float) -> Floats:
         return np.concatenate([np.asarray(values, dtype=np.float64) for values in arrays]) - zero
@@ -71,7 +71,7 @@ def joined(settings: Settings, start: float, processes: list[Records], counts: C
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """Every figure, with its unit in its name; None: not known here."""
+    """Compute every figure, with its unit in its name; None where it is not known."""
     requests = int(run.answered.size)
     cpu = sum(records.cpu_seconds for records in run.processes)
     return {

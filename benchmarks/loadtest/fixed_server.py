@@ -1,10 +1,10 @@
-"""A server that computes nothing: what the load test reaches against it is the load test's own limit.
+"""A server that computes nothing, to find the limit of the load test itself.
 
     python -m benchmarks.loadtest.fixed_server --port 8687
     python benchmark.py --url http://127.0.0.1:8687
 
 It answers each request with the same vector of 384 numbers, about 8 KB of JSON, as soon as it has read it.
-It serves single texts only, and sees a request's end where its bytes stop: no server for anything else.
+It takes single texts only, and recognises the end of a request by the last byte of its JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import uvloop
 
 
 def answer() -> bytes:
-    """The one answer, with the headers that the real server sends."""
+    """Build the one answer, with the headers that the real server sends."""
     draw = random.Random(1)
     vector = [draw.gauss(0, 0.05) for _ in range(384)]
     fields = {"text_embeddings": [vector], "image_embeddings": None, "processingTimeMs": 0.01}
@@ -32,7 +32,7 @@ class FixedAnswer(asyncio.Protocol):
     ANSWER = answer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Keep the transport to answer on."""
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
 

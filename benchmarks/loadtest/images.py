@@ -1,9 +1,10 @@
-"""The pictures that are sent: 640x480 JPEGs of mixed content, no two with the same pixels.
+"""The images of all benchmarks: 640x480 JPEGs of mixed content, no two with the same pixels.
 
-One constant picture flatters a server: its cache answers, and one file decodes in one time. Here a pool of
-pictures is made, from as smooth as the sky to as noisy as gravel, so the files have 10 to 260 KB. Making one
-for every request would cost the client nearly what the answer costs the server, so each is sent with
-quantisation tables of its own: they scale the coefficients of a JPEG, so other tables give other pixels.
+A constant image flatters a server: it is answered from the cache, and always takes the same time to decode.
+So a pool of images is made, from as smooth as the sky to as noisy as gravel; the files have 10 to 260 KB. A
+new image for every request would cost the client nearly as much as its answer costs the server. Instead each
+image is sent with quantisation tables of its own, which scale the coefficients of a JPEG and so change its
+pixels.
 """
 
 import base64
@@ -32,20 +33,20 @@ _SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".
 
 
 class BuiltInImages:
-    """JPEG files by serial number: two numbers never give the same pixels, in whatever process."""
+    """JPEG files by serial number; two numbers never give the same pixels, not even in two processes."""
 
     def __init__(self, seed: int) -> None:
         self._pool = [_jpeg(made, QUALITIES[index % 4]) for index, made in enumerate(pictures(seed, POOL))]
         self._origin = random.Random(seed).randrange(4 ** (2 * _VARIED))
 
     def image(self, serial: int) -> bytes:
-        """The file of one serial number."""
+        """Return the file of one serial number."""
         round_of_pool, place = divmod(serial, POOL)
         return _with_tables(self._pool[place], (round_of_pool + self._origin) % 4 ** (2 * _VARIED))
 
 
 def pictures(seed: int, number: int) -> Iterator[Image.Image]:
-    """RGB pictures of WIDTH x HEIGHT: clouds of every fineness, with shapes and lines in front of them."""
+    """Yield RGB images of WIDTH x HEIGHT: clouds of every fineness behind shapes and lines."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     frequency[0, 0] = 1
@@ -85,7 +86,7 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def _with_tables(jpeg: bytes, variant: int) -> bytes:
-    """The file with the variant's digits, of base 4, added to the first entries of both tables."""
+    """Add the digits of `variant`, in base 4, to the first entries of both quantisation tables."""
     changed = bytearray(jpeg)
     at = -1
     for _ in range(2):
@@ -98,15 +99,15 @@ def _with_tables(jpeg: bytes, variant: int) -> bytes:
 
 
 def data_uri(content: bytes, kind: str = "jpeg") -> str:
-    """A file as a request carries it."""
+    """Return a file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def read_images(settings: Settings) -> list[Path]:
-    """The pictures of `--image-dir` and below, shuffled, judged by their suffixes.
+    """Find the images in `--image-dir` and below by their suffixes; return them in random order.
 
     Raises:
-        BenchmarkError: there are too few.
+        BenchmarkError: There are too few.
     """
     assert settings.image_dir is not None
     found = sorted(path for path in settings.image_dir.rglob("*") if path.suffix.lower() in _SUFFIXES)
@@ -120,7 +121,7 @@ def read_images(settings: Settings) -> list[Path]:
 
 
 def images(settings: Settings, process: int) -> Iterator[str]:
-    """One process's endless row of data URIs; no other process has any of them, except with `--distinct`."""
+    """Yield data URIs without end; no other process gets any of them, except with `--distinct`."""
     draw = random.Random(f"{settings.seed}/{process}/images")
     if settings.image_dir is not None:
         files = read_images(settings)

@@ -1,7 +1,7 @@
-"""Sends requests over connections and notes what happens: the hot loop of the load test.
+"""The load generator of all benchmarks: sends requests of any kind over connections and records the answers.
 
-Closed loop: each connection sends its next request when the last one is answered. Open loop: requests are due
-at moments that do not depend on the answers; one that finds no free connection waits, and that wait counts.
+Closed loop: a connection sends its next request when the last one is answered. Open loop: requests are due
+at moments that do not depend on the answers; the wait for a free connection counts as latency.
 """
 
 import select
@@ -10,10 +10,9 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from benchmarks.loadtest.connection import Answer, AnswerError, Connection, Stale
-from benchmarks.loadtest.requests import Requests
+from benchmarks.loadtest.records import Read, Records, Take, inference_ms
 
 SCRATCH_BYTES = 256 << 10
 LONGEST_WAIT = 0.25
@@ -21,47 +20,19 @@ LONGEST_WAIT = 0.25
 
 _READ = selectors.EVENT_READ
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
-_TIME_KEY = b'"processingTimeMs":'
-
-
-@dataclass
-class Records:
-    """What one process saw. Moments are of `time.monotonic`, in seconds, one per answered request."""
-
-    due: "array[float]" = field(default_factory=lambda: array("d"))
-    answered: "array[float]" = field(default_factory=lambda: array("d"))
-    inference_ms: "array[float]" = field(default_factory=lambda: array("d"))
-    late: "array[float]" = field(default_factory=lambda: array("d"))
-    """Seconds by which the client itself sent a request late although a connection was free."""
-    failed: int = 0
-    first_failure: tuple[float, str] | None = None
-    bytes_out: int = 0
-    bytes_in: int = 0
-    reconnects: int = 0
-    cpu_seconds: float = 0.0
-
-
-def inference_ms(answer: Answer) -> float | None:
-    """`processingTimeMs` without parsing the vectors; it stands at the end. None: not there."""
-    at = answer.buffer.rfind(_TIME_KEY, answer.start, answer.end)
-    if at < 0:
-        return None
-    at += len(_TIME_KEY)
-    end = answer.buffer.find(b",", at, answer.end)
-    try:
-        return float(answer.buffer[at : end if end >= 0 else answer.end].rstrip(b"}\n\r "))
-    except ValueError:
-        return None
 
 
 class Load:
-    """The closed loop; what the open one shares with it."""
+    """The closed loop, and the base of the open one."""
 
-    def __init__(self, connections: list[Connection], requests: Requests, timeout: float) -> None:
+    def __init__(
+        self, connections: list[Connection], take: Take, timeout: float, read: Read = inference_ms
+    ) -> None:
         self.records = Records()
         self.busy = 0
         self.connections = connections
-        self._requests = requests
+        self._take = take
+        self._read_answer = read
         self._timeout = timeout
         self._scratch = bytearray(SCRATCH_BYTES)
         # Made before any socket, so that its number is below what `select` takes.
@@ -70,8 +41,8 @@ class Load:
         self._next_look = 0.0
         self._failed: list[Connection] = []
 
-    def run(self, start: float, show: Callable[[int], None]) -> Records:
-        """Send everything from the moment `start` on; `show` is told how many were answered."""
+    def run(self, start: float, show: Callable[[int], None] = lambda _: None) -> Records:
+        """Send everything, beginning at the moment `start`; `show` gets the number of answers so far."""
         for connection in self.connections:
             if connection.socket is not None:
                 self._selector.register(connection.socket, _READ, connection)
@@ -108,13 +79,13 @@ class Load:
             self._next_look = now + LONGEST_WAIT
             self._look_for_timeouts(now)
 
-    def _start(self, connection: Connection, due: float, now: float) -> None:
-        """Send the next request over a free connection."""
+    def _start(self, connection: Connection, request: bytes, due: float, now: float) -> None:
+        """Send a request over a free connection."""
         connection.due = due
         connection.sent = now
         connection.retried = False
         self.busy += 1
-        self._send(connection, self._requests.take())
+        self._send(connection, request)
 
     def _send(self, connection: Connection, request: bytes) -> None:
         try:
@@ -157,9 +128,10 @@ class Load:
             said = bytes(answer.buffer[answer.start : min(answer.end, answer.start + 300)])
             self._fail(connection, f"HTTP {answer.status}: {said.decode(errors='replace')}")
             return
-        took = inference_ms(answer)
-        if took is None:
-            self._fail(connection, "the answer has no processingTimeMs")
+        try:
+            took = self._read_answer(answer)
+        except AnswerError as error:
+            self._fail(connection, error)
             return
         records = self.records
         records.due.append(connection.due)
@@ -172,9 +144,10 @@ class Load:
         self._release(connection, now)
 
     def _retry_or_fail(self, connection: Connection, error: Exception) -> None:
-        """A server may close a kept connection at any time; what crosses that is sent once more.
+        """Send a request once more after the server closed the idle connection that it was sent on.
 
-        RFC 9110, section 9.2.2: an embedding changes nothing, so sending it twice does no harm.
+        A server may close a kept connection at any time (RFC 9110, section 9.2.2), and an embedding changes
+        nothing, so sending it twice does no harm.
         """
         self._disconnect(connection)
         if connection.request is None:
@@ -218,10 +191,10 @@ class Load:
                 self._fail(connection, f"no answer within {self._timeout:g} s")
 
     def stop_after(self, seconds: float) -> None:
-        """Send nothing new so long after the start."""
+        """Send no new request later than `seconds` after the start."""
         self._duration = seconds
 
-    # What the open loop does otherwise.
+    # The open loop overrides the rest.
 
     def _begin(self, start: float) -> None:
         self._deadline = start + self._duration
@@ -235,21 +208,28 @@ class Load:
         return float("inf")
 
     def _send_due(self, now: float) -> None:
-        """Nothing is due but by an answer."""
+        """Do nothing: in a closed loop only an answer makes a request due."""
 
     def _freed(self, connection: Connection, now: float) -> None:
-        if connection.quota > 0 and now < self._deadline:
+        if connection.quota > 0 and now < self._deadline and (request := self._take()) is not None:
             connection.quota -= 1
-            self._start(connection, now, now)
+            self._start(connection, request, now, now)
+        else:
+            connection.ended = now
 
 
 class OpenLoad(Load):
-    """The open loop; `schedule` holds the moments, in seconds after the start."""
+    """The open loop. `take` must have a request for each moment of `schedule`, in seconds after the start."""
 
     def __init__(
-        self, connections: list[Connection], requests: Requests, timeout: float, schedule: "array[float]"
+        self,
+        connections: list[Connection],
+        take: Take,
+        timeout: float,
+        schedule: "array[float]",
+        read: Read = inference_ms,
     ) -> None:
-        super().__init__(connections, requests, timeout)
+        super().__init__(connections, take, timeout, read)
         self._schedule = schedule
         self._next = 0
         self._start_time = 0.0
@@ -274,12 +254,17 @@ class OpenLoad(Load):
             self._next += 1
             if self._idle:
                 self.records.late.append(now - due)
-                self._start(self._idle.pop(), due, now)
+                self._start_next(self._idle.pop(), due, now)
             else:
                 self._waiting.append(due)
 
     def _freed(self, connection: Connection, now: float) -> None:
         if self._waiting:
-            self._start(connection, self._waiting.popleft(), now)
+            self._start_next(connection, self._waiting.popleft(), now)
         else:
             self._idle.append(connection)
+
+    def _start_next(self, connection: Connection, due: float, now: float) -> None:
+        request = self._take()
+        assert request is not None
+        self._start(connection, request, due, now)

@@ -1,4 +1,4 @@
-"""The machine and the versions that a figure belongs to."""
+"""The machine and the versions that a figure was measured with."""
 
 import os
 import platform
@@ -11,24 +11,24 @@ _PACKAGES = ("nvidia-pytriton", "tritonclient", "onnxruntime", "openvino", "uvic
 
 
 def hardware() -> dict[str, str | int | list[str]]:
-    """Of the machine that sends; with a loopback URL it is the server's as well."""
+    """Describe the machine that sends; with a loopback URL it is the server's as well."""
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": cores(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-        "gpus": _gpus(),
+        "gpus": gpus(),
     }
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Python, and of the environment of `benchmark.py` what a server of the same environment runs on."""
+    """Return the versions of Python and of the server's main packages in this environment."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -39,16 +39,24 @@ def versions() -> dict[str, str]:
 
 
 def _cpu() -> str:
+    names = (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def has_cpu_flag(part: str) -> bool:
+    """Return whether the CPU has a feature whose name contains `part`."""
+    return any(line.startswith("flags") and part in line for line in _cpuinfo())
+
+
+def _cpuinfo() -> list[str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+        return []
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """Return name and driver version of each NVIDIA GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

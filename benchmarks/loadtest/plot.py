@@ -1,7 +1,9 @@
-"""The picture of a run: how long answers took, and how many came each second."""
+"""The pictures of all benchmarks: a run of the load test, and the style and bars of a comparison."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,10 +13,56 @@ from benchmarks.loadtest.settings import BenchmarkError, Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_BLUE, _INK, _SOFT, _ACCENT = "#2f6db5", "#222222", "#8a8f98", "#d1495b"
+BLUE, INK, SOFT, ACCENT = "#2f6db5", "#222222", "#8a8f98", "#d1495b"
 _BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
 _BINS, _STEPS = 60, 40
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a comparison: the median, with a whisker from `low` to `high`."""
+
+    label: str
+    median: float
+    low: float
+    high: float
+    ours: bool
+
+
+def canvas(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple["Figure", list["Axes"]]:
+    """Make a figure with panels in the style of all pictures; `size` is in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=14, fontweight="bold", color=INK)
+    panels = list(np.asarray(figure.subplots(rows, columns)).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(SOFT)
+        axes.tick_params(colors=SOFT, labelcolor=INK)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def bars(axes: "Axes", title: str, unit: str, rows: Sequence[Bar], line: float | None = None) -> None:
+    """Draw horizontal bars, from below; `line` is drawn dashed, as the engine with no server."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    for place, bar in enumerate(rows):
+        axes.barh(place, bar.median, color=BLUE if bar.ours else SOFT, height=0.7)
+        axes.plot((bar.low, bar.high), (place, place), color=INK, linewidth=1)
+        digits = 0 if bar.median >= 100 else 1
+        _note(axes, f"{bar.median:,.{digits}f}", (max(bar.low, bar.high), place), (4, 0), INK, va="center")
+    axes.set_yticks(range(len(rows)), [bar.label for bar in rows])
+    if line:
+        axes.axvline(line, color=ACCENT, linestyle="--", linewidth=1)
+        _note(axes, "engine alone", (line, -0.5), (-3, 3), ACCENT, ha="right")
+    axes.set_xlabel(unit, color=INK)
+    axes.margins(x=0.15)
+    axes.set_xlim(left=0)
 
 
 def check_plot(path: Path) -> None:
@@ -32,40 +80,23 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(path: Path, run: Run, found: dict[str, Any], machine: str) -> None:
-    """Write the picture; `machine` is a line below it.
+    """Draw a run of the load test; `machine` is written below the picture.
 
     Raises:
-        BenchmarkError: the file cannot be written.
+        BenchmarkError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     settings = run.settings
-    figure = Figure(figsize=(12, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    rate = found["texts_per_second"] + found["images_per_second"]
+    title = f"{settings.model}: {rate:,.0f} {inputs(settings)}/s\n"
+    figure, (left, right) = canvas(1, 2, (12, 5), title)
+    for axes in (left, right):
+        axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
     _latencies(left, run, found)
     _throughput(right, run, found)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_SOFT)
-        axes.tick_params(colors=_SOFT, labelcolor=_INK)
-        axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-    load = (
-        f"{settings.connections} connections"
-        if settings.rate is None
-        else f"{settings.rate:g} requests/s due"
-    )
-    rate = found["texts_per_second"] + found["images_per_second"]
-    figure.suptitle(
-        f"{settings.model}: {rate:,.0f} {inputs(settings)}/s\n",
-        fontsize=14,
-        fontweight="bold",
-        color=_INK,
-    )
-    figure.text(0.5, 0.925, f"{load}, {_request(settings)}", ha="center", fontsize=10, color=_SOFT)
-    figure.supxlabel(machine, fontsize=8, color=_SOFT)
+    due = settings.rate
+    load = f"{settings.connections} connections" if due is None else f"{due:g} requests/s due"
+    figure.text(0.5, 0.925, f"{load}, {_request(settings)}", ha="center", fontsize=10, color=SOFT)
+    figure.supxlabel(machine, fontsize=8, color=SOFT)
     try:
         figure.savefig(path)
     except OSError as error:
@@ -73,7 +104,7 @@ def save_plot(path: Path, run: Run, found: dict[str, Any], machine: str) -> None
 
 
 def _request(settings: Settings) -> str:
-    """What one request carries, in words."""
+    """Describe the inputs of one request."""
     texts, images = settings.texts_sent, settings.images_sent
     kind = settings.text_file.name if settings.text_file else settings.texts
     pictures = f"of {settings.image_dir.name}" if settings.image_dir else "640x480 JPEG"
@@ -86,50 +117,57 @@ def _request(settings: Settings) -> str:
 
 def _latencies(axes: "Axes", run: Run, found: dict[str, Any]) -> None:
     shown = float(np.percentile(run.response_ms, 99.5)) * 1.05
-    axes.hist(run.response_ms, bins=_BINS, range=(0, shown), color=_BLUE)
+    axes.hist(run.response_ms, bins=_BINS, range=(0, shown), color=BLUE)
     top = axes.get_ylim()[1]
     axes.set_ylim(0, top * 1.3)
     for height, name in ((1.11, "p50"), (1.19, "p95"), (1.27, "p99")):
         at = found["response_ms"][name]
-        axes.vlines(at, 0, top * height, color=_ACCENT, linewidth=1.2)
-        to_the_left = at > shown * 0.3  # there is room, and only shorter lines stand there
-        axes.annotate(
-            f"{name}  {at:,.1f} ms",
-            (at, top * height),
-            xytext=(-5 if to_the_left else 5, 0),
-            textcoords="offset points",
-            ha="right" if to_the_left else "left",
-            va="top",
-            color=_ACCENT,
-            fontsize=9,
-            bbox=_BEHIND_TEXT,
-        )
+        axes.vlines(at, 0, top * height, color=ACCENT, linewidth=1.2)
+        # There is room on the left, where only shorter lines stand.
+        left = at > shown * 0.3
+        side: Literal["left", "right"] = "right" if left else "left"
+        place, offset = (at, top * height), (-5 if left else 5, 0)
+        _note(axes, f"{name}  {at:,.1f} ms", place, offset, ACCENT, ha=side, va="top")
     axes.set_xlim(0, shown)
-    axes.set_title("Response time", loc="left", fontsize=11, color=_INK)
-    axes.set_xlabel(f"ms (the slowest: {found['response_ms']['max']:,.1f} ms)", color=_INK)
-    axes.set_ylabel("requests", color=_INK)
+    axes.set_title("Response time", loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(f"ms (the slowest: {found['response_ms']['max']:,.1f} ms)", color=INK)
+    axes.set_ylabel("requests", color=INK)
 
 
 def _throughput(axes: "Axes", run: Run, found: dict[str, Any]) -> None:
-    # At least ten answers a step on the mean, so that the line shows the server and not the counting.
+    # At least ten answers a step on average, so that the line shows the server and not the counting.
     steps = max(2, min(_STEPS, int(run.answered.size / 10)))
     counts, edges = np.histogram(run.answered, bins=steps, range=(0, run.seconds))
     per_second = counts / (edges[1] - edges[0])
-    axes.stairs(per_second, edges, fill=True, color=_BLUE, alpha=0.25)
-    axes.stairs(per_second, edges, color=_BLUE, linewidth=1.5, baseline=None)
-    axes.axhline(found["qps"], color=_ACCENT, linewidth=1.2)
+    axes.stairs(per_second, edges, fill=True, color=BLUE, alpha=0.25)
+    axes.stairs(per_second, edges, color=BLUE, linewidth=1.5, baseline=None)
+    axes.axhline(found["qps"], color=ACCENT, linewidth=1.2)
     axes.set_ylim(0, max(float(per_second.max()), run.settings.rate or 0) * 1.2)
+    _note(axes, f"mean  {found['qps']:,.1f}/s", (run.seconds, found["qps"]), (-4, 5), ACCENT, ha="right")
+    axes.set_xlim(0, run.seconds)
+    axes.set_title("Throughput", loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("seconds", color=INK)
+    axes.set_ylabel("requests answered each second", color=INK)
+
+
+def _note(
+    axes: "Axes",
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[int, int],
+    color: str,
+    ha: Literal["left", "right"] = "left",
+    va: Literal["baseline", "top", "center"] = "baseline",
+) -> None:
+    """Write a note beside a point, `offset` points away from it."""
     axes.annotate(
-        f"mean  {found['qps']:,.1f}/s",
-        (run.seconds, found["qps"]),
-        xytext=(-4, 5),
+        text,
+        at,
+        xytext=offset,
         textcoords="offset points",
-        ha="right",
-        color=_ACCENT,
+        ha=ha,
+        va=va,
+        color=color,
         fontsize=9,
         bbox=_BEHIND_TEXT,
     )
-    axes.set_xlim(0, run.seconds)
-    axes.set_title("Throughput", loc="left", fontsize=11, color=_INK)
-    axes.set_xlabel("seconds", color=_INK)
-    axes.set_ylabel("requests answered each second", color=_INK)

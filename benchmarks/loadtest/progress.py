@@ -1,4 +1,4 @@
-"""One line on standard error that says how far the run is."""
+"""The progress of a run, as one line on standard error."""
 
 import sys
 import time
@@ -18,14 +18,14 @@ class Progress:
         self._start = self._written = time.monotonic()
 
     def show(self, done: int) -> None:
-        """Tell that so many requests were answered."""
+        """Show the number of requests answered so far."""
         now = time.monotonic()
         if now - self._written >= (_EVERY_TERMINAL if self._terminal else _EVERY_LOG):
             self._written = now
             self._write(done, now, "")
 
     def end(self, done: int) -> None:
-        """Leave the last line standing."""
+        """Write the last line and keep it."""
         self._write(done, time.monotonic(), "\n" if self._terminal else "")
 
     def _write(self, done: int, now: float, end: str) -> None:

@@ -1,4 +1,4 @@
-"""The figures as lines for people, in the words of the tool that users know, and then some."""
+"""The figures of the load test as lines of text, in the words of the tool that its users know."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _MEBI = 1 << 20
 
 
 def lines(settings: Settings, found: dict[str, Any]) -> list[str]:
-    """What is printed for a run that is not void."""
+    """Return the lines that are printed for a valid run."""
     response, inference = found["response_ms"], found["inference_ms"]
     per_thread = found["total_requests"] / settings.connections
     return [
@@ -37,7 +37,7 @@ def lines(settings: Settings, found: dict[str, Any]) -> list[str]:
 
 
 def inputs(settings: Settings) -> str:
-    """What the requests carry."""
+    """Name the inputs of the requests."""
     return {"text": "texts", "image": "images", "both": "texts and images"}[settings.input]
 
 

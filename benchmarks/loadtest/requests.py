@@ -1,10 +1,11 @@
-"""The requests as the bytes that go over the wire, built ahead of the run."""
+"""The requests of the load test as bytes, built before the run."""
 
 import json
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
+from benchmarks.loadtest.connection import head, with_body
 from benchmarks.loadtest.images import images
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.texts import texts
@@ -13,17 +14,17 @@ AHEAD_PER_SECOND = 2000
 """Requests built ahead for each second of a run that ends by its duration."""
 
 AHEAD_BYTES = 256 << 20
-"""What all processes together hold of requests built ahead."""
+"""Memory that requests built ahead take at most, over all processes."""
 
 
 def headers(settings: Settings) -> dict[str, str]:
-    """Of every request of the load test."""
+    """Return the headers of every request of the load test."""
     key = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     return {"Content-Type": "application/json", "Accept": "application/json", **key}
 
 
 def body(settings: Settings, texts: Iterator[str], images: Iterator[str]) -> bytes:
-    """The JSON of one request; a lone input goes as a string, as most callers send it."""
+    """Build the JSON of one request; a single input goes as a string, as most callers send it."""
     fields: dict[str, str | list[str]] = dict(settings.named)
     for name, inputs, number in (
         ("text", texts, settings.texts_sent),
@@ -42,17 +43,14 @@ class Requests:
         self._texts = texts(settings, process)
         self._images = images(settings, process)
         self._ready: deque[bytes] = deque()
-        host, port = settings.address
-        lines = [f"POST {settings.route} HTTP/1.1", f"Host: {f'[{host}]' if ':' in host else host}:{port}"]
-        lines += [f"{name}: {value}" for name, value in headers(settings).items()]
-        self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
+        self._head = head(settings.address, settings.route, headers(settings))
 
     def take(self) -> bytes:
-        """The next request; one beyond those built ahead is built now."""
+        """Return the next request; build it now if none is left of those built ahead."""
         return self._ready.popleft() if self._ready else self._build()
 
     def build_ahead(self, process: int) -> None:
-        """Build what the run will need, as far as memory for it is allowed."""
+        """Build the requests that the run will need, within AHEAD_BYTES."""
         settings = self._settings
         total = settings.total_requests or round(AHEAD_PER_SECOND * (settings.duration or 0))
         size = 0
@@ -64,5 +62,4 @@ class Requests:
                 break
 
     def _build(self) -> bytes:
-        content = body(self._settings, self._texts, self._images)
-        return b"%b%d\r\n\r\n%b" % (self._head, len(content), content)
+        return with_body(self._head, body(self._settings, self._texts, self._images))

@@ -1,8 +1,9 @@
-"""What is asked of the server beside the load: a first answer, the model, Triton's statistics."""
+"""The requests beside the load: a first answer, loading the model, Triton's statistics."""
 
 import http.client
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ LOAD_TIMEOUT = 3600.0
 
 @dataclass(frozen=True)
 class Counts:
-    """Triton's counters of one model, over all its versions; of a CLIP model, over the towers asked."""
+    """Triton's counters of one model over all its versions, or of the towers asked of a CLIP model."""
 
     cache_hits: int
     cache_misses: int
@@ -25,7 +26,7 @@ class Counts:
     executions: int
 
     def since(self, earlier: "Counts") -> "Counts":
-        """What was counted between the two."""
+        """Return what was counted since `earlier`."""
         return Counts(
             self.cache_hits - earlier.cache_hits,
             self.cache_misses - earlier.cache_misses,
@@ -35,16 +36,16 @@ class Counts:
 
 
 class Server:
-    """The server under test, spoken to in the plain way."""
+    """The server under test, asked one request at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def check(self) -> int:
-        """Look at one whole answer, loading the model where it is not loaded: the length of a vector.
+        """Check one whole answer, loading the model if necessary; return the dimension of its vectors.
 
         Raises:
-            BenchmarkError: the server does not answer, or not with one finite vector per input.
+            BenchmarkError: The server does not answer with one finite vector per input.
         """
         first = replace(
             self._settings, seed=self._settings.seed + 1, text_file=None, image_dir=None, distinct=None
@@ -59,7 +60,7 @@ class Server:
         return _length_of_vectors(answer, self._settings)
 
     def counts(self) -> Counts | None:
-        """The model's counters; None where the server does not tell."""
+        """Read the model's counters; None if the server does not show them."""
         try:
             status, answer = self._ask("GET", "/metrics", None, self._settings.timeout)
         except BenchmarkError:
@@ -79,7 +80,7 @@ class Server:
             return None
 
     def version(self) -> str | None:
-        """Title and version, as the server's own documentation tells them."""
+        """Read title and version from the server's OpenAPI document; None if it has none."""
         try:
             status, answer = self._ask("GET", "/openapi.json", None, self._settings.timeout)
             info = json.loads(answer)["info"] if status == 200 else {}
@@ -92,7 +93,7 @@ class Server:
         return self._settings.pretrained is not None or self._settings.model.startswith(HUB_PREFIX)
 
     def _served(self) -> set[str]:
-        """The names in Triton of what is asked."""
+        """Return the names in Triton of the models that are asked."""
         settings = self._settings
         if not self._is_clip:
             return {served_name(settings.model)}
@@ -107,15 +108,34 @@ class Server:
             raise BenchmarkError(f"{self._settings.model} cannot be loaded, {status}: {_text(answer)}")
 
     def _ask(self, method: str, path: str, content: bytes | None, timeout: float) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self._settings.address, timeout=timeout)
         try:
-            connection.request(method, path, body=content, headers=headers(self._settings))
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
+            return ask(self._settings.address, method, path, content, headers(self._settings), timeout)
+        except OSError as error:
             raise BenchmarkError(f"{self._settings.url} does not answer: {error}") from error
-        finally:
-            connection.close()
+
+
+def ask(
+    address: tuple[str, int],
+    method: str,
+    path: str,
+    content: bytes | None,
+    headers: Mapping[str, str],
+    timeout: float,
+) -> tuple[int, bytes]:
+    """Send one request over a connection of its own; return the status and the body of the answer.
+
+    Raises:
+        OSError: There is no answer within `timeout` seconds, or it is not HTTP.
+    """
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
+    try:
+        connection.request(method, path, body=content, headers=dict(headers))
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(repr(error)) from error
+    finally:
+        connection.close()
 
 
 def _text(answer: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What one load test does: the options of `benchmark.py` as one value. Imports nothing of its siblings."""
+"""The options of `benchmark.py` as one value; imports none of its siblings."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_URL = "http://127.0.0.1:8686"
 ROUTES = ("/infer", "/infer_text", "/infer_image")
 INPUTS = ("text", "image", "both")
-KINDS = ("glosses", "passages", "captions")
+KINDS = ("glosses", "definitions", "passages", "captions")
 ARRIVALS = ("poisson", "uniform")
 
 
@@ -19,7 +19,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The options; times in seconds, rates in requests a second. None: not asked for."""
+    """The options; times in seconds, rates in requests a second; None where an option is not set."""
 
     url: str = DEFAULT_URL
     model: str = DEFAULT_MODEL
@@ -48,7 +48,7 @@ class Settings:
         """Host and port of the server.
 
         Raises:
-            BenchmarkError: the URL is not plain http with a host.
+            BenchmarkError: The URL is not plain http with a host.
         """
         try:
             parts = urlsplit(self.url)
@@ -71,23 +71,23 @@ class Settings:
 
     @property
     def named(self) -> dict[str, str]:
-        """The model, as a body names it."""
+        """The fields of a body that name the model."""
         tag = {} if self.pretrained is None else {"pretrained": self.pretrained}
         return {"model_name": self.model, **tag}
 
     @property
     def total_requests(self) -> int | None:
-        """How many requests are measured; None where only the duration ends the run."""
+        """Number of requests to measure; None if only the duration ends the run."""
         if self.rate is not None and self.duration is not None:
             return max(1, round(self.rate * self.duration))
         return None if self.duration is not None else self.connections * self.requests
 
     def share(self, total: int, process: int) -> int:
-        """The part of `total` that falls to one of the processes."""
+        """Return the part of `total` that one of the processes takes."""
         return total // self.processes + (process < total % self.processes)
 
     def shown(self) -> dict[str, Any]:
-        """The settings for the report; the key is not in it."""
+        """Return the settings for the report, without the API key."""
         values = asdict(self)
         values["text_file"] = self.text_file and str(self.text_file)
         values["image_dir"] = self.image_dir and str(self.image_dir)

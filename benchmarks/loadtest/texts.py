@@ -1,8 +1,8 @@
-"""The texts that are sent: of mixed length and, unless `--distinct` asks otherwise, all different.
+"""The texts of all benchmarks: of mixed length and, unless `--distinct` asks otherwise, all different.
 
-Sending one constant text flatters a server: it answers from its cache, and every batch has one
-length. The built-in texts are random words. They read as nonsense, but what costs a server time is their
-length in tokens, and that is drawn like the length of real texts.
+A constant text flatters a server: it is answered from the cache, and all texts of a batch have the same
+length. The built-in texts are random words without a meaning. A server spends its time on their number of
+tokens, which is distributed like that of real texts.
 """
 
 import random
@@ -13,8 +13,8 @@ from math import log
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 from benchmarks.loadtest.words import CONTENT_WORDS, FUNCTION_WORDS
 
-GLOSS_MEDIAN, GLOSS_SIGMA, GLOSS_LONGEST = 10, 0.5, 60
-"""Words of a gloss, log-normal, about as the definitions of a dictionary such as WordNet."""
+LOG_NORMAL = {"glosses": (10, 0.5, 60), "definitions": (14, 0.557, 136)}
+"""Words of a short text, log-normal: median, sigma and maximum. Definitions are as long as WordNet's."""
 
 CAPTION_WORDS = (5, 20)
 """Words of a picture's caption, uniform; each is one token for CLIP too."""
@@ -34,7 +34,7 @@ _WEIGHTS = list(
 
 
 class BuiltInTexts:
-    """Texts by serial number: two numbers never give the same text, in whatever process."""
+    """Texts by serial number; two numbers never give the same text, not even in two processes."""
 
     def __init__(self, kind: str, seed: int) -> None:
         self._kind = kind
@@ -42,16 +42,17 @@ class BuiltInTexts:
         self._origin = random.Random(seed).randrange(len(CONTENT_WORDS) ** _CODE_WORDS)
 
     def text(self, serial: int) -> str:
-        """The text of one serial number."""
+        """Return the text of one serial number."""
         if self._kind == "passages":
             return self._passage(serial)
         if self._kind == "captions":
             return self._words(serial, self._random.randint(*CAPTION_WORDS))
-        length = round(self._random.lognormvariate(log(GLOSS_MEDIAN), GLOSS_SIGMA))
-        return self._words(serial, min(max(length, _CODE_WORDS), GLOSS_LONGEST))
+        median, sigma, longest = LOG_NORMAL[self._kind]
+        length = round(self._random.lognormvariate(log(median), sigma))
+        return self._words(serial, min(max(length, _CODE_WORDS), longest))
 
     def _code(self, serial: int) -> list[str]:
-        """Three words that no other serial number has: they keep the texts apart."""
+        """Return three words that no other serial number has, so that all texts differ."""
         base = len(CONTENT_WORDS)
         number = (serial + self._origin) * _SCATTER % base**_CODE_WORDS
         return [CONTENT_WORDS[number // base**place % base] for place in range(_CODE_WORDS)]
@@ -75,10 +76,10 @@ class BuiltInTexts:
 
 
 def read_texts(settings: Settings) -> list[str]:
-    """The lines of `--text-file`, shuffled; empty ones are left out.
+    """Return the lines of `--text-file` in random order, without empty ones.
 
     Raises:
-        BenchmarkError: the file cannot be read, or has too few texts.
+        BenchmarkError: The file cannot be read, or has too few texts.
     """
     assert settings.text_file is not None
     try:
@@ -94,7 +95,7 @@ def read_texts(settings: Settings) -> list[str]:
 
 
 def distinct_texts(settings: Settings, number: int) -> list[str]:
-    """The same `number` texts in every process."""
+    """Return `number` texts, the same in every process."""
     if settings.text_file is not None:
         return read_texts(settings)[:number]
     made = BuiltInTexts(settings.texts, settings.seed)
@@ -102,7 +103,7 @@ def distinct_texts(settings: Settings, number: int) -> list[str]:
 
 
 def texts(settings: Settings, process: int) -> Iterator[str]:
-    """One process's endless row of texts; no other process has any of them, except with `--distinct`."""
+    """Yield texts without end; no other process gets any of them, except with `--distinct`."""
     draw = random.Random(f"{settings.seed}/{process}")
     if settings.distinct is not None:
         pool = distinct_texts(settings, settings.distinct)

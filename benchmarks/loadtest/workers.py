@@ -1,8 +1,7 @@
-"""The processes that send: each has its share of the connections and of the requests."""
+"""The processes of the load test: each sends its share of the requests over its share of the connections."""
 
 import gc
 import multiprocessing
-import random
 import resource
 import signal
 import time
@@ -15,18 +14,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.loadtest.connection import Connection
-from benchmarks.loadtest.load import Load, OpenLoad, Records
+from benchmarks.loadtest.load import Load, OpenLoad
+from benchmarks.loadtest.loops import ENDLESS, poisson
+from benchmarks.loadtest.records import Records
 from benchmarks.loadtest.requests import Requests
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 
 _START_AFTER = 0.1
-"""Seconds between the word to start and the start, so that all processes start at one moment."""
+"""Seconds between the signal and the start, so that all processes start at the same moment."""
 
 Show = Callable[[int], None]
 
 
 def schedule(settings: Settings, process: int) -> "array[float]":
-    """The moments at which one process's requests are due, in seconds after the start.
+    """Compute the moments at which one process's requests are due, in seconds after the start.
 
     Independent Poisson processes add up to one, so each process draws its own.
     """
@@ -36,13 +37,7 @@ def schedule(settings: Settings, process: int) -> "array[float]":
     mine = settings.share(total, process)
     if settings.arrivals == "uniform":
         return array("d", [(process + settings.processes * i) / settings.rate for i in range(mine)])
-    draw = random.Random(f"{settings.seed}/arrivals/{process}")
-    moments = array("d")
-    moment = 0.0
-    for _ in range(mine):
-        moment += draw.expovariate(settings.rate / settings.processes)
-        moments.append(moment)
-    return moments
+    return poisson(settings.rate / settings.processes, mine, f"{settings.seed}/arrivals/{process}")
 
 
 class Workers:
@@ -65,30 +60,30 @@ class Workers:
             self._processes.append(process)
 
     def __enter__(self) -> Self:
-        """The processes are started already."""
+        """Return this object; the processes run already."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the processes, also those that still send."""
+        """End the processes, even those that still send."""
         for process in self._processes:
             process.terminate()
             process.join()
 
     def prepare(self, show: Show) -> list[Records]:
-        """Wait until requests are built, connections open and the warm-up over: what the warm-up saw.
+        """Wait until requests are built, connections are open and the warm-up is over; return its records.
 
         Raises:
-            BenchmarkError: the server cannot be reached, or a text file cannot be used.
+            BenchmarkError: The server cannot be reached, or a text file cannot be used.
         """
         return self._collect(show)
 
     def run(self, show: Show) -> tuple[float, list[Records]]:
-        """Send the measured load: the moment of its start, and what each process saw.
+        """Send the measured load; return the moment of its start and the records of each process.
 
         Raises:
-            BenchmarkError: a process died.
+            BenchmarkError: A process died.
         """
         start = time.monotonic() + _START_AFTER
         for pipe in self._pipes:
@@ -116,7 +111,7 @@ class Workers:
 
 
 def _allow_sockets(number: int) -> None:
-    """Raise the limit on open files as far as the connections need it."""
+    """Raise the limit of open files as far as the connections need it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = number + 100
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -126,7 +121,7 @@ def _allow_sockets(number: int) -> None:
 
 
 def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  # noqa: ANN401 - a ctypes array
-    """One process: prepare, say so, wait for the word, send, hand over the records."""
+    """Run one process: prepare, report it, wait for the signal, send, hand over the records."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
     def show(done: int) -> None:
@@ -144,8 +139,8 @@ def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  
         pipe.send(str(error))
         return
     _share_out(settings.share(settings.warmup, number), connections)
-    warm_up = Load(connections, requests, settings.timeout).run(time.monotonic(), show)
-    # What was made until now lives to the end: the collector has nothing to find in it.
+    warm_up = Load(connections, requests.take, settings.timeout).run(time.monotonic(), show)
+    # All objects made so far live to the end, so the garbage collector need not look at them.
     gc.freeze()
     pipe.send(warm_up)
     start: float = pipe.recv()
@@ -155,10 +150,10 @@ def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  
 
 def _measured(settings: Settings, number: int, connections: list[Connection], requests: Requests) -> Load:
     if settings.rate is not None:
-        return OpenLoad(connections, requests, settings.timeout, schedule(settings, number))
-    load = Load(connections, requests, settings.timeout)
+        return OpenLoad(connections, requests.take, settings.timeout, schedule(settings, number))
+    load = Load(connections, requests.take, settings.timeout)
     for connection in connections:
-        connection.quota = settings.requests if settings.duration is None else 1 << 62
+        connection.quota = settings.requests if settings.duration is None else ENDLESS
     if settings.duration is not None:
         load.stop_after(settings.duration)
     return load

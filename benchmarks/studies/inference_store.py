@@ -1,9 +1,8 @@
 """What the inference store costs and gives: `python -m benchmarks.studies.inference_store`.
 
-The server behind it is a played one that answers 1 KB at once, so that all time is the wire's and the
-store's. The load comes from perf_analyzer: `pip download tritonclient==2.45.0 --no-deps`, unzip it, and
-install Debian's libb64-0d and PyPI's nvidia-cuda-runtime-cu12, whose library directory belongs into
-LD_LIBRARY_PATH.
+The server behind the store answers 1 KB at once, so that all time is spent on the wire and in the store. The
+load comes from perf_analyzer: `pip download tritonclient==2.45.0 --no-deps`, unzip it, install Debian's
+libb64-0d and PyPI's nvidia-cuda-runtime-cu12, and add the library directory of the latter to LD_LIBRARY_PATH.
 """
 
 import argparse
@@ -35,7 +34,7 @@ _P50 = re.compile(r"p50 latency: (\d+) usec")
 
 
 async def play() -> None:
-    """Be the server: one model `m`, FP32 [1, 256] in and out. Prints its port."""
+    """Run the server: one model `m`, FP32 [1, 256] in and out. It prints its port."""
     handlers = {name: _fixed(answer) for name, answer in _answers().items()}
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -80,7 +79,7 @@ def _answers() -> dict[str, bytes]:
 
 @contextmanager
 def started(command: list[str], output: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """A process, its id and the port it says; stopped at the end."""
+    """Start a process, yield its id and the port that it prints, and end it afterwards."""
     with output.open("w") as log:
         process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
     try:
@@ -95,23 +94,11 @@ def started(command: list[str], output: Path, pattern: re.Pattern[str]) -> Itera
 
 
 def load(analyzer: str, port: int, connections: int, seconds: float) -> tuple[float, float]:
-    """Requests a second, and the median latency in ms."""
-    command = [
-        analyzer,
-        "-m",
-        "m",
-        "-i",
-        "grpc",
-        "-u",
-        f"127.0.0.1:{port}",
-        f"--concurrency-range={connections}",
-    ]
-    # Three windows of which nothing is thrown away: the spread between rounds is reported instead.
-    command += [
-        f"--measurement-interval={seconds / 3 * 1000:.0f}",
-        "--stability-percentage=999",
-        "--max-trials=3",
-    ]
+    """Return requests a second, and the median latency in ms."""
+    # Three windows, all of which count: the spread between rounds is reported instead.
+    window = f"--measurement-interval={seconds / 3 * 1000:.0f} --stability-percentage=999 --max-trials=3"
+    asked = f"-m m -i grpc -u 127.0.0.1:{port} --concurrency-range={connections} {window}"
+    command = [analyzer, *asked.split()]
     environment = {**os.environ, "TRITON_CLIENT_GRPC_CHANNEL_MAX_SHARE_COUNT": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     rate, p50 = _RATE.search(done.stdout), _P50.search(done.stdout)
@@ -121,7 +108,7 @@ def load(analyzer: str, port: int, connections: int, seconds: float) -> tuple[fl
 
 
 def measure(analyzer: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """All rows, taken in turns; one figure a round."""
+    """Measure all rows in turns; one figure a round."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         root = Path(name)
@@ -153,11 +140,11 @@ def measure(analyzer: str, rounds: int, seconds: float) -> dict[str, list[float]
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.inference_store", description=__doc__)
     parser.add_argument("--perf-analyzer", default="perf_analyzer", metavar="PATH")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=6.0, help="duration of each load")
     parser.add_argument("--play", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:

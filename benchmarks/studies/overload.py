@@ -1,9 +1,9 @@
 """What too much load does to throughput and latency: `python -m benchmarks.studies.overload`.
 
-It asks a running server. In rounds: the capacity, in a closed loop, and a multiple of it in an open loop,
-whatever the answers. An overload is compared with the capacities just before and after it, since machines
-have moods, and the median over the rounds counts. Then single texts alone and beside bulk. Every text is a
-new one, so that no cache answers. Its last line on standard output is one JSON object.
+It asks a running server. Each round measures the capacity in a closed loop, and then sends a multiple of it
+in an open loop. An overload is compared with the capacities just before and after it, because a machine's
+speed changes; the median over the rounds counts. Then single texts are measured alone and beside bulk. Every
+text is new, so that no cache answers. The last line on standard output is one JSON object.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import numpy as np
 import psutil
 
 from benchmarks.loadtest.connection import Answer, Connection
-from benchmarks.loadtest.load import Load, OpenLoad, Records
+from benchmarks.loadtest.load import OpenLoad
+from benchmarks.loadtest.loops import Outcome, closed_loop, connect, disconnect
+from benchmarks.loadtest.records import inference_ms
 from benchmarks.loadtest.requests import Requests
 from benchmarks.loadtest.server import Server
 from benchmarks.loadtest.settings import BenchmarkError, Settings
@@ -31,22 +33,22 @@ from benchmarks.loadtest.workers import schedule
 
 CAPACITY_CONNECTIONS = 64
 OPEN_CONNECTIONS = 1000
-"""Of the open loop: more than the server lets wait, so that a request is sent when it is due."""
+"""Connections of the open loop: more than the server lets wait, so that each request is sent when due."""
 
 START_SECONDS = 3.0
 
 OTHERS = 1 << 30
-"""Added to a seed for other texts of the same kind."""
+"""Added to a seed, gives other texts of the same kind."""
 
 BULK_CONNECTIONS = 2
 SINGLE_CONNECTIONS = 2
 
 
 class Overload(OpenLoad):
-    """The open loop in which a refusal is an answer: its status is counted and how long it took.
+    """An open loop in which a refusal is an answer: it counts statuses, and the time of each refusal.
 
-    Where server and load generator share a machine, a refusal may lie there until the generator gets a core.
-    How long that was at most, it knows: it meant to be awake when the next request was due.
+    Where server and load generator share a machine, a refusal may wait until the generator gets a core. The
+    generator knows an upper bound of that wait, because it should be awake when the next request is due.
     """
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - those of the base
@@ -72,27 +74,54 @@ class Overload(OpenLoad):
         self._release(connection, now)
 
 
+def closed(settings: Settings, start: float | None = None, *, ahead: bool = False) -> Outcome:
+    """Send a closed loop, from the moment `start` or now; build its requests as needed, or `ahead`.
+
+    Raises:
+        BenchmarkError: A request failed.
+    """
+    requests = Requests(settings, 0)
+    if ahead:
+        requests.build_ahead(0)
+    assert settings.duration is not None
+    outcome = closed_loop(
+        settings.address,
+        requests.take,
+        settings.connections,
+        settings.duration,
+        read=inference_ms,
+        start=start,
+        timeout=settings.timeout,
+    )
+    if outcome.failure:
+        raise BenchmarkError(f"{outcome.records.failed} requests failed: {outcome.failure}")
+    return outcome
+
+
 def capacity(settings: Settings) -> tuple[float, float]:
-    """Requests a second and the 99th percentile of their time in ms, of a closed loop."""
-    records, seconds = _alone(settings)
-    return len(records.answered) / seconds, _percentile(records, 99)
+    """Return requests a second and the 99th percentile of their time in ms, of a closed loop."""
+    outcome = closed(settings, ahead=True)
+    return outcome.rate, outcome.percentile(99)
 
 
 def overload(settings: Settings) -> dict[str, Any]:
-    """Figures of an open loop at `settings.rate`."""
+    """Measure an open loop at `settings.rate`."""
     requests = Requests(settings, 0)
     requests.build_ahead(0)
-    load = Overload(_connections(settings), requests, settings.timeout, schedule(settings, 0))
+    connections = connect(settings.address, settings.connections)
+    load = Overload(connections, requests.take, settings.timeout, schedule(settings, 0))
     stolen = psutil.cpu_times().steal
     start = time.monotonic() + 0.1
-    records = load.run(start, lambda _: None)
+    records = load.run(start)
+    disconnect(connections)
+    accepted = Outcome(records, 0.0)
     assert settings.duration is not None
     refused = np.array(load.refusals_ms or [0.0])
     return {
         "offered_per_second": settings.rate,
         "answered_per_second": len(records.answered) / (max(records.answered, default=start + 1) - start),
-        "accepted_p50_ms": _percentile(records, 50),
-        "accepted_p99_ms": _percentile(records, 99),
+        "accepted_p50_ms": accepted.percentile(50),
+        "accepted_p99_ms": accepted.percentile(99),
         "refusal_p50_ms": float(np.percentile(refused, 50)),
         "refusal_p99_ms": float(np.percentile(refused, 99)),
         "refusal_max_ms": float(refused.max()),
@@ -106,74 +135,33 @@ def overload(settings: Settings) -> dict[str, Any]:
 
 
 def beside_bulk(singles: Settings, bulk: Settings) -> dict[str, float]:
-    """Single texts alone, bulk alone, and the two at once, with new texts again."""
-    alone = _both([singles])[0]
-    bulk_alone = _both([bulk])[0]
-    beside, with_singles = _both([replace(load, seed=load.seed + OTHERS) for load in (singles, bulk)])
+    """Measure single texts alone, bulk alone, and the two at once, each time with new texts."""
+    alone = _at_once([singles])[0]
+    bulk_alone = _at_once([bulk])[0]
+    beside, with_singles = _at_once([replace(load, seed=load.seed + OTHERS) for load in (singles, bulk)])
     return {
-        "single_alone_p50_ms": _percentile(alone, 50),
-        "single_alone_p99_ms": _percentile(alone, 99),
-        "single_beside_p50_ms": _percentile(beside, 50),
-        "single_beside_p99_ms": _percentile(beside, 99),
-        "bulk_alone_texts_per_second": _texts_per_second(bulk_alone, bulk),
-        "bulk_beside_texts_per_second": _texts_per_second(with_singles, bulk),
+        "single_alone_p50_ms": alone.percentile(50),
+        "single_alone_p99_ms": alone.percentile(99),
+        "single_beside_p50_ms": beside.percentile(50),
+        "single_beside_p99_ms": beside.percentile(99),
+        "bulk_alone_texts_per_second": bulk_alone.rate * bulk.texts_per_request,
+        "bulk_beside_texts_per_second": with_singles.rate * bulk.texts_per_request,
     }
 
 
-def _both(loads: list[Settings]) -> list[Records]:
-    """The closed loops at the same time, each in a process of its own."""
+def _at_once(loads: list[Settings]) -> list[Outcome]:
+    """Send closed loops at the same time, each in a process of its own.
+
+    Their requests are built as needed: bulk is large, and singles are few.
+    """
     with ProcessPoolExecutor(len(loads), get_context("spawn")) as processes:
         # The processes need a moment to start.
         start = time.monotonic() + START_SECONDS
-        return list(processes.map(_closed, loads, [start] * len(loads)))
-
-
-def _closed(settings: Settings, start: float) -> Records:
-    """A closed loop, its requests built as they are needed: bulk is large, and singles are few."""
-    load = Load(_connections(settings), Requests(settings, 0), settings.timeout)
-    return _whole(load, settings, start)
-
-
-def _alone(settings: Settings) -> tuple[Records, float]:
-    requests = Requests(settings, 0)
-    requests.build_ahead(0)
-    start = time.monotonic() + 0.1
-    records = _whole(Load(_connections(settings), requests, settings.timeout), settings, start)
-    return records, max(records.answered) - start
-
-
-def _whole(load: Load, settings: Settings, start: float) -> Records:
-    for connection in load.connections:
-        connection.quota = 1 << 62
-    assert settings.duration is not None
-    load.stop_after(settings.duration)
-    records = load.run(start, lambda _: None)
-    if records.failed:
-        raise BenchmarkError(f"{records.failed} requests failed: {records.first_failure}")
-    return records
-
-
-def _connections(settings: Settings) -> list[Connection]:
-    made = [Connection(settings.address) for _ in range(settings.connections)]
-    for connection in made:
-        connection.open()
-    return made
-
-
-def _percentile(records: Records, percent: float) -> float:
-    if not records.answered:
-        return float("nan")
-    return float(np.percentile((np.array(records.answered) - np.array(records.due)) * 1000, percent))
-
-
-def _texts_per_second(records: Records, settings: Settings) -> float:
-    """Of what was answered, whole requests only."""
-    times = np.array(records.answered) - min(records.due)
-    return len(times) * settings.texts_per_request / float(times.max())
+        return list(processes.map(closed, loads, [start] * len(loads)))
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """For people: the medians of the rounds, and their range in brackets."""
+    """Write the table: the medians of the rounds, and their range in brackets."""
     beside = found["beside_bulk"]
 
     def seen(name: str, digits: int, unit: str = "") -> str:
@@ -203,17 +191,17 @@ def table(found: dict[str, Any]) -> list[str]:
 
 
 def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds: int) -> dict[str, Any]:
-    """All figures.
+    """Measure all figures.
 
     Raises:
-        BenchmarkError: the server cannot be asked, or it refused what it should not.
+        BenchmarkError: The server does not answer, or it refused a request within its capacity.
     """
     Server(settings).check()
-    # A longer capacity would let the machine's noise of another moment into the ratio.
-    closed = replace(settings, connections=CAPACITY_CONNECTIONS, duration=min(20.0, seconds))
-    capacity(replace(closed, duration=2.0))
+    # A longer measurement would bring the machine's noise of another moment into the ratio.
+    steady = replace(settings, connections=CAPACITY_CONNECTIONS, duration=min(20.0, seconds))
+    capacity(replace(steady, duration=2.0))
     seeds = itertools.count(settings.seed + 1)
-    before = capacity(replace(closed, seed=next(seeds)))
+    before = capacity(replace(steady, seed=next(seeds)))
     found = []
     for number in range(rounds):
         flood = replace(
@@ -224,7 +212,7 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
             seed=next(seeds),
         )
         flooded = overload(flood)
-        after = capacity(replace(closed, seed=next(seeds)))
+        after = capacity(replace(steady, seed=next(seeds)))
         per_second, p99 = ((one + other) / 2 for one, other in zip(before, after, strict=True))
         flooded |= {
             "capacity_per_second": per_second,
@@ -235,13 +223,13 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
         found.append(flooded)
         print(f"round {number + 1} of {rounds}: {json.dumps(flooded)}", file=sys.stderr)
         before = after
-    single = replace(closed, connections=SINGLE_CONNECTIONS, seed=next(seeds))
-    many = replace(closed, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=next(seeds))
+    single = replace(steady, connections=SINGLE_CONNECTIONS, seed=next(seeds))
+    many = replace(steady, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=next(seeds))
     return {"rounds": found, "beside_bulk": beside_bulk(single, many), "seconds": seconds}
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.overload", description=(__doc__ or "").partition("\n")[0]
     )
@@ -250,11 +238,11 @@ def main() -> int:
     parser.add_argument("--model", default=default.model)
     parser.add_argument("--texts", default=default.texts, help="glosses or passages")
     parser.add_argument("--texts-per-request", type=int, default=1)
-    parser.add_argument("--factor", type=float, default=5.0, help="of the capacity that is offered")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each overload")
+    parser.add_argument("--factor", type=float, default=5.0, help="multiple of the capacity that is sent")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each overload")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bulk", type=int, default=2048, help="texts of a bulk request")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="of the texts")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="seed of the texts")
     options = parser.parse_args()
     settings = Settings(
         url=options.url,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.loadtest.connection import AnswerError, Connection, read_head
-from benchmarks.loadtest.load import inference_ms
+from benchmarks.loadtest.records import inference_ms
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.texts import BuiltInTexts, texts
 from tests.conftest import MINILM, ROOT
@@ -205,12 +205,14 @@ def test_lengths_of_the_built_in_texts(minilm_path: str) -> None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     lengths = {}
-    for kind in ("glosses", "passages"):
+    for kind in ("glosses", "definitions", "passages"):
         made = BuiltInTexts(kind, seed=3)
         lengths[kind] = sorted(len(tokenizer.encode(made.text(serial)).ids) for serial in range(400))
     assert 10 <= lengths["glosses"][200] <= 16
     assert lengths["glosses"][0] >= 5
     assert lengths["glosses"][-1] <= 64
+    assert 14 <= lengths["definitions"][200] <= 19
+    assert lengths["definitions"][-1] <= 140
     assert lengths["passages"][0] >= 100
     assert lengths["passages"][-1] <= 400
     assert 220 <= lengths["passages"][200] <= 280

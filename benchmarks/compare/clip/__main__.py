@@ -1,88 +1,104 @@
-"""The CLIP benchmarks by one command: `benchmarks/run clip`.
+"""The CLIP comparison by one command: `benchmarks/run clip`.
 
-Makes the model, installs infinity-emb, measures in rounds, writes a table and JSON. Progress goes to stderr,
-the table to stdout.
+Makes the model, installs infinity-emb, measures in rounds, writes tables and JSON. Progress goes to standard
+error, the tables to standard output.
 """
 
-import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from benchmarks.compare.clip import report
-from benchmarks.compare.clip.contestants import DIRECTORY, INFINITY, OURS
-from benchmarks.compare.clip.rounds import run_round
-from benchmarks.compare.environments import ROOT, WORK, InstallError, install, offline, python
-from benchmarks.compare.machine import describe_machine
-from benchmarks.compare.rounds import InProcessFailed, say
+import numpy as np
 
-QUICK_SECONDS, FULL_SECONDS = 3.0, 10.0
-FULL_ROUNDS = 5
+from benchmarks.compare import command
+from benchmarks.compare.clip import stress
+from benchmarks.compare.clip.contestants import DIRECTORY, INFINITY, MODEL, OURS, STALL_SERVER
+from benchmarks.compare.clip.targets import CLIP, LOADS
+from benchmarks.compare.environments import ProcessFailed, in_process, install, output_of, python, say
+from benchmarks.compare.inputs import SAMPLE_SEED, Inputs
+from benchmarks.compare.rounds import run_server, version_directory
+from benchmarks.compare.servers import Server, ServerFailed, running
+from benchmarks.compare.targets import Round
+from triton_models.calls import image_request
+from triton_models.names import clip_served_names
+from triton_models.repository import Repository
+
+_MODULE = "benchmarks.compare.clip.in_process"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 where everything was measured, whether or not the figures hold."""
-    options = _parser().parse_args(arguments)
-    seconds = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
-    rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
-    output = options.output or (WORK / "results" if options.quick else ROOT / "docs")
-    WORK.mkdir(exist_ok=True)
-    busy = os.getloadavg()[0]
-    try:
+    """Run the command; return the exit status."""
+    parser = command.parser("benchmarks/run clip", "CLIP: compare with infinity-emb and the towers alone.")
+    parser.add_argument("--no-infinity", action="store_true", help="leave infinity-emb out")
+    options = parser.parse_args(arguments)
+
+    def prepare() -> tuple[list[Server], dict[str, str]]:
         _make_model()
-        missing = None if options.no_infinity else _missing()
-        servers = [OURS] if options.no_infinity or missing else [OURS, INFINITY]
-        measures = [run_round(servers, number, seconds) for number in range(1, rounds + 1)]
-    except InProcessFailed as error:
-        print(error, file=sys.stderr)
-        return 1
-    if missing:
-        for measured in measures:
-            measured[INFINITY.name] = {"failure": missing}
-    settings = {"rounds": rounds, "seconds_per_load": seconds}
-    result = report.summary(measures, {**describe_machine(servers), "load_average_at_start": busy}, settings)
-    print(report.markdown(result))
-    report.write(result, output)
-    return 0
+        if options.no_infinity:
+            return [OURS], {}
+        try:
+            install(INFINITY.environment)
+        except ProcessFailed as error:
+            say(f"{INFINITY.title}: could not be installed: {error}")
+            return [OURS], {INFINITY.name: f"could not be installed: {error}"}
+        return [OURS, INFINITY], {}
+
+    return command.run(CLIP, options, prepare, _run_round, full=not options.quick)
 
 
 def _make_model() -> None:
-    """The checkpoint and its other forms, once."""
+    """Make the checkpoint and its other forms, once."""
     made = DIRECTORY / "made"
-    if made.is_file():
-        return
-    say("making ViT-B-32 with random weights, for transformers and with fixed 77 tokens too (once) ...")
-    command = [str(python("")), "-m", "benchmarks.compare.clip.model", str(DIRECTORY)]
-    done = subprocess.run(command, cwd=ROOT, env=offline(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InProcessFailed(done.stderr.strip()[-600:])
-    made.touch()
+    if not made.is_file():
+        say("making ViT-B-32 with random weights, for transformers and with fixed 77 tokens too (once) ...")
+        output_of([python(""), "-m", "benchmarks.compare.clip.model", DIRECTORY])
+        made.touch()
 
 
-def _missing() -> str | None:
-    """Why infinity-emb cannot be started; None where it can."""
+def _run_round(servers: Sequence[Server], number: int, seconds: float) -> Round:
+    """Measure the towers in process, every server, and the front end under stress."""
+    arguments = (str(number), str(seconds / 3))
+    say(f"round {number}: open_clip in process")
+    open_clip = in_process(_MODULE, "open_clip", *arguments)
+    say(f"  {open_clip['images']['best']:.1f} images/s, {open_clip['captions']:.0f} captions/s")
+    say(f"round {number}: the text tower with fixed 77 tokens on ONNX Runtime in process")
+    fixed = in_process(_MODULE, "fixed77", *arguments)
+    say(f"  {fixed['best']:.1f} captions/s")
+    measures: Round = {
+        "open_clip": {"images": open_clip["images"], "captions": {"rate": open_clip["captions"]}},
+        "fixed77": {"texts": fixed},
+    }
+    for server in servers:
+        measures[server.name] = run_server(CLIP, server, LOADS, number, seconds)
+        if server.ours:
+            measures["ours"] |= {"wire": {"bytes": _wire_bytes()}, **_stress(number, seconds)}
+            say(f"round {number}: the engines in process")
+            version = version_directory(OURS.repository, clip_served_names(**MODEL).image)
+            measures["engine"] = {"images": in_process(_MODULE, "engine", *arguments, version)}
+            say(f"  {measures['engine']['images']['best']:.1f} images/s")
+    return measures
+
+
+def _stress(number: int, seconds: float) -> dict[str, Any]:
+    say(f"round {number}: this server with a clock on its event loop")
+    inputs = Inputs(SAMPLE_SEED + number)
     try:
-        install(INFINITY.environment)
-    except InstallError as error:
-        say(f"{INFINITY.title}: could not be installed: {error}")
-        return f"could not be installed: {error}"
-    return None
+        with running(STALL_SERVER) as up:
+            found = {"stall": stress.stall(up, inputs, seconds), "memory": stress.memory(up, inputs)}
+    except (ServerFailed, OSError) as error:
+        reason = {"failure": str(error) or repr(error)}
+        return {"stall": reason, "memory": reason}
+    say(f"  stall: {found['stall']}\n  memory: {found['memory']}")
+    return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/run clip", description="CLIP: compare with infinity-emb and the towers alone."
-    )
-    parser.add_argument("--rounds", type=int, help=f"all contestants once a round (default {FULL_ROUNDS})")
-    parser.add_argument("--seconds", type=float, help=f"of one load (default {FULL_SECONDS:g})")
-    parser.add_argument("--no-infinity", action="store_true", help="leave infinity-emb out")
-    parser.add_argument("--quick", action="store_true", help="one round of 3 s a load: a try, not a result")
-    parser.add_argument(
-        "--output", type=Path, help="directory of the results (default docs; quick: benchmarks/.work/results)"
-    )
-    return parser
+def _wire_bytes() -> int:
+    """Return the number of bytes that the front end sends to Triton as the content of one image."""
+    name = clip_served_names(**MODEL).image
+    manifest = Repository(OURS.repository).manifest(name)
+    assert manifest.image is not None
+    pixels = np.zeros((1, manifest.image.height, manifest.image.width, 3), np.uint8)
+    return len(image_request(name, manifest.version, pixels).raw_input_contents[0])
 
 
 if __name__ == "__main__":

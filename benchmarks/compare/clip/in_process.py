@@ -1,20 +1,20 @@
-"""What the towers do with no server around them, decoding included; and the reference vectors.
+"""The CLIP towers in process, without a server, decoding included.
 
-    python -m benchmarks.compare.clip.in_process open_clip DIRECTORY ROUND SECONDS
-    python -m benchmarks.compare.clip.in_process engine DIRECTORY ROUND SECONDS VERSION_DIRECTORY
-    python -m benchmarks.compare.clip.in_process fixed77 DIRECTORY ROUND SECONDS
+    python -m benchmarks.compare.clip.in_process open_clip ROUND SECONDS
+    python -m benchmarks.compare.clip.in_process engine ROUND SECONDS VERSION_DIRECTORY
+    python -m benchmarks.compare.clip.in_process fixed77 ROUND SECONDS
 
-`open_clip` goes first: it writes reference.npz, which the others are compared with. The last line printed is
-JSON.
+`open_clip` goes first: it writes the vectors that all contestants are compared with. The last line printed
+is JSON.
 """
 
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.compare.clip.inputs import Inputs, sample
+from benchmarks.compare.clip.contestants import DIRECTORY
+from benchmarks.compare.clip.targets import CLIP
+from benchmarks.compare.in_process import rate
+from benchmarks.compare.inputs import SAMPLE, SAMPLE_SEED, Inputs, sample
+from benchmarks.compare.rounds import REFERENCE
+from benchmarks.loadtest.machine import cores
 from triton_models.accuracy import LEAST_COSINE, cosines
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 BATCHES = (8, 16, 32)
 TEXT_BATCHES = (1, 16, 64)
 IMAGES = 256
-TEXTS = 512
+_CAPTIONS, _IMAGES = CLIP.samples
 
 Decode = Callable[[bytes], Any]
 Vectors = NDArray[np.float32]
@@ -39,7 +44,7 @@ Run = Callable[[list[Any]], Vectors]
 def image_rate(
     decode: Decode, run: Run, images: Sequence[bytes], batch: int, seconds: float
 ) -> dict[str, float]:
-    """Images a second, by how decoding and the tower share the cores."""
+    """Return images a second, by how decoding and the tower share the cores."""
     with ThreadPoolExecutor(CORES) as pool:
 
         def batches() -> Iterator[list["Future[Any]"]]:
@@ -69,34 +74,24 @@ def image_rate(
 
 
 def best_image_rate(decode: Decode, run: Run, images: Sequence[bytes], seconds: float) -> dict[str, float]:
-    """Of every batch size and way; the best as `best`, the tower alone on decoded images as `tower alone`."""
+    """Return images a second by batch size and way, the fastest as `best`, and of the tower alone."""
     run([decode(one) for one in images[:16]])
     found: dict[str, float] = {}
     for batch in BATCHES:
         found |= image_rate(decode, run, images, batch, seconds)
     best = max(found.values())
     decoded = [decode(one) for one in images[:16]]
-    alone, _ = rate(lambda: run(decoded), seconds)
-    decoding, _ = rate(lambda: [decode(one) for one in images[:24]], seconds)
+    alone = rate(lambda: run(decoded), seconds)
+    decoding = rate(lambda: [decode(one) for one in images[:24]], seconds)
     return {**found, "best": best, "tower alone": alone * 16, "decoding, one thread": decoding * 24}
 
 
-def rate(work: Callable[[], Any], seconds: float) -> tuple[float, Any]:
-    """Calls a second, and the last result."""
-    calls, result = 0, None
-    start = time.perf_counter()
-    while calls == 0 or time.perf_counter() - start < seconds:
-        result = work()
-        calls += 1
-    return calls / (time.perf_counter() - start), result
-
-
-def measure_open_clip(directory: Path, inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """encode_image with open_clip's own transform, and encode_text with its tokenizer."""
+def measure_open_clip(inputs: Inputs, seconds: float) -> dict[str, Any]:
+    """Measure encode_image with open_clip's own transform, and encode_text with its tokenizer."""
     from benchmarks.compare.clip.model import CHECKPOINT, NAME, create, open_clip, torch
 
     torch.set_num_threads(CORES)
-    model = create(directory / "sources" / CHECKPOINT)
+    model = create(DIRECTORY / "sources" / CHECKPOINT)
     cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     transform = open_clip.transform.image_transform_v2(cfg, is_train=False)
     tokenizer = open_clip.get_tokenizer(NAME)
@@ -114,18 +109,18 @@ def measure_open_clip(directory: Path, inputs: Inputs, seconds: float) -> dict[s
             vectors: Vectors = model.encode_text(tokenizer(list(captions))).numpy()
         return vectors
 
-    compared = sample()
-    images = run([decode(image) for image in compared.images])
-    np.savez(directory / "reference.npz", text=texts(compared.captions), image=images)
-    captions = inputs.captions(64)
+    images = run([decode(image) for image in _sample_images()])
+    vectors = {_CAPTIONS: texts(sample(["captions"])), _IMAGES: images}
+    np.savez(REFERENCE, **vectors)
+    captions = inputs.take("captions", 64)
     return {
         "images": best_image_rate(decode, run, inputs.images(IMAGES), seconds),
-        "captions": rate(lambda: texts(captions), seconds)[0] * len(captions),
+        "captions": rate(lambda: texts(captions), seconds) * len(captions),
     }
 
 
-def measure_engines(directory: Path, inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
-    """Every engine that keeps to the reference, with the front end's own decoding."""
+def measure_engines(inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
+    """Measure every engine that keeps to the reference, with the front end's own decoding."""
     from gateway.images import open_image, preprocess
     from triton_models.backends.onnxruntime.image_engine import ImageEngine
     from triton_models.backends.onnxruntime.image_selection import IMAGE_ENGINES, image_engine_for
@@ -134,7 +129,7 @@ def measure_engines(directory: Path, inputs: Inputs, seconds: float, version: Pa
     spec = Manifest.from_json((version / "model.json").read_text(encoding="utf-8")).image
     assert spec is not None
     preprocessing = spec
-    compared = np.load(directory / "reference.npz")["image"]
+    compared = np.load(REFERENCE)[_IMAGES]
 
     def decode(data: bytes) -> NDArray[np.uint8]:
         return preprocess(open_image(data, 1 << 30), preprocessing)
@@ -144,7 +139,7 @@ def measure_engines(directory: Path, inputs: Inputs, seconds: float, version: Pa
     for name in IMAGE_ENGINES:
         try:
             engine = ImageEngine(version / "model.onnx", CORES, name)
-            vectors = engine.run(np.stack([decode(image) for image in sample().images]))
+            vectors = engine.run(np.stack([decode(image) for image in _sample_images()]))
         except (RuntimeError, ImportError) as error:
             found[str(name)] = {"refused": str(error).partition("\n")[0]}
             continue
@@ -158,39 +153,43 @@ def measure_engines(directory: Path, inputs: Inputs, seconds: float, version: Pa
     return {"engines": found, "best": best, "chosen": str(image_engine_for(version, CORES))}
 
 
-def measure_fixed77(directory: Path, inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """The text tower with all 77 tokens on ONNX Runtime in fp32, tokenising not counted."""
+def measure_fixed77(inputs: Inputs, seconds: float) -> dict[str, Any]:
+    """Measure the text tower with all 77 tokens on ONNX Runtime in fp32, without tokenising."""
     import onnxruntime
 
     from benchmarks.compare.clip.model import NAME, open_clip
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = CORES
-    session = onnxruntime.InferenceSession(str(directory / "fixed77.onnx"), options)
+    session = onnxruntime.InferenceSession(str(DIRECTORY / "fixed77.onnx"), options)
     tokenizer = open_clip.get_tokenizer(NAME)
-    vectors = session.run(None, {"input_ids": tokenizer(list(sample().captions)).numpy()})[0]
-    least = float(cosines(vectors, np.load(directory / "reference.npz")["text"]).min())
+    vectors = session.run(None, {"input_ids": tokenizer(sample(["captions"])).numpy()})[0]
+    least = float(cosines(vectors, np.load(REFERENCE)[_CAPTIONS]).min())
     assert least >= LEAST_COSINE, f"the fixed export is wrong: cosine {least}"
     found = {}
     for batch in TEXT_BATCHES:
-        ids = tokenizer(inputs.captions(batch)).numpy()
+        ids = tokenizer(inputs.take("captions", batch)).numpy()
         session.run(None, {"input_ids": ids})
-        calls, _ = rate(lambda ids=ids: session.run(None, {"input_ids": ids}), seconds)  # type: ignore[misc]
-        found[f"batch {batch}"] = calls * batch
+        run = partial(session.run, None, {"input_ids": ids})
+        found[f"batch {batch}"] = rate(run, seconds) * batch
     return {**found, "best": max(found.values())}
 
 
-def main(what: str, directory: Path, round_number: int, seconds: float, *rest: str) -> None:
+def _sample_images() -> list[bytes]:
+    return Inputs(SAMPLE_SEED).images(SAMPLE["images"])
+
+
+def main(part: str, number: int, seconds: float, *version: str) -> None:
     """Measure, and print JSON."""
-    inputs = Inputs(round_number)
-    if what == "open_clip":
-        measured = measure_open_clip(directory, inputs, seconds)
-    elif what == "engine":
-        measured = measure_engines(directory, inputs, seconds, Path(rest[0]))
+    inputs = Inputs(number)
+    if part == "open_clip":
+        measured = measure_open_clip(inputs, seconds)
+    elif part == "engine":
+        measured = measure_engines(inputs, seconds, Path(version[0]))
     else:
-        measured = measure_fixed77(directory, inputs, seconds)
+        measured = measure_fixed77(inputs, seconds)
     print(json.dumps(measured))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:])
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])

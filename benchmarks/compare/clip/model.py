@@ -1,11 +1,12 @@
-"""The model of the CLIP benchmarks: a true ViT-B-32 with seeded random weights, in three forms.
+"""The model of the CLIP comparison: a true ViT-B-32 with seeded random weights, in three forms.
 
     sources/ViT-B-32.pt   a checkpoint, as `torch.save` writes it; our server loads it by /load_clip_model
     transformers/         the same weights as a CLIPModel of transformers, for infinity-emb
-    fixed77.onnx          the text tower as people export it: INT64 [batch, 77] in, FP32 [batch, 512] out
+    fixed77.onnx          the text tower as usually exported: INT64 [batch, 77] in, FP32 [batch, 512] out
 
-Real weights cannot be had without a hub; a tower of the same shape costs the same. Usage: python -m
-benchmarks.compare.clip.model DIRECTORY, in the project's environment.
+Real weights need a hub; a tower of the same shape costs the same time.
+
+Usage: python -m benchmarks.compare.clip.model DIRECTORY, in the project's environment.
 """
 
 import json
@@ -40,13 +41,13 @@ __all__ = [
 
 
 def create(checkpoint: Path) -> Any:  # noqa: ANN401 - open_clip has no annotations
-    """The model in open_clip, for inference."""
+    """Open the model in open_clip, for inference."""
     model = open_clip.create_model(NAME, pretrained=str(checkpoint))
     return model.eval()
 
 
 def write_checkpoint(path: Path) -> None:
-    """Weights as open_clip begins its training."""
+    """Write the weights with which open_clip begins its training."""
     torch.manual_seed(SEED)
     model = open_clip.create_model(NAME, load_weights=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def write_transformers(model: Any, directory: Path) -> None:  # noqa: ANN401 - as above
-    """The same model as transformers knows it, with its tokenizer and image processor."""
+    """Write the same model for transformers, with its tokenizer and image processor."""
     text = {"hidden_act": "gelu", "eos_token_id": 49407, "bos_token_id": 49406}
     vision = {"hidden_act": "gelu"}
     twin = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512))
@@ -78,7 +79,7 @@ def write_transformers(model: Any, directory: Path) -> None:  # noqa: ANN401 - a
 
 
 def renamed(state: State) -> State:
-    """open_clip's weights under the names of transformers."""
+    """Return open_clip's weights under the names of transformers."""
     made = {
         "logit_scale": state["logit_scale"],
         "text_projection.weight": state["text_projection"].T,
@@ -118,20 +119,20 @@ def renamed(state: State) -> State:
 
 
 class FixedText(torch.nn.Module):
-    """encode_text alone."""
+    """The text tower alone."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """FP32 [batch, D] of INT64 [batch, 77]."""
+        """Return vectors, FP32 [batch, D], of token ids, INT64 [batch, 77]."""
         vectors: torch.Tensor = self.model.encode_text(input_ids)
         return vectors
 
 
 def write_fixed_text(model: Any, path: Path) -> None:  # noqa: ANN401 - as above
-    """The ordinary export of the text tower: every text has all 77 tokens."""
+    """Write the ordinary export of the text tower, in which every text has all 77 tokens."""
     ids = torch.zeros((2, CONTEXT), dtype=torch.int64)
     ids[:, 0], ids[:, 5] = 49406, 49407
     program = torch.onnx.export(
@@ -146,7 +147,7 @@ def write_fixed_text(model: Any, path: Path) -> None:  # noqa: ANN401 - as above
 
 
 def main(directory: Path) -> None:
-    """Make what is missing."""
+    """Make the checkpoint if it is missing, and its other forms."""
     checkpoint = directory / "sources" / CHECKPOINT
     if not checkpoint.is_file():
         write_checkpoint(checkpoint)

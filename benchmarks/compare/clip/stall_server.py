@@ -1,7 +1,7 @@
-"""The application with a clock on its event loop: `GET /stalls` tells its longest stall since the last call.
+"""The application with a clock on its event loop; `GET /stalls` returns its longest recent stall.
 
-A stall is the time by which a short sleep lasts too long. On a machine whose cores are all busy a part of it
-is the wait for a core, which no program can help; Linux counts it, and it is told apart.
+A stall is the time by which a short sleep lasts too long. On a busy machine a part of it is the wait for a
+core, which no program can avoid; Linux counts that wait, and it is shown separately.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from gateway.settings import read_settings
 SLEEP = 0.002
 
 _stalls: list[tuple[float, float]] = []
-"""Seconds: by the clock, and without the wait for a core."""
+"""Seconds by the clock, and without the wait for a core."""
 
 
 async def watch() -> None:
-    """Sleep and compare, for ever."""
+    """Sleep and compare the time, without end."""
     with Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").open("rb", buffering=0) as schedule:
 
         def waited() -> float:
@@ -39,7 +39,7 @@ async def watch() -> None:
 
 
 async def stalls() -> JSONResponse:
-    """Since the last call, in milliseconds."""
+    """Return the longest stalls since the last call, in milliseconds."""
     seen = _stalls.copy() or [(0.0, 0.0)]
     _stalls.clear()
     by_clock, own = (max(values) * 1000 for values in zip(*seen, strict=True))
@@ -47,7 +47,7 @@ async def stalls() -> JSONResponse:
 
 
 async def serve() -> None:
-    """As `app.py`, and watched."""
+    """Serve as `app.py` does, with the clock."""
     settings = read_settings()
     set_up_logging(settings)
     app = create_app(settings)

@@ -1,4 +1,4 @@
-"""What image load does to the front end: the event loop's longest stall, and the memory of large images."""
+"""The front end under image load: the event loop's longest stall, and the memory that large images take."""
 
 import io
 import json
@@ -7,45 +7,43 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.compare.clip.contestants import image_requests
-from benchmarks.compare.clip.inputs import Inputs
+from benchmarks.compare.inputs import Inputs
 from benchmarks.compare.servers import Running
-from benchmarks.loadtest.raw_http import HOST, closed_loop, exchange_once
+from benchmarks.loadtest.images import data_uri
+from benchmarks.loadtest.loops import Outcome, closed_loop, given
 
 CONNECTIONS = 16
 LARGE = (4000, 3000)
-"""12 megapixels."""
+"""Width and height: 12 megapixels."""
 
-LARGE_AT_ONCE = 64
-LARGE_DISTINCT = 8
+LARGE_AT_ONCE, LARGE_DISTINCT = 64, 8
 IMAGES = 1500
 
 
 def stall(up: Running, inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """Under the image load of the table."""
+    """Measure the longest stall under the image load of the table."""
     # The first request of its route imports modules, some 20 ms, which is not the images' doing.
     _stalls(up)
-    closed_loop(up.port, image_requests(up, inputs.images(100)), CONNECTIONS, seconds / 4)
+    _send(up, inputs.take("images", 100), CONNECTIONS, seconds / 4)
     _stalls(up)
-    outcome = closed_loop(up.port, image_requests(up, inputs.images(IMAGES)), CONNECTIONS, seconds)
+    outcome = _send(up, inputs.take("images", IMAGES), CONNECTIONS, seconds)
     if outcome.failure:
         return {"failure": outcome.failure}
     return {**_stalls(up), "images_per_second": outcome.rate}
 
 
 def memory(up: Running, inputs: Inputs) -> dict[str, Any]:
-    """Bytes resident in the front end: idle, and at most while LARGE_AT_ONCE requests of 12 megapixels run.
+    """Measure bytes resident in the front end, idle and at most under LARGE_AT_ONCE large images.
 
-    Idle is after a few small images: libraries are loaded and threads started by then.
+    Idle is after a few small images, when libraries are loaded and threads are started.
     """
-    closed_loop(up.port, image_requests(up, inputs.images(64)), CONNECTIONS, 10)
-    pictures = [_enlarged(image) for image in inputs.images(LARGE_DISTINCT)]
-    requests = image_requests(up, pictures) * (LARGE_AT_ONCE // LARGE_DISTINCT)
+    _send(up, inputs.take("images", 64), CONNECTIONS, 10)
+    large = [data_uri(_enlarged(image)) for image in inputs.images(LARGE_DISTINCT)]
     idle = _resident(up.pid, "VmRSS")
-    # Linux's own record of the peak, set back to now.
+    # Linux's own record of the peak, set back to the present.
     Path(f"/proc/{up.pid}/clear_refs").write_text("5", encoding="ascii")
     _stalls(up)
-    outcome = closed_loop(up.port, requests, LARGE_AT_ONCE, 1e9)
+    outcome = _send(up, large * (LARGE_AT_ONCE // LARGE_DISTINCT), LARGE_AT_ONCE, 1e9)
     if outcome.failure:
         return {"failure": outcome.failure}
     peak = _resident(up.pid, "VmHWM")
@@ -53,10 +51,15 @@ def memory(up: Running, inputs: Inputs) -> dict[str, Any]:
         "idle_bytes": idle,
         "peak_bytes": peak,
         "above_idle_mb": (peak - idle) / 1e6,
-        "body_bytes": sum(map(len, requests)) / len(requests),
+        "body_bytes": outcome.records.bytes_out / outcome.requests,
         "images_per_second": outcome.rate,
         **_stalls(up),
     }
+
+
+def _send(up: Running, images: list[str], connections: int, seconds: float) -> Outcome:
+    requests = [up.request("images", [image]) for image in images]
+    return closed_loop(up.address, given(requests), connections, seconds)
 
 
 def _enlarged(image: bytes) -> bytes:
@@ -67,8 +70,7 @@ def _enlarged(image: bytes) -> bytes:
 
 
 def _stalls(up: Running) -> dict[str, Any]:
-    request = f"GET /stalls HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
-    found: dict[str, Any] = json.loads(exchange_once(up.port, request))
+    found: dict[str, Any] = json.loads(up.exchange("GET", "/stalls"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""An ordinary ONNX export, for the peers that want one: token vectors out, padded batches in.
+"""An ordinary ONNX export for the peers that want one: token vectors out, padded batches in.
 
 Runs in the environment `infinity`, which has optimum. Usage: python export_onnx.py MODEL_DIRECTORY OUTPUT
 """
@@ -11,7 +11,7 @@ from optimum.exporters.onnx import main_export  # type: ignore[import-not-found]
 
 
 def main(model: Path, output: Path) -> None:
-    """Export, and have every reader cut texts where sentence-transformers does."""
+    """Export the model, and make every reader truncate texts where sentence-transformers does."""
     main_export(str(model), output=str(output), task="feature-extraction", library_name="transformers")
     limit = json.loads((model / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
     # infinity's optimum engine cuts at the one, fastembed at the least of the others.

@@ -1,0 +1,145 @@
+"""One load sent from this process to any server: a closed or an open loop, and its figures."""
+
+import random
+import time
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.loadtest.connection import Connection
+from benchmarks.loadtest.load import Load, OpenLoad
+from benchmarks.loadtest.records import Read, Records, Take, unread
+
+TIMEOUT_SECONDS = 120.0
+ENDLESS = 1 << 62
+"""The quota of a connection that only the time, or the end of the requests, stops."""
+
+MAX_WAITING = 1024
+"""Connections of an open loop; a server that keeps more requests than this waiting does not hold the rate."""
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one load; `failure` makes all of it void."""
+
+    records: Records
+    rate: float
+    """Requests a second."""
+    failure: str | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests that were answered."""
+        return len(self.records.answered)
+
+    @property
+    def mean(self) -> float:
+        """Mean latency in ms."""
+        return float(self._latencies().mean())
+
+    @property
+    def client_cpu_ms(self) -> float:
+        """CPU time of this process in ms per request."""
+        return self.records.cpu_seconds * 1000 / max(1, self.requests)
+
+    def percentile(self, percent: float) -> float:
+        """A percentile of the latencies in ms."""
+        return float(np.percentile(self._latencies(), percent))
+
+    def _latencies(self) -> NDArray[np.float64]:
+        if not self.requests:
+            return np.array([np.nan])
+        latencies: NDArray[np.float64] = np.array(self.records.answered) - np.array(self.records.due)
+        return latencies * 1000
+
+
+def given(requests: Iterable[bytes]) -> Take:
+    """Hand out these requests one by one."""
+    left = iter(requests)
+    return lambda: next(left, None)
+
+
+def closed_loop(
+    address: Address,
+    take: Take,
+    connections: int,
+    seconds: float,
+    *,
+    read: Read = unread,
+    start: float | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Outcome:
+    """Keep `connections` requests under way until the time or the requests end.
+
+    The rate is the sum of each connection's own rate over its own time, so that the last requests, which
+    run beside fewer and fewer others, neither raise it nor are lost.
+    """
+    try:
+        opened = connect(address, connections)
+    except OSError as error:
+        return Outcome(Records(), 0.0, str(error) or repr(error))
+    for connection in opened:
+        connection.quota = ENDLESS
+    load = Load(opened, take, timeout, read)
+    load.stop_after(seconds)
+    start = start or time.monotonic()
+    records = load.run(start)
+    rates = [(ENDLESS - one.quota) / (one.ended - start) for one in opened if one.quota < ENDLESS]
+    disconnect(opened)
+    return Outcome(records, sum(rates), _failure(records))
+
+
+def open_loop(address: Address, take: Take, moments: "array[float]") -> Outcome:
+    """Send a request at each of the moments, in seconds after the start, whatever the server does.
+
+    A latency counts from the moment at which a request was due, so that a late start is the server's.
+    """
+    connections = [Connection(address) for _ in range(MAX_WAITING)]
+    start = time.monotonic()
+    records = OpenLoad(connections, take, TIMEOUT_SECONDS, moments, unread).run(start)
+    rate = len(records.answered) / (time.monotonic() - start)
+    disconnect(connections)
+    failure = _failure(records)
+    if len(records.late) < len(moments):
+        failure = failure or f"more than {MAX_WAITING} requests were waiting"
+    return Outcome(records, rate, failure)
+
+
+def poisson(rate: float, number: int, seed: int | str) -> "array[float]":
+    """Draw `number` random moments, `rate` a second on average, in seconds after the start."""
+    draw = random.Random(seed)
+    moments = array("d")
+    moment = 0.0
+    for _ in range(number):
+        moment += draw.expovariate(rate)
+        moments.append(moment)
+    return moments
+
+
+def connect(address: Address, number: int) -> list[Connection]:
+    """Open connections.
+
+    Raises:
+        OSError: The server cannot be reached.
+    """
+    connections = [Connection(address) for _ in range(number)]
+    for connection in connections:
+        connection.open()
+    return connections
+
+
+def disconnect(connections: list[Connection]) -> None:
+    """Close connections."""
+    for connection in connections:
+        connection.close()
+
+
+def _failure(records: Records) -> str | None:
+    if records.first_failure:
+        return records.first_failure[1]
+    return None if records.answered else "no request was answered"
