@@ -1,4 +1,4 @@
-"""The load test: how many embeddings a second the server gives, and how long callers wait.
+"""The load test: the embeddings a second that a server gives, and the time that callers wait.
 
     python benchmark.py                                   # 500 clients, 20 requests each
     python benchmark.py --rate 300 --duration 30 --plot load.png
@@ -11,6 +11,7 @@ import argparse
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ from benchmarks.loadtest.texts import read_texts
 from benchmarks.loadtest.workers import Workers
 
 BUSY_CLIENT = 0.7
-"""Share of a core from which on the client's own work shows in the latencies."""
+"""Share of a core above which the client's own work shows in the latencies."""
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line; defaults are those of `Settings`."""
+    """Make the command line; its defaults are those of `Settings`."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -44,61 +45,58 @@ def arguments() -> argparse.ArgumentParser:
         group.add_argument(name, help=text, default=getattr(default, field), **how)
 
     server = parser.add_argument_group("server")
-    option(server, "--url", "of the server")
-    option(server, "--model", "to ask; loaded first where it is not")
-    option(server, "--pretrained", "of a CLIP model: a tag of open_clip, or a checkpoint file")
-    option(server, "--route", "to ask", choices=ROUTES)
+    option(server, "--url", "base URL of the server")
+    option(server, "--model", "model to ask; loaded first if necessary")
+    option(server, "--pretrained", "weights of a CLIP model: a tag of open_clip, or a checkpoint file")
+    option(server, "--route", "route to ask", choices=ROUTES)
     option(server, "--api-key", "sent as a bearer token")
     load = parser.add_argument_group("load")
-    option(load, "--connections", "concurrent clients", type=positive)
-    option(load, "--requests", "requests of each client", type=positive)
+    option(load, "--connections", "concurrent clients", type=at_least(1))
+    option(load, "--requests", "requests of each client", type=at_least(1))
     option(load, "--duration", "seconds, instead of --requests", type=seconds)
-    option(load, "--rate", "requests due each second, whatever the answers (open loop)", type=seconds)
+    option(load, "--rate", "requests due each second, regardless of answers (open loop)", type=seconds)
     option(load, "--arrivals", "how --rate spreads them", choices=ARRIVALS)
-    option(load, "--warmup", "requests before the measurement", type=natural)
+    option(load, "--warmup", "requests before the measurement", type=at_least(0))
     option(load, "--timeout", "seconds until a request counts as failed", type=seconds)
-    option(load, "--processes", "that send", type=positive)
+    option(load, "--processes", "processes that send", type=at_least(1))
     text = parser.add_argument_group("texts and images")
     option(text, "--input", "what each request carries", choices=INPUTS)
-    option(text, "--texts-per-request", "1: a string; more: a list", type=positive)
+    option(text, "--texts-per-request", "1: a string; more: a list", type=at_least(1))
     option(text, "--texts", "built-in texts, all different", choices=KINDS)
     option(text, "--text-file", "one text a line, instead of built-in ones", type=Path)
-    option(text, "--images-per-request", "1: a string; more: a list", type=positive)
-    option(text, "--image-dir", "pictures to send, instead of built-in ones", type=Path)
-    option(text, "--distinct", "draw from so many distinct inputs, to test the cache", type=positive)
-    text.add_argument("--seed", type=natural, help="of inputs and arrivals (default: new each run)")
+    option(text, "--images-per-request", "1: a string; more: a list", type=at_least(1))
+    option(text, "--image-dir", "directory of images to send, instead of built-in ones", type=Path)
+    option(text, "--distinct", "draw from so many distinct inputs, to test the cache", type=at_least(1))
+    text.add_argument("--seed", type=at_least(0), help="seed of inputs and arrivals (default: new each run)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", default=False, help="print only the JSON object")
     output.add_argument("--plot", type=Path, default=None, metavar="FILE.png", help="draw the run")
     return parser
 
 
-def natural(text: str) -> int:
-    """A whole number, 0 or more."""
-    if (value := int(text)) < 0:
-        raise ValueError
-    return value
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` on."""
 
+    def whole_number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise ValueError
+        return value
 
-def positive(text: str) -> int:
-    """A whole number, 1 or more."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+    return whole_number
 
 
 def seconds(text: str) -> float:
-    """A finite number above 0."""
+    """Parse a finite number above 0."""
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError
     return value
 
 
 def measure(settings: Settings) -> tuple[Run, int, str | None]:
-    """Do the whole load test: the run, the length of a vector, the server's version.
+    """Do the whole load test; return the run, the dimension of a vector and the server's version.
 
     Raises:
-        BenchmarkError: it cannot be done.
+        BenchmarkError: The server or the settings do not allow it.
     """
     server = Server(settings)
     dimension = server.check()
@@ -118,7 +116,7 @@ def measure(settings: Settings) -> tuple[Run, int, str | None]:
 
 
 def warn(run: Run) -> None:
-    """Say what makes the figures doubtful."""
+    """Warn where the figures are doubtful."""
     settings = run.settings
     if run.busy_share > BUSY_CLIENT:
         share = f"{run.busy_share:.0%}"
@@ -141,7 +139,7 @@ def _warn_of_repeats(sent: int, inputs: str, there: int, source: str) -> None:
 
 
 def main() -> int:
-    """Run the command: 0, or 1 where the run is void or could not be made."""
+    """Run the command; return 0, or 1 if the run is void or was not possible."""
     parser = arguments()
     options = vars(parser.parse_args())
     only_json, plot = options.pop("json"), options.pop("plot")

@@ -233,15 +233,8 @@ def draw(comparison: Comparison, result: Summary, picture: Path) -> None:
             values = measured["texts_per_second" if unit == "texts/s" else "p50"]
             if values:
                 top = measured["p99"]["median"] if load == "open" else values["max"]
-                bars.append(
-                    Bar(
-                        server["title"],
-                        values["median"],
-                        values["min"],
-                        top,
-                        server["name"].startswith("ours"),
-                    )
-                )
+                ours = server["name"].startswith("ours")
+                bars.append(Bar(server["title"], values["median"], values["min"], top, ours))
         line = result["in_process"].get(row) if row else None
         plot.bars(axes, name, unit, bars, line and line["median"])
     figure.savefig(picture, dpi=130)

@@ -4,8 +4,8 @@ import http.client
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from benchmarks.loadtest.images import images
 from benchmarks.loadtest.requests import body, headers
@@ -16,8 +16,7 @@ from triton_models.names import HUB_PREFIX, InvalidModelName, clip_served_names,
 LOAD_TIMEOUT = 3600.0
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Triton's counters of one model over all its versions, or of the towers asked of a CLIP model."""
 
     cache_hits: int
@@ -27,12 +26,7 @@ class Counts:
 
     def since(self, earlier: "Counts") -> "Counts":
         """Return what was counted since `earlier`."""
-        return Counts(
-            self.cache_hits - earlier.cache_hits,
-            self.cache_misses - earlier.cache_misses,
-            self.rows - earlier.rows,
-            self.executions - earlier.executions,
-        )
+        return Counts(*(now - before for now, before in zip(self, earlier, strict=True)))
 
 
 class Server:
