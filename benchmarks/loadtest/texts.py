@@ -7,7 +7,7 @@ tokens, which is distributed like that of real texts.
 
 import random
 from collections.abc import Iterator
-from itertools import accumulate, count
+from itertools import accumulate, count, cycle
 from math import log
 
 from benchmarks.loadtest.settings import BenchmarkError, Settings
@@ -94,25 +94,17 @@ def read_texts(settings: Settings) -> list[str]:
     return texts
 
 
-def distinct_texts(settings: Settings, number: int) -> list[str]:
-    """Return `number` texts, the same in every process."""
-    if settings.text_file is not None:
-        return read_texts(settings)[:number]
-    made = BuiltInTexts(settings.texts, settings.seed)
-    return [made.text(serial) for serial in range(number)]
-
-
 def texts(settings: Settings, process: int) -> Iterator[str]:
     """Yield texts without end; no other process gets any of them, except with `--distinct`."""
-    draw = random.Random(f"{settings.seed}/{process}")
+    draw, made = random.Random(f"{settings.seed}/{process}"), BuiltInTexts(settings.texts, settings.seed)
     if settings.distinct is not None:
-        pool = distinct_texts(settings, settings.distinct)
+        if settings.text_file is not None:
+            pool = read_texts(settings)[: settings.distinct]
+        else:
+            pool = [made.text(serial) for serial in range(settings.distinct)]
         while True:
             yield draw.choice(pool)
     if settings.text_file is not None:
-        mine = read_texts(settings)[process :: settings.processes]
-        while True:
-            yield from mine
-    made = BuiltInTexts(settings.texts, settings.seed)
+        yield from cycle(read_texts(settings)[process :: settings.processes])
     for serial in count(process, settings.processes):
         yield made.text(serial)

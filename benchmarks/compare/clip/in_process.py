@@ -12,9 +12,11 @@ import io
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +57,14 @@ def image_rate(
                 place += batch
                 yield [pool.submit(decode, one) for one in chosen]
 
-        def in_turns() -> int:
-            return sum(len(run([one.result() for one in futures])) for futures in batches())
-
-        def overlapped() -> int:
-            done, waiting = 0, None
-            for futures in batches():
-                if waiting is not None:
-                    done += len(run([one.result() for one in waiting]))
-                waiting = futures
-            return done + (len(run([one.result() for one in waiting])) if waiting else 0)
-
         found = {}
-        for name, way in (("in turns", in_turns), ("overlapped", overlapped)):
-            start = time.perf_counter()
-            found[f"batch {batch}, {name}"] = way() / (time.perf_counter() - start)
+        for name, ahead in (("in turns", 0), ("overlapped", 1)):
+            done, waiting, start = 0, deque[list["Future[Any]"]](), time.perf_counter()
+            for futures in chain(batches(), [[]] * ahead):
+                waiting.append(futures)
+                if len(waiting) > ahead:
+                    done += len(run([one.result() for one in waiting.popleft()]))
+            found[f"batch {batch}, {name}"] = done / (time.perf_counter() - start)
     return found
 
 
