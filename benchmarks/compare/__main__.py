@@ -79,7 +79,7 @@ def _run_round(
 
     for server in servers:
         measures[server.name] = run_server(TEXTS, server, loads, number, seconds, mixed)
-        if server.name != OURS.name:
+        if server.name != OURS.name or "failure" in measures[server.name]:
             continue
         say(f"round {number}: the engine in process, no server")
         version = version_directory(OURS.repository, served_name(DEFAULT_MODEL))

@@ -40,8 +40,7 @@ class Inputs:
 
 def sample(kinds: Sequence[str]) -> list[str]:
     """Return the inputs that all contestants embed and are compared by."""
-    inputs = Inputs(SAMPLE_SEED)
-    return [one for kind in kinds for one in inputs.take(kind, SAMPLE[kind])]
+    return [one for kind in kinds for one in Inputs(SAMPLE_SEED).take(kind, SAMPLE[kind])]
 
 
 def grouped(inputs: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -139,6 +139,8 @@ def test_inputs_are_new_and_the_same_for_all() -> None:
     assert len(set(first(1))) == 150
     assert not set(first(1)) & set(first(2))
     assert len(sample(["definitions", "passages"])) == 64
+    # The reference embeds all kinds at once, the servers one kind after the other.
+    assert sample(["definitions", "passages"]) == sample(["definitions"]) + sample(["passages"])
     assert grouped(["a", "b", "c", "d", "e"], 2) == [["a", "b"], ["c", "d"]]
 
 

@@ -70,7 +70,7 @@ def _run_round(servers: Sequence[Server], number: int, seconds: float) -> Round:
     }
     for server in servers:
         measures[server.name] = run_server(CLIP, server, LOADS, number, seconds)
-        if server.ours:
+        if server.ours and "failure" not in measures["ours"]:
             measures["ours"] |= {"wire": {"bytes": _wire_bytes()}, **_stress(number, seconds)}
             say(f"round {number}: the engines in process")
             version = version_directory(OURS.repository, clip_served_names(**MODEL).image)
