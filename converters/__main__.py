@@ -20,12 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from converters import clip_pipeline
+from converters.clip import pipeline
 from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace
-from converters.pipeline import Request, run
+from converters.job import Request
 from converters.progress import BarProgress, JsonProgress, Progress
-from triton_models.accuracy import Precision
-from triton_models.names import InvalidModelName
+from converters.sentence_transformer.pipeline import run
+from triton_models.contract.accuracy import Precision
+from triton_models.contract.names import InvalidModelName
 
 _OUT_OF_MEMORY = re.compile(
     "not enough memory|can't allocate memory|bad_alloc|failed to map segment|annot allocate memory"
@@ -113,7 +114,7 @@ def _sentence_transformer(request: Request, progress: Progress) -> dict[str, obj
 
 
 def _clip(request: Request, pretrained: str, progress: Progress) -> dict[str, object]:
-    converted = clip_pipeline.run(request, pretrained, progress)
+    converted = pipeline.run(request, pretrained, progress)
     towers = (converted.text, converted.image)
     return {
         "served_names": [converted.names.text, converted.names.image],

@@ -12,6 +12,8 @@ Every message is one line, safe to show to a client: no absolute path, no traceb
 anything else is a fault of this program and is reported as `internal`.
 """
 
+import re
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -69,3 +71,21 @@ class NameCollision(ConversionError):
     """Another model is served under the same name."""
 
     kind = "collision"
+
+
+_LONGEST_MESSAGE = 300
+
+
+def describe(error: BaseException, directory: Path | None = None) -> str:
+    """An error of a library in one line, without paths of this machine."""
+    text = str(error).strip()
+    if directory is not None:
+        text = text.replace(str(directory), "the model")
+    text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", " ".join(text.split()))
+    text = text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """A text for a message: printable ASCII, quoted, cut."""
+    return ascii(text if len(text) <= length else text[:length] + "...")

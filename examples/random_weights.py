@@ -11,7 +11,7 @@ Every part works as with real weights, at the same speed. What is found means no
 import argparse
 from pathlib import Path
 
-from converters.torchvision_cpu import make_importable
+from converters.torchvision_shim import make_importable
 
 
 def main() -> None:

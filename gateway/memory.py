@@ -69,3 +69,20 @@ def _resident(process: Path) -> int:
         return int((process / "statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+LARGE_BLOCK = 1 << 20
+"""Bytes from which a block is mapped for itself; the images of most requests are below."""
+
+_M_MMAP_THRESHOLD = -3
+
+
+def give_back_large_blocks() -> None:
+    """Have the C library return large blocks to the system at once, where it is glibc.
+
+    By itself it begins to keep what is freed, in every thread, once a block of this size was freed: 64
+    images of 12 megapixels then left 285 MB behind, and 7 MB with this.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.addresses import AllowedHosts
+from gateway.allowed_hosts import AllowedHosts
 from gateway.credentials import SECRETS
-from gateway.references import Reference
-from triton_models.accuracy import Precision
-from triton_models.cache import parse_response_cache
-from triton_models.names import InvalidModelName
+from gateway.model_id import Reference
+from triton_models.contract.accuracy import Precision
+from triton_models.contract.names import InvalidModelName
+from triton_models.server.response_cache import parse_response_cache
 
 ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
 """As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""

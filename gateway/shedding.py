@@ -9,15 +9,16 @@ import time
 
 from starlette.responses import Response
 
-from gateway.access import Keys
-from gateway.edge import REQUEST_ID_HEADER, id_of
-from gateway.errors import GatewayError, error_response
-from gateway.hot import ROUTES, is_small
-from gateway.inference import TextEmbedder
-from gateway.metrics import count_request
-from gateway.schemas import parse
-from gateway.shutdown import Shutdown
-from triton_models.names import InvalidModelName
+from gateway.api.error_responses import error_response
+from gateway.api.request_body import parse
+from gateway.errors import GatewayError
+from gateway.inference.text import TextEmbedder
+from gateway.middleware.access import Keys
+from gateway.middleware.fast_path import ROUTES, is_small
+from gateway.middleware.request_context import REQUEST_ID_HEADER, id_of
+from gateway.server.shutdown import Shutdown
+from gateway.telemetry.metrics import count_request
+from triton_models.contract.names import InvalidModelName
 
 STATE = "shedder"
 """Where `connections.py` finds it in the state of the application's lifespan."""

@@ -1,5 +1,5 @@
 """What must happen before any test module imports transformers or open_clip."""
 
-from converters.torchvision_cpu import make_importable
+from converters.torchvision_shim import make_importable
 
 make_importable()

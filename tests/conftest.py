@@ -17,7 +17,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests.stock import BERT, STATIC, Stock
+from tests.support.converted_models import BERT, STATIC, Stock
 
 ROOT = Path(__file__).parent.parent
 LOG_LINES = 30
@@ -134,7 +134,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
     shared = shared_by_all(tmp_path_factory) / "stock"
     with FileLock(f"{shared}.lock"):
         if not (shared / "whole").exists():
-            command = [sys.executable, "-m", "tests.stock", str(shared)]
+            command = [sys.executable, "-m", "tests.support.converted_models", str(shared)]
             environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
             subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
             (shared / "whole").touch()

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.conftest import MINILM, ROOT, Server
-from tests.vectors import cosines
+from tests.support.vectors import cosines
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 PAGE = (ROOT / "docs" / "clients.md").read_text()

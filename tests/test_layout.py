@@ -116,7 +116,7 @@ def test_the_store_needs_only_what_it_declares() -> None:
 
 
 def test_readme_lists_every_route() -> None:
-    from app import create_app
+    from gateway.application import create_app
     from gateway.settings import Settings
 
     readme = (ROOT / "README.md").read_text()

@@ -26,7 +26,7 @@ from benchmarks.compare.servers import ONNX, OURS, SERVERS, Running, Server
 from benchmarks.compare.soak import soak
 from benchmarks.compare.targets import LOADS, TEXTS, Load, Round
 from benchmarks.loadtest.settings import DEFAULT_MODEL
-from triton_models.names import served_name
+from triton_models.contract.names import served_name
 
 NEEDS_SINGLES = {"open", "repeated"}
 FULL_SOAK = 600.0

@@ -22,10 +22,10 @@ from benchmarks.compare.inputs import Inputs, sample
 from benchmarks.compare.rounds import REFERENCE
 from benchmarks.compare.targets import TEXTS
 from benchmarks.loadtest.machine import cores
-from gateway.tokenizer import TextTokenizer, TokenIds
+from gateway.text.tokenizer import TextTokenizer, TokenIds
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.selection import engine_for
-from triton_models.manifest import Manifest
+from triton_models.backends.onnxruntime.engine_selection import engine_for
+from triton_models.contract.manifest import Manifest
 
 BATCH = 32
 BULK = {"glosses": ("definitions", 2048), "passages": ("passages", 256)}
@@ -59,7 +59,7 @@ def latency_ms(work: Callable[[str], Any], texts: Sequence[str], seconds: float)
 
 def encode(inputs: Inputs, seconds: float) -> dict[str, Any]:
     """Measure `SentenceTransformer.encode`, which sorts its texts by length; write the reference vectors."""
-    from converters.torchvision_cpu import make_importable
+    from converters.torchvision_shim import make_importable
 
     make_importable()
     from sentence_transformers import SentenceTransformer

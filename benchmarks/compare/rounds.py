@@ -14,7 +14,7 @@ from benchmarks.compare.inputs import Inputs, grouped, sample
 from benchmarks.compare.servers import Running, Server, ServerFailed, running
 from benchmarks.compare.targets import OPEN_LOOP_SHARE, Comparison, Load
 from benchmarks.loadtest.loops import Outcome, closed_loop, given, open_loop, poisson
-from triton_models.accuracy import cosines
+from triton_models.contract.accuracy import cosines
 
 REFERENCE = WORK / "reference.npz"
 """Vectors of `sample` by the original library: written by each round, one array a kind."""

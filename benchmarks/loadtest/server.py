@@ -11,7 +11,7 @@ from benchmarks.loadtest.images import images
 from benchmarks.loadtest.requests import body, headers
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 from benchmarks.loadtest.texts import texts
-from triton_models.names import HUB_PREFIX, InvalidModelName, clip_served_names, served_name
+from triton_models.contract.names import HUB_PREFIX, InvalidModelName, clip_served_names, served_name
 
 LOAD_TIMEOUT = 3600.0
 

@@ -15,7 +15,7 @@ from benchmarks.loadtest.records import inference_ms
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.texts import BuiltInTexts, texts
 from tests.conftest import MINILM, ROOT
-from tests.played_server import Played, played
+from tests.support.fake_embedding_server import Played, played
 
 ORIGINAL_LINES = (
     "Benchmark results:",

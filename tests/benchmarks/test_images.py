@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.loadtest.images import BuiltInImages, data_uri
 from tests.benchmarks.test_benchmark import ORIGINAL_LINES, SMALL, benchmark, server
-from tests.played_server import Played
+from tests.support.fake_embedding_server import Played
 
 __all__ = ["server"]
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.loadtest.connection import head, with_body
 from benchmarks.loadtest.loops import Address, closed_loop, given, open_loop, poisson
 from benchmarks.loadtest.records import inference_ms
-from tests.played_server import Played, played
+from tests.support.fake_embedding_server import Played, played
 
 
 def texts_sent(server: Played, number: int) -> tuple[Address, list[bytes]]:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from converters.__main__ import collect_seldom
-from converters.pipeline import Request, run
+from converters.job import Request
 from converters.progress import Step
+from converters.sentence_transformer.pipeline import run
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.manifest import Manifest
-from triton_models.repository import Repository
+from triton_models.contract.manifest import Manifest
+from triton_models.repository.repository import Repository
 
 # torch records every traced operation for pytest's log capture otherwise, at many times the cost of tracing.
 logging.getLogger("torch.__trace").propagate = False

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.stock import CLIP, Stock
-from tests.tiny_clip import config, write_clip
-from tests.tiny_models import static_model, transformer_model
-from triton_models.repository import Repository
+from tests.support.converted_models import CLIP, Stock
+from tests.support.tiny_clip import config, write_clip
+from tests.support.tiny_models import static_model, transformer_model
+from triton_models.repository.repository import Repository
 
 COMMAND = [sys.executable, "-m", "converters", "sentence-transformer"]
 

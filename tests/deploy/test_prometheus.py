@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.metrics import exposition
+from gateway.telemetry.metrics import exposition
 from tests.conftest import MINILM, ROOT, Server, free_port
 
 DEPLOY = ROOT / "deploy"

@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-import tests.stock
+import tests.support.converted_models
 from tests.conftest import Server
 from tests.faults.load import Load, Pool
 from tests.faults.table import markdown
-from tests.stock import Stock
-from tests.vectors import cosines, embed
+from tests.support.converted_models import Stock
+from tests.support.vectors import cosines, embed
 
 Note = Callable[[str, Load], None]
 MakeLoad = Callable[..., Load]

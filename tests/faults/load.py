@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tests.vectors import cosines
+from tests.support.vectors import cosines
 
 SAME = 0.99999
 SLACK = 10.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import ROOT, Server
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 from triton_models.server.embedded import EmbeddedTriton
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import tiny_models
 from tests.conftest import ROOT, Server
 from tests.faults.conftest import BERT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.disks import full, tmpfs
 from tests.faults.processes import family, triton_of
-from tests.waiting import wait_until
+from tests.support import tiny_models
+from tests.support.waiting import wait_until
 
 LOAD = "/load_sentence_transformer_model"
 LATE = "tiny/late"

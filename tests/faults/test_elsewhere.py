@@ -11,7 +11,7 @@ from tests.faults.conftest import LIMIT, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.load import Kind
 from tests.faults.processes import LoneTriton, family
 from tests.faults.proxy import CHUNK, Proxy
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)

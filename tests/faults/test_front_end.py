@@ -16,7 +16,7 @@ from tests.faults.conftest import Farm, MakeLoad, Note, right, wait_loaded
 from tests.faults.load import Kind, Pool
 from tests.faults.processes import end_of, family, leftovers
 from tests.faults.proxy import RESET
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 REQUEST = b'{"model_name": "tiny/bert", "text": "a dog"}'
 

@@ -11,14 +11,14 @@ import httpx
 import numpy as np
 import pytest
 
-from gateway.probes import Probe, WrongVector
+from gateway.health.probe import Probe, WrongVector
 from tests.conftest import Server
 from tests.faults.conftest import BERT, OTHER, Farm, vectors, wait_loaded
 from tests.faults.processes import stub_of, triton_of
-from tests.vectors import cosines
-from tests.waiting import wait_until
-from triton_models.client import TritonClient
-from triton_models.repository import Repository
+from tests.support.vectors import cosines
+from tests.support.waiting import wait_until
+from triton_models.client.client import TritonClient
+from triton_models.repository.repository import Repository
 from triton_models.server.embedded import state_directory
 
 SERVED = "tiny_bert"

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gateway.decoding import MEMORY
+from gateway.images.decoder import MEMORY
 from tests.conftest import Server
-from tests.gateway.test_image_headers import METADATA
-from tests.hostile_pictures import HOSTILE, avif_as, flat, scans_jpeg
-from tests.pictures import encoded
-from tests.stock import CLIP, STATIC, Stock
+from tests.gateway.images.test_headers import METADATA
+from tests.support.converted_models import CLIP, STATIC, Stock
+from tests.support.hostile_pictures import HOSTILE, avif_as, flat, scans_jpeg
+from tests.support.pictures import encoded
 
 COUNT = 200
 AT_ONCE = 16

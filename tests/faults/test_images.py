@@ -11,9 +11,9 @@ from tests.conftest import Server
 from tests.faults.conftest import LIMIT, TEXTS
 from tests.faults.load import Load, Pool
 from tests.faults.processes import stub_of, triton_of
-from tests.pictures import encoded, photo
-from tests.tiny_clip import config, write_clip
-from tests.vectors import embed
+from tests.support.pictures import encoded, photo
+from tests.support.tiny_clip import config, write_clip
+from tests.support.vectors import embed
 
 CLIP = "hf-hub:tiny/clip"
 

@@ -23,7 +23,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.conftest import MINILM, Server
-from tests.vectors import cosines, embed
+from tests.support.vectors import cosines, embed
 
 CONNECTIONS = 32
 DEADLINE = 30.0

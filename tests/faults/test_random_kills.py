@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import tiny_models
 from tests.conftest import Server
 from tests.faults.conftest import Farm, wait_loaded
 from tests.faults.load import Kind, Load
 from tests.faults.processes import family
+from tests.support import tiny_models
 
 LOAD = "/load_sentence_transformer_model"
 MEANWHILE = "loading/meanwhile"

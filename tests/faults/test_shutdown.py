@@ -18,12 +18,12 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from tests import tiny_models
 from tests.conftest import Server
 from tests.faults.conftest import BERT, FEW, Farm, vectors, wait_loaded
 from tests.faults.processes import end_of, family
-from tests.vectors import cosines
-from tests.waiting import wait_until
+from tests.support import tiny_models
+from tests.support.vectors import cosines
+from tests.support.waiting import wait_until
 
 LOAD = "/load_sentence_transformer_model"
 WORKERS = ("-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2")

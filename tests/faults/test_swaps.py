@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from tests import tiny_models
 from tests.faults.conftest import LIMIT, TEXTS, Farm
 from tests.faults.load import Load, Pool
 from tests.faults.processes import triton_of
+from tests.support import tiny_models
 
 NAME = "swapped/model"
 LOAD = "/load_sentence_transformer_model"

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, Server
 from tests.faults.conftest import BERT, LIMIT, OTHER, Farm, MakeLoad, Note, wait_loaded
 from tests.faults.load import Kind
 from tests.faults.processes import family, is_of, stopped, stub_of, triton_of
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 SLEEPER = """
 import sys, time

@@ -10,11 +10,11 @@ import httpx
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.addresses import Address, AllowedHosts, is_public
-from gateway.fetching import ImageFetcher, parse, redirected, shown
-from gateway.guarded_transport import GuardedBackend
-from gateway.image_headers import ImageError
-from gateway.image_sources import is_url
+from gateway.allowed_hosts import Address, AllowedHosts, is_public
+from gateway.images.fetcher import ImageFetcher, parse, redirected, shown
+from gateway.images.headers import ImageError
+from gateway.images.sources import is_url
+from gateway.images.ssrf_guard import GuardedBackend
 
 NOT_PUBLIC = [
     ipaddress.ip_network(network)

@@ -11,10 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gateway import bodies, schemas
-from gateway.answers import JSON, NPY, OCTETS, media_type
-from gateway.dialects import openai, original_schemas, tei_schemas, weaviate
-from gateway.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
+from gateway.api import request_body, schemas
+from gateway.api.dialects import ingrain_schemas, openai, tei_schemas, weaviate
+from gateway.api.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
+from gateway.api.request_body import parse
+from gateway.api.responses import JSON, NPY, OCTETS, media_type
 from gateway.errors import InvalidInput
 from tests.fuzz.mutations import broken_json, damaged_json, one_line
 
@@ -60,14 +61,14 @@ BODIES: tuple[tuple[type[BaseModel], dict[str, Any]], ...] = (
     (tei_schemas.RootRequest, {"inputs": {"a": ["b"]}}),
     (weaviate.VectorsRequest, {"text": "a", "config": {"pooling_strategy": "cls", "task_type": "query"}}),
     (weaviate.VectorizeRequest, {"texts": ["a"], "images": ["AA=="]}),
-    (original_schemas.EmbedText, {**_INGRAIN, "text": ["a"]}),
-    (original_schemas.EmbedImage, {**_INGRAIN, "image": ["AA=="]}),
-    (original_schemas.Embed, {**_INGRAIN, "text": "a", "image": "AA=="}),
-    (original_schemas.LoadModel, {"name": "ViT-B-32/tag", "library": "open_clip"}),
+    (ingrain_schemas.EmbedText, {**_INGRAIN, "text": ["a"]}),
+    (ingrain_schemas.EmbedImage, {**_INGRAIN, "image": ["AA=="]}),
+    (ingrain_schemas.Embed, {**_INGRAIN, "text": "a", "image": "AA=="}),
+    (ingrain_schemas.LoadModel, {"name": "ViT-B-32/tag", "library": "open_clip"}),
 )
 """Of every schema a body that has all its fields."""
 
-LARGE = (InferRequest, openai.EmbeddingsRequest, weaviate.VectorizeRequest, original_schemas.Embed)
+LARGE = (InferRequest, openai.EmbeddingsRequest, weaviate.VectorizeRequest, ingrain_schemas.Embed)
 """Those of routes that take images, which may be large."""
 
 
@@ -80,7 +81,7 @@ def told(error: InvalidInput) -> None:
 def read(schema: type[BaseModel], content: bytes) -> BaseModel | None:
     """The body, or None where it is refused, in a line that can be sent."""
     try:
-        return schemas.parse(schema, content)
+        return parse(schema, content)
     except InvalidInput as error:
         told(error)
         return None
@@ -114,17 +115,17 @@ def test_any_bytes_fit_or_are_refused(content: bytes, case: tuple[type[BaseModel
 @contextmanager
 def long_from(size: int) -> Iterator[None]:
     """Strings count as long from here on: cases stay small."""
-    before, bodies._LONG = bodies._LONG, size
+    before, request_body._LONG = request_body._LONG, size
     try:
         yield
     finally:
-        bodies._LONG = before
+        request_body._LONG = before
 
 
 def in_pieces(schema: type[BaseModel], content: bytes) -> BaseModel | None:
     with long_from(32):
         try:
-            return bodies.parse_large(schema, bytearray(content))
+            return request_body.parse_large(schema, bytearray(content))
         except InvalidInput as error:
             orjson.dumps({"detail": str(error)})
             return None
@@ -184,7 +185,7 @@ def test_what_is_refused_whole_is_refused_in_pieces(content: bytes, schema: type
         assert pieces is None
     elif pieces is None:
         # The one difference: other fields than those of inputs may not be long.
-        assert not all(short(value) for name, value in whole if name not in bodies._INPUTS)
+        assert not all(short(value) for name, value in whole if name not in request_body._INPUTS)
     else:
         assert pieces == whole
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from converters.errors import SourceNotFound
-from converters.sources import find
-from gateway.catalog import Catalog
-from gateway.decoding import silence_libtiff
+from converters.sources.find import find
 from gateway.errors import InvalidModel
-from gateway.forms import unit_length
-from gateway.image_headers import ImageError
-from gateway.image_sources import decode
-from gateway.images import open_image, preprocess
-from gateway.references import Reference
+from gateway.images.decoder import silence_libtiff
+from gateway.images.headers import ImageError
+from gateway.images.preprocessing import open_image, preprocess
+from gateway.images.sources import decode
+from gateway.inference.vectors import unit_length
+from gateway.model_id import Reference
+from gateway.models.catalog import Catalog
 from inference_store.errors import Invalid
 from inference_store.http_infer import parse_request
 from tests.conftest import ROOT
@@ -28,11 +28,11 @@ from tests.fuzz.mutations import deep
 from tests.fuzz.test_images import SPECS
 from tests.fuzz.test_repository import TEXT, repository
 from tests.fuzz.test_sources import Silent, read
-from tests.pictures import encoded, photo
-from triton_models.config import Tuning, model_config, to_text
-from triton_models.manifest import Source
-from triton_models.repository import DamagedModel, Repository
-from triton_models.states import ModelState
+from tests.support.pictures import encoded, photo
+from triton_models.contract.config import Tuning, model_config, to_text
+from triton_models.contract.manifest import Source
+from triton_models.repository.model_state import ModelState
+from triton_models.repository.repository import DamagedModel, Repository
 
 
 def test_a_damaged_tiff_writes_nothing_into_the_log(capfd: pytest.CaptureFixture[str]) -> None:

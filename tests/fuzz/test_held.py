@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from gateway.bodies import SMALL
+from gateway.api.request_body import SMALL
 from gateway.settings import Settings
 from tests.fuzz import wire
-from tests.overloaded import FREE, Embedder, serving
+from tests.support.overloaded import FREE, Embedder, serving
 
 CASES = int(os.environ.get("FUZZ_HELD", "300"))
 AT_A_TIME = 50

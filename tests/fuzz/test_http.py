@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import tiny_models
 from tests.conftest import MINILM, Server
 from tests.fuzz.malformed import Fuzzer, Report
-from tests.tiny_clip import config, write_clip
+from tests.support import tiny_models
+from tests.support.tiny_clip import config, write_clip
 
 CLIP = "hf-hub:tiny/clip"
 GROWTH = 0.05

@@ -15,12 +15,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gateway import image_sources
-from gateway.image_headers import ImageError, ImageTooLarge
-from gateway.images import memory, open_image, preprocess
+from gateway.images import sources
+from gateway.images.headers import ImageError, ImageTooLarge
+from gateway.images.preprocessing import memory, open_image, preprocess
 from tests.fuzz.mutations import mutated, one_line
-from tests.pictures import PICTURES, encoded, huge_png, huge_tile_tiff, photo
-from triton_models.manifest import ImagePreprocessing
+from tests.support.pictures import PICTURES, encoded, huge_png, huge_tile_tiff, photo
+from triton_models.contract.manifest import ImagePreprocessing
 
 # As in the front end, where Pillow's warnings stop nothing.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,8 +155,8 @@ def strings() -> st.SearchStrategy[str]:
 @example("A\u00b2==", 16)
 def test_strings_that_stand_for_images(text: str, most: int) -> None:
     try:
-        if not image_sources.is_url(text):
-            assert 0 < len(image_sources.decode(text, most)) <= most
+        if not sources.is_url(text):
+            assert 0 < len(sources.decode(text, most)) <= most
     except ImageError as error:
         one_line(error)
 
@@ -167,11 +167,11 @@ def test_base64_comes_back(data: bytes, safe: bool, padded: bool, columns: int) 
     text = text if padded else text.rstrip("=")
     if columns:
         text = "\n".join(text[place : place + columns] for place in range(0, len(text), columns))
-    assert image_sources.decode(text, MOST_BYTES) == data
-    assert image_sources.decode(f"data:;base64,{text}", len(data)) == data
+    assert sources.decode(text, MOST_BYTES) == data
+    assert sources.decode(f"data:;base64,{text}", len(data)) == data
     if len(data) > 1:
         with pytest.raises(ImageTooLarge):
-            image_sources.decode(text, len(data) - 1)
+            sources.decode(text, len(data) - 1)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from(("L", "RGB", "RGBA", "P", "1", "I;16")))

@@ -5,12 +5,12 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalog import Catalog
 from gateway.errors import GatewayError
-from gateway.references import Reference
+from gateway.model_id import Reference
+from gateway.models.catalog import Catalog
 from tests.fuzz.mutations import one_line
 from tests.fuzz.test_repository import repository
-from triton_models.names import InvalidModelName
+from triton_models.contract.names import InvalidModelName
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 

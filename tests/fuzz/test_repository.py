@@ -15,16 +15,16 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.catalog import Catalog
 from gateway.errors import GatewayError
-from gateway.references import Reference
-from gateway.schemas import RepositoryModel
+from gateway.model_id import Reference
+from gateway.models.catalog import Catalog
+from gateway.models.status import RepositoryModel
 from tests.fuzz.mutations import broken_json, damaged, damaged_json, deep, mutated
 from tests.triton_models.helpers import manifest
-from triton_models.checks import Check, DamagedCheck, ImageCheck
-from triton_models.config import ConfigError, Tuning, from_text, model_config, to_text
-from triton_models.manifest import ImagePreprocessing, Manifest, ManifestError, Source
-from triton_models.repository import Repository, RepositoryError
+from triton_models.contract.checks import Check, DamagedCheck, ImageCheck
+from triton_models.contract.config import ConfigError, Tuning, from_text, model_config, to_text
+from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError, Source
+from triton_models.repository.repository import Repository, RepositoryError
 
 TOKENIZER = next((Path(__file__).parents[1] / "inference_store" / "recording").rglob("tokenizer.json"))
 TEXT = manifest(

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import around
-from gateway.heads import without_upgrade
+from gateway.application import around
+from gateway.server.request_heads import without_upgrade
+from gateway.server.shutdown import Shutdown
 from gateway.settings import Settings
-from gateway.shutdown import Shutdown
 from inference_store import http_server
 from inference_store.http_routes import NoSuchPath
 from inference_store.http_server import Answer, HttpApplication
 from tests.fuzz.framing import digest, made
 from tests.fuzz.proxies import haproxy, nginx
 from tests.fuzz.smuggling import Attack, Echo, Report
-from tests.http_server import serving_in_a_thread
+from tests.support.http_server import serving_in_a_thread
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 

@@ -9,14 +9,14 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from converters import hub
 from converters.errors import InvalidModel, SourceNotFound
-from converters.inspect_source import inspect
 from converters.progress import JsonProgress
-from converters.sources import find
+from converters.sources import hub
+from converters.sources.find import find
+from converters.sources.inspection import inspect
 from tests.fuzz.mutations import broken_json, deep
-from triton_models.manifest import fingerprint
-from triton_models.names import InvalidModelName
+from triton_models.contract.manifest import fingerprint
+from triton_models.contract.names import InvalidModelName
 
 FILES: dict[str, Any] = {
     "modules.json": [

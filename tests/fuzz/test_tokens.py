@@ -14,14 +14,14 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from converters.clip_tokenizer import ClipTokenizer
+from converters.clip.tokenizer import ClipTokenizer
 from gateway.errors import InvalidInput
-from gateway.text_options import Direction, TextOptions
-from gateway.tokenizer import TextTokenizer
+from gateway.text.prompts import Direction, TextOptions
+from gateway.text.tokenizer import TextTokenizer
 from tests.fuzz.mutations import one_line
-from tests.gateway.test_tokenizer import manifest
-from tests.tiny_tokenizers import VOCAB, byte_level, unigram, wordpiece
-from triton_models.tokens import (
+from tests.gateway.text.test_tokenizer import manifest
+from tests.support.tiny_tokenizers import VOCAB, byte_level, unigram, wordpiece
+from triton_models.contract.tokens import (
     TOKEN_ID_BITS,
     mark_not_pooled,
     mark_past_cache,

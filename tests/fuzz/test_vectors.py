@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sentence_transformers.util import quantize_embeddings
 from tritonclient.grpc import service_pb2
 
-from gateway import forms
-from gateway.answers import JSON, NPY, OCTETS, EncodingFormat, Form, written
+from gateway.api.responses import JSON, NPY, OCTETS, EncodingFormat, Form, written
 from gateway.errors import InvalidInput
+from gateway.inference.vectors import EmbeddingDtype, quantize, unit_length
 from tests.fuzz.mutations import one_line
-from triton_models.calls import embeddings
-from triton_models.errors import TritonError
+from triton_models.client.errors import TritonError
+from triton_models.client.requests import embeddings
 
 Floats = NDArray[np.float32]
 Precision = Literal["int8", "uint8", "binary", "ubinary"]
@@ -33,7 +33,7 @@ def vectors(values: st.SearchStrategy[float] = VALUES, least: int = 2) -> st.Sea
 def test_small_types_are_the_librarys(rows: Floats, dtype: Precision, given_ranges: bool) -> None:
     ranges = np.sort(rows[:2] * np.float32(0.5), axis=0) if given_ranges else None
     expected = quantize_embeddings(rows, dtype, ranges=ranges)
-    made = forms.quantize(rows, dtype, ranges)
+    made = quantize(rows, dtype, ranges)
     assert made.dtype == np.asarray(expected).dtype
     assert np.array_equal(made, expected)
 
@@ -46,7 +46,7 @@ def test_small_types_are_the_librarys(rows: Floats, dtype: Precision, given_rang
     st.sampled_from((JSON, NPY, OCTETS)),
 )
 def test_any_vectors_take_any_form(
-    rows: Floats, dimensions: int, dtype: forms.EmbeddingDtype, encoding: EncodingFormat, media: str
+    rows: Floats, dimensions: int, dtype: EmbeddingDtype, encoding: EncodingFormat, media: str
 ) -> None:
     try:
         answer = written(0.0, Form(dimensions or None, dtype, encoding), media, {"embedding": rows})
@@ -59,7 +59,7 @@ def test_any_vectors_take_any_form(
 
 @given(vectors(FINITE, least=1))
 def test_unit_length_or_zero(rows: Floats) -> None:
-    lengths = np.linalg.norm(forms.unit_length(rows).astype(np.float64), axis=1)
+    lengths = np.linalg.norm(unit_length(rows).astype(np.float64), axis=1)
     there = np.abs(rows).max(axis=1) > 0
     assert np.allclose(lengths[there], 1, atol=1e-5)
     assert not lengths[~there].any()

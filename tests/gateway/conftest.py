@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Server
-from tests.hostile_host import HostileHost, hostile_hosts
-from tests.stock import CLIP, STATIC, Stock
+from tests.support.converted_models import CLIP, STATIC, Stock
+from tests.support.hostile_host import HostileHost, hostile_hosts
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, Server
-from tests.gateway.asking import bearer
+from tests.support.app_without_triton import bearer
 from tests.triton_models.helpers import AS_NOBODY
 
 SECRET = "open-sesame"

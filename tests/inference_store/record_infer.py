@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import tiny_models
 from tests.conftest import Server
 from tests.inference_store import processes
-from triton_models.repository import MODEL
+from tests.support import tiny_models
+from triton_models.repository.repository import MODEL
 
 RECORDING = Path(__file__).with_name("recording")
 MODEL_NAME = "tiny/bert"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.inference_store import processes, record_infer
 from tests.inference_store.record_infer import MODEL_NAME, RECORDING
-from triton_models.repository import MODEL
+from triton_models.repository.repository import MODEL
 
 
 def replay(recording: Path, tmp_path: Path) -> None:

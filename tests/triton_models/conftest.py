@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.triton_models.helpers import RunningTriton
-from triton_models.repository import Repository
+from triton_models.repository.repository import Repository
 
 PROJECT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ import psutil
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.triton_models.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
-from triton_models.client import TritonClient
-from triton_models.config import model_config, to_text
-from triton_models.manifest import Manifest, Source
-from triton_models.repository import CONFIG, MANIFEST, MODEL, Repository
+from triton_models.client.client import TritonClient
+from triton_models.contract.config import model_config, to_text
+from triton_models.contract.manifest import Manifest, Source
+from triton_models.repository.repository import CONFIG, MANIFEST, MODEL, Repository
 
 LOAD_SECONDS = 30.0
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.triton_models.helpers import manifest
-from triton_models.config import model_config, to_text
-from triton_models.manifest import ImagePreprocessing, Manifest
-from triton_models.repository import CONFIG, MANIFEST, MODEL, Repository
+from triton_models.contract.config import model_config, to_text
+from triton_models.contract.manifest import ImagePreprocessing, Manifest
+from triton_models.repository.repository import CONFIG, MANIFEST, MODEL, Repository
 
 HEIGHT, WIDTH, DIMENSIONS = 4, 6, 8
 

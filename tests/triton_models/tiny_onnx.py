@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from triton_models.tokens import TOKEN_ID_BITS, token_ids
+from triton_models.contract.tokens import TOKEN_ID_BITS, token_ids
 
 VOCAB_SIZE = 100
 DIMENSIONS = 8

@@ -11,8 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from triton_models.errors import TritonUnavailable
-from triton_models.supervisor import Triton
+from triton_models.client.errors import TritonUnavailable
+from triton_models.server.supervisor import Triton
 
 
 async def main() -> None:

@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from triton_models.cache import DEFAULT_RESPONSE_CACHE, parse_response_cache
-from triton_models.errors import EmbeddedTritonError
-from triton_models.repository import Repository
+from triton_models.client.errors import EmbeddedTritonError
+from triton_models.repository.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton, Ports
+from triton_models.server.response_cache import DEFAULT_RESPONSE_CACHE, parse_response_cache
 
 
 def main() -> int:

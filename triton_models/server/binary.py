@@ -14,7 +14,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from triton_models.errors import EmbeddedTritonError
+from triton_models.client.errors import EmbeddedTritonError
 
 CONTAINER = Path("/opt/tritonserver")
 """Where NVIDIA's container has Triton, with the C++ backends."""

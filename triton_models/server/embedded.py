@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from triton_models.cache import cache_arguments, parse_response_cache
-from triton_models.client import TritonClient
-from triton_models.errors import EmbeddedTritonError
+from triton_models.client.client import TritonClient
+from triton_models.client.errors import EmbeddedTritonError
 from triton_models.server.binary import find_triton
-from triton_models.server.private import NUMBER, Private
+from triton_models.server.otel import trace_arguments
+from triton_models.server.private_directory import NUMBER, Private
 from triton_models.server.processes import kill_marked, remove_shared_memory
-from triton_models.telemetry import trace_arguments
+from triton_models.server.response_cache import cache_arguments, parse_response_cache
 
 START_SECONDS = 60.0
 EXIT_SECONDS = 5

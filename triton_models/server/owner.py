@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from triton_models.errors import EmbeddedTritonError
-from triton_models.files import write_atomic
+from triton_models.client.errors import EmbeddedTritonError
+from triton_models.repository.atomic_files import write_atomic
 from triton_models.server.embedded import Addresses, EmbeddedTriton, state_directory
 from triton_models.server.processes import command_line
 

@@ -19,9 +19,9 @@ from benchmarks.compare.inputs import SAMPLE_SEED, Inputs
 from benchmarks.compare.rounds import run_server, version_directory
 from benchmarks.compare.servers import Server, ServerFailed, running
 from benchmarks.compare.targets import Round
-from triton_models.calls import image_request
-from triton_models.names import clip_served_names
-from triton_models.repository import Repository
+from triton_models.client.requests import image_request
+from triton_models.contract.names import clip_served_names
+from triton_models.repository.repository import Repository
 
 _MODULE = "benchmarks.compare.clip.in_process"
 

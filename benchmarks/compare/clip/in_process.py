@@ -30,7 +30,7 @@ from benchmarks.compare.in_process import rate
 from benchmarks.compare.inputs import SAMPLE, SAMPLE_SEED, Inputs, sample
 from benchmarks.compare.rounds import REFERENCE
 from benchmarks.loadtest.machine import cores
-from triton_models.accuracy import LEAST_COSINE, cosines
+from triton_models.contract.accuracy import LEAST_COSINE, cosines
 
 CORES = cores()
 BATCHES = (8, 16, 32)
@@ -116,10 +116,10 @@ def measure_open_clip(inputs: Inputs, seconds: float) -> dict[str, Any]:
 
 def measure_engines(inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
     """Measure every engine that keeps to the reference, with the front end's own decoding."""
-    from gateway.images import open_image, preprocess
+    from gateway.images.preprocessing import open_image, preprocess
     from triton_models.backends.onnxruntime.image_engine import ImageEngine
-    from triton_models.backends.onnxruntime.image_selection import IMAGE_ENGINES, image_engine_for
-    from triton_models.manifest import Manifest
+    from triton_models.backends.onnxruntime.image_engine_selection import IMAGE_ENGINES, image_engine_for
+    from triton_models.contract.manifest import Manifest
 
     spec = Manifest.from_json((version / "model.json").read_text(encoding="utf-8")).image
     assert spec is not None

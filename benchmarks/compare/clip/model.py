@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from converters.torchvision_cpu import make_importable
+from converters.torchvision_shim import make_importable
 
 make_importable()
 

@@ -13,9 +13,9 @@ import uvicorn
 import uvloop
 from fastapi.responses import JSONResponse
 
-from app import create_app
-from gateway.logs import set_up_logging
+from gateway.application import create_app
 from gateway.settings import read_settings
+from gateway.telemetry.logs import set_up_logging
 
 SLEEP = 0.002
 

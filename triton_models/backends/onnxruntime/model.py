@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 # The backend's directory is a link into the project; the stub knows nothing of the project's path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from triton_models.accuracy import first_not_finite
-from triton_models.backends.onnxruntime.lifeline import end_with_triton, forget_shared_memory
+from triton_models.backends.onnxruntime.parent_death import end_with_triton, forget_shared_memory
 from triton_models.backends.onnxruntime.towers import Run, open_tower
+from triton_models.contract.accuracy import first_not_finite
 
 
 class TritonPythonModel:

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from triton_models.backends.onnxruntime.mixed_precision import keep_fp32_where_it_counts
+from triton_models.backends.onnxruntime.openvino_bf16 import keep_fp32_where_it_counts
 
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
 """Outputs of a text model's graph: float32 [batch, D], and [total, H], which older and CLIP's graphs lack."""

@@ -17,7 +17,7 @@ ATTENTION_COST = 1 / 800
 """Of one cell of a row's attention (its padded length squared), in tokens."""
 
 _LENGTH_STEP = 16
-"""Attention pads to a multiple of this; see `converters/packing.py`."""
+"""Attention pads to a multiple of this; see `converters/graph/packed_attention.py`."""
 
 Rows = NDArray[np.intp]
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_models.backends.onnxruntime import image_selection, selection
+from triton_models.backends.onnxruntime import engine_selection, image_engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.engine_selection import engine_for, fixed_engine
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
-from triton_models.backends.onnxruntime.image_selection import image_engine_for
-from triton_models.backends.onnxruntime.selection import engine_for, fixed_engine
-from triton_models.tokens import WANTS_TOKENS, token_ids
+from triton_models.backends.onnxruntime.image_engine_selection import image_engine_for
+from triton_models.contract.tokens import WANTS_TOKENS, token_ids
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]
 """The inputs of requests to the answer of each, in their order."""
@@ -85,7 +85,7 @@ class TextTower:
         chosen, self._engine = opened(
             lambda anew: engine_for(directory, threads, measured=measured, anew=anew),
             lambda chosen: Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu),
-            lambda engine: not measured or selection.is_right(engine, directory),
+            lambda engine: not measured or engine_selection.is_right(engine, directory),
         )
         self.name = f"{chosen.engine} in {chosen.streams} streams"
         self._input = input_name
@@ -129,7 +129,7 @@ class ImageTower:
         engine, self._engine = opened(
             lambda anew: image_engine_for(directory, threads, gpu=gpu, anew=anew),
             lambda name: ImageEngine(directory / "model.onnx", threads, name, gpu=gpu),
-            lambda model: gpu or image_selection.is_right(model, directory),
+            lambda model: gpu or image_engine_selection.is_right(model, directory),
         )
         self.name = str(engine)
         self._input = input_name

@@ -1,0 +1,253 @@
+"""One CLIP model, from the parts that `clip_source` found to the files of its two towers.
+
+Knows nothing about where the parts came from or where the files go.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.clip import image_tower as clip_image
+from converters.clip.check_texts import clip_texts
+from converters.clip.image_tower import ImageGraph
+from converters.clip.reference import ClipReference
+from converters.clip.text_tower import TextPlan, packed, unpacked, without, word_table
+from converters.content_hash import digest, file_digest
+from converters.errors import CheckFailed, InvalidModel, describe
+from converters.graph import onnx_export
+from converters.graph.packed_attention import CannotPack
+from converters.graph.sentence_graph import plant
+from converters.progress import Progress, part
+from converters.verification import check, engine_check
+from converters.verification.check import CheckResult, Samples
+from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.checks import ImageCheck
+from triton_models.contract.manifest import Manifest, Source, pair_digest
+
+_REFERENCE_BATCH = 8
+_TRIAL_TEXTS = 10
+Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.uint8])
+_PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ClipOrigin:
+    """What the caller knows about a model and the conversion records."""
+
+    model_name: str
+    pretrained: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """How one tower came out. settings: what its manifest says beside what both towers' say."""
+
+    result: CheckResult
+    dimensions: int
+    sha256: str
+    settings: dict[str, Any]
+
+
+def build(
+    reference: ClipReference, origin: ClipOrigin, text: Path, image: Path, threads: int, progress: Progress
+) -> tuple[Manifest, Manifest]:
+    """Convert both towers into the existing directories `text` and `image`; returns their manifests.
+
+    threads: of the engine in the check; the number that will serve.
+
+    Raises:
+        InvalidModel: it is of a kind that cannot be converted, or fails to export.
+        CheckFailed: a converted tower does not give the reference's vectors.
+        OSError: the disk is full.
+    """
+    text_tower = _build_text(reference, text, threads, progress)
+    image_tower = _build_image(reference, image, threads, progress)
+    pair = pair_digest(text_tower.sha256, image_tower.sha256)
+    # Of both towers, so that no version of a tower belongs to two pairs: they stand beside each other.
+    text_tower, image_tower = (
+        replace(tower, sha256=hashlib.sha256(f"{tower.sha256} {pair}".encode()).hexdigest())
+        for tower in (text_tower, image_tower)
+    )
+    manifests = []
+    for directory, tower in ((text, text_tower), (image, image_tower)):
+        manifest = _manifest(origin, tower, pair)
+        (directory / "model.json").write_text(manifest.to_json(), encoding="utf-8")
+        manifests.append(manifest)
+    least = min(tower.result.min_cosine for tower in (text_tower, image_tower))
+    progress.step("verify", 1.0, f"Verified: cosine to the reference at least {least:.6f}")
+    return manifests[0], manifests[1]
+
+
+def _build_text(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+    tokenizer = reference.tokenizer
+    texts = clip_texts(sum(p.numel() for p in without(reference.model, "visual").parameters()))
+    tokenizer.check_same([*clip_texts(0), *texts])
+    filled = np.stack([tokenizer.filled(text) for text in texts])
+    if tokenizer.separator is not None:
+        filled[filled == tokenizer.separator] = 0
+    vectors = _encode(reference.encode_texts, filled, part(progress, "convert", 0.1, 0.3, "check texts"))
+    planted_id = plant(reference.model, word_table(reference.model))
+    samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None, planted_id=planted_id)
+    path = into / "model.onnx"
+    plan, result, samples = _convert_text(reference, samples, path, threads, progress)
+    tokenizer.tokenizer.save(str(into / "tokenizer.json"))
+    check.save(samples, into / "check.npz")
+    settings = {
+        "vocab_size": _vocab_size(reference),
+        "planted_id": planted_id,
+        "max_seq_length": tokenizer.context_length,
+        "max_characters": tokenizer.max_characters,
+        "add_special_tokens": True,
+        "attention": "packed" if plan.how == "packed" else "padded",
+        "attention_reason": plan.reason,
+        "normalized": reference.text_unit,
+        "tower": "text",
+        "text_cleaning": tokenizer.cleaning,
+        "fixed_length": plan.fixed_length,
+        "pad_id": tokenizer.pad_id,
+    }
+    sha256 = digest(into, settings)
+    settings["tokenizer_sha256"] = file_digest(into / "tokenizer.json")
+    return _Tower(result, vectors.shape[1], sha256, settings)
+
+
+def _convert_text(
+    reference: ClipReference, samples: Samples, path: Path, threads: int, progress: Progress
+) -> tuple[TextPlan, CheckResult, Samples]:
+    """Export and verify; in another way where the packed graph is not right or cannot be exported."""
+    plan = packed(reference.model, normalize=reference.text_unit)
+    if plan is not None:
+        try:
+            _try(plan, samples)
+            return plan, _export_text(plan, reference, samples, path, threads, progress), samples
+        except (InvalidModel, CheckFailed) as error:
+            reason = f"; packed was tried and failed: {error}"
+    else:
+        reason = ""
+    tokenizer = reference.tokenizer
+    plan = unpacked(
+        reference.model, tokenizer.context_length, tokenizer.separator, normalize=reference.text_unit
+    )
+    plan = replace(plan, reason=plan.reason + reason)
+    if plan.fixed_length is not None:
+        samples = replace(samples, ids=[tokenizer.filled(text) for text in samples.texts])
+    return plan, _export_text(plan, reference, samples, path, threads, progress), samples
+
+
+def _try(plan: TextPlan, samples: Samples) -> None:
+    """A trial batch in torch, before the minutes of exporting and checking.
+
+    Raises:
+        CheckFailed: other vectors than the reference's. InvalidModel: it cannot be computed.
+    """
+    rows = samples.spread(_TRIAL_TEXTS, check.KEPT_TOKENS)
+    ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
+    try:
+        with torch.inference_mode():
+            vectors = plan.graph(ids, lengths.unsqueeze(1)).numpy()
+    except (*onnx_export.ERRORS, CannotPack) as error:
+        raise InvalidModel(describe(error)) from error
+    least = float(cosines(vectors, samples.vectors[rows]).min())
+    if not least >= LEAST_COSINE:
+        raise CheckFailed(f"it gives other vectors than the reference (cosine {least:.4f})")
+
+
+def _export_text(
+    plan: TextPlan, reference: ClipReference, samples: Samples, path: Path, threads: int, progress: Progress
+) -> CheckResult:
+    progress.step("convert", 0.3, f"Exporting the text tower, {plan.how}: {plan.reason}")
+    lengths = onnx_export.UNLIKE_LENGTHS if plan.fixed_length is None else (plan.fixed_length,) * 3
+    _export(lambda: onnx_export.trace(plan.graph, _vocab_size(reference), lengths), path)
+    progress.step("verify", 0.0, "Measuring the engines for the text tower")
+    return engine_check.verify(samples, path, threads, "fp32", part(progress, "verify", 0.05, 0.5))
+
+
+def _build_image(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+    shape = reference.preprocessing
+    images = np.stack(clip_image.check_images(shape.height, shape.width, reference.resized))
+    vectors = _encode(reference.encode_images, images, part(progress, "convert", 0.5, 0.8, "check images"))
+    preprocess = reference.preprocess
+    graph = ImageGraph(
+        reference.model.visual, preprocess.mean, preprocess.std, normalize=reference.image_unit
+    )
+    progress.step("convert", 0.8, "Exporting the image tower")
+    path = into / "model.onnx"
+    _export(lambda: onnx_export.trace_images(graph.eval(), shape.height, shape.width), path)
+    progress.step("verify", 0.5, "Measuring the engines for the image tower")
+    images_check = ImageCheck(images, vectors)
+    result = clip_image.verify(images_check, path, threads, part(progress, "verify", 0.6, 1.0))
+    kept = clip_image.kept(images_check)
+    np.savez(into / "check.npz", images=kept.images, embeddings=kept.embeddings)
+    settings = {
+        "vocab_size": 0,
+        "max_seq_length": None,
+        "add_special_tokens": False,
+        "attention": "none",
+        "attention_reason": "all images of a model are of one size",
+        "normalized": reference.image_unit,
+        "tower": "image",
+        "image": shape,
+    }
+    return _Tower(result, vectors.shape[1], digest(into, {**settings, "image": asdict(shape)}), settings)
+
+
+def _export(trace: Callable[[], torch.onnx.ONNXProgram], path: Path) -> None:
+    try:
+        program = trace()
+    except onnx_export.ERRORS as error:
+        raise InvalidModel(f"the model cannot be exported to ONNX: {describe(error)}") from error
+    onnx_export.write(program, path)
+
+
+def _encode(
+    encode: Callable[[Rows], NDArray[np.float32]],
+    rows: Rows,
+    report: Callable[[float, str], None],
+) -> NDArray[np.float32]:
+    """The reference's vectors of all rows (ids or images): float32 [n, D].
+
+    In batches of one size: the speed of many, the memory of few.
+
+    Raises:
+        InvalidModel: a vector is not finite, or another one when it is asked for again.
+    """
+    parts = []
+    for start in range(0, len(rows), _REFERENCE_BATCH):
+        parts.append(encode(rows[start : start + _REFERENCE_BATCH]))
+        report(min(1.0, (start + _REFERENCE_BATCH) / len(rows)), "Embedding with the reference")
+    vectors = np.concatenate(parts)
+    if not np.isfinite(vectors).all():
+        raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
+    # torch takes no array of negative strides.
+    again = encode(np.ascontiguousarray(rows[:_REFERENCE_BATCH][::-1]))[::-1]
+    if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
+        raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")
+    return vectors
+
+
+def _vocab_size(reference: ClipReference) -> int:
+    return int(getattr(reference.model, "vocab_size", 0) or reference.model.text.vocab_size)
+
+
+def _manifest(origin: ClipOrigin, tower: _Tower, pair: str) -> Manifest:
+    return Manifest(
+        model_name=origin.model_name,
+        revision=None,
+        source=origin.source,
+        dimensions=tower.dimensions,
+        sha256=tower.sha256,
+        check=asdict(tower.result),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        library="open_clip",
+        pretrained=origin.pretrained,
+        pair=pair,
+        **tower.settings,
+    )

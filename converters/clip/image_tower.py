@@ -1,0 +1,169 @@
+"""The image tower of a CLIP model: its graph, the images of the check, and the check itself.
+
+image uint8 [batch, H, W, 3]  ->  image_embedding float32 [batch, D]
+"""
+
+import importlib.util
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from converters.clip.text_tower import first_of
+from converters.errors import CheckFailed
+from converters.verification.check import NORM_TOLERANCE, CheckResult
+from converters.verification.engine_check import chosen
+from triton_models.backends.onnxruntime.engine_selection import Selection
+from triton_models.backends.onnxruntime.image_engine import ImageEngine
+from triton_models.backends.onnxruntime.image_engine_selection import select_for_images
+from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.checks import ImageCheck
+
+NOISE = 12
+GRADIENTS = 8
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "coffee.png",
+    "chelsea.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "camera.png",
+)
+"""Files of scikit-image, where it is installed."""
+BATCHES = 16
+LARGEST_BATCH = 12
+KEPT_IMAGES = 6
+
+Pixels = NDArray[np.uint8]
+Run = Callable[[Pixels], NDArray[np.float32]]
+
+
+class ImageGraph(nn.Module):
+    """Scaling, normalisation and the tower.
+
+    mean, std: of the three colours, of values from 0 to 1. normalize: the tower's vectors get unit length.
+    """
+
+    def __init__(
+        self, visual: nn.Module, mean: Sequence[float], std: Sequence[float], *, normalize: bool
+    ) -> None:
+        super().__init__()
+        self.visual = visual
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.normalize = normalize
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float32 [batch, D] of uint8 [batch, H, W, 3]."""
+        pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
+        vectors = first_of(self.visual((pixels - self.mean) / self.std))
+        return functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def check_images(height: int, width: int, resized: Callable[[Image.Image], Pixels]) -> list[Pixels]:
+    """Noise, gradients and photographs, the same at every call: uint8 [H, W, 3] each.
+
+    resized: open_clip's own way of bringing a picture to the size.
+    """
+    random_numbers = np.random.default_rng(20240917)
+    images = [random_numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(NOISE)]
+    images += [_gradient(random_numbers, height, width) for _ in range(GRADIENTS)]
+    images += [np.full((height, width, 3), level, np.uint8) for level in (0, 255)]
+    return images + [resized(picture) for picture in _photographs()]
+
+
+def _gradient(random_numbers: np.random.Generator, height: int, width: int) -> Pixels:
+    """Smooth waves, a frequency and a phase for each colour: pictures are smooth, noise is not."""
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    waves = [
+        np.sin(6.28 * (frequency[0] * down + frequency[1] * across) + phase)
+        for frequency, phase in zip(
+            random_numbers.uniform(-3, 3, (3, 2)), random_numbers.uniform(0, 6.28, 3), strict=True
+        )
+    ]
+    waved: Pixels = ((np.stack(waves, axis=-1) + 1) * 127.5).astype(np.uint8)
+    return waved
+
+
+def _photographs() -> list[Image.Image]:
+    """Those that an installed scikit-image carries; none where it is not installed."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        return []
+    directory = Path(spec.origin).parent / "data"
+    return [Image.open(directory / name) for name in PHOTOGRAPHS if (directory / name).is_file()]
+
+
+def verify(check: ImageCheck, path: Path, threads: int, report: Callable[[float, str], None]) -> CheckResult:
+    """Check `path` with the engine that will serve, and record that engine beside it.
+
+    Raises:
+        CheckFailed: as `engines.chosen`.
+    """
+
+    def checked(selection: Selection) -> CheckResult:
+        least_alone = LEAST_COSINE if selection.fixed_by_operator else LEAST_ALONE
+        return compare(ImageEngine(path, threads, selection.name).run, check, report, least_alone)
+
+    return chosen(
+        lambda without: select_for_images(path, kept(check), threads, without), checked, path.parent
+    )
+
+
+def compare(
+    run: Run, check: ImageCheck, report: Callable[[float, str], None], least_alone: float
+) -> CheckResult:
+    """Compare every image, alone and in `BATCHES` mixed batches, with the reference.
+
+    Raises:
+        CheckFailed: with the number of the worst image.
+    """
+    images, vectors = check.images, check.embeddings
+    alone = np.concatenate([run(image[np.newaxis]) for image in images])
+    report(0.4, "Comparing every image alone")
+    _check_norms(alone, vectors)
+    to_reference = cosines(alone, vectors)
+    to_alone = np.ones_like(to_reference)
+    batches = mixed_batches(len(images))
+    for number, rows in enumerate(batches, start=1):
+        together = run(images[rows])
+        to_reference[rows] = np.minimum(to_reference[rows], cosines(together, vectors[rows]))
+        to_alone[rows] = np.minimum(to_alone[rows], cosines(together, alone[rows]))
+        report(0.4 + 0.6 * number / len(batches), "Comparing mixed batches")
+    for values, least, what in (
+        (to_reference, LEAST_COSINE, "the converted image tower differs from the reference"),
+        (to_alone, least_alone, "an image's vector depends on its batch"),
+    ):
+        if not values.min() >= least:
+            raise CheckFailed(
+                f"{what}: cosine {values.min():.6f}, at least {least} is needed, for check image "
+                f"{int(values.argmin())}"
+            )
+    worst = f"check image {int(to_reference.argmin())}"
+    return CheckResult(len(images), len(batches), float(to_reference.min()), float(to_alone.min()), worst)
+
+
+def mixed_batches(count: int) -> list[list[int]]:
+    """The rows of each batch, the same at every call: in ever new orders and sizes."""
+    choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
+    return [choice.sample(range(count), choice.randint(2, min(LARGEST_BATCH, count))) for _ in range(BATCHES)]
+
+
+def kept(check: ImageCheck) -> ImageCheck:
+    """The part of the check that is repeated after each load: of every kind of image some."""
+    places = np.unique(np.linspace(0, len(check.images) - 1, KEPT_IMAGES).round().astype(int))
+    return ImageCheck(check.images[places], check.embeddings[places])
+
+
+def _check_norms(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
+    norms, expected = np.linalg.norm(vectors, axis=1), np.linalg.norm(reference, axis=1)
+    if (np.abs(norms - expected) > NORM_TOLERANCE * expected).any():
+        raise CheckFailed("the converted image tower's vectors have another length than the reference's")

@@ -1,0 +1,173 @@
+"""A CLIP model as open_clip runs it: what every converted vector is compared with.
+
+Always float32 on the CPU. Weights are read without running pickled code.
+"""
+
+import inspect
+import json
+import logging
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+
+from converters.clip.source import ClipFound
+from converters.clip.tokenizer import ClipTokenizer
+from converters.errors import InvalidModel, describe
+from converters.loading_errors import LOADING_ERRORS
+from converters.sources.weights import Stored
+from triton_models.contract.manifest import ImagePreprocessing
+
+_CONFIG = "open_clip_config.json"
+
+
+@dataclass(frozen=True)
+class ClipReference:
+    """A loaded model.
+
+    model: in evaluation mode, float32. tokenizer: as the front end will tokenise. preprocess: as open_clip
+    prepares images for it. text_unit, image_unit: its towers give vectors of unit length (CoCa).
+    """
+
+    model: Any
+    tokenizer: ClipTokenizer
+    preprocess: PreprocessCfg
+    text_unit: bool
+    image_unit: bool
+
+    @property
+    def preprocessing(self) -> ImagePreprocessing:
+        """What the front end does to a picture."""
+        size = self.preprocess.size
+        height, width = (size, size) if isinstance(size, int) else size
+        mode, interpolation = self.preprocess.resize_mode, self.preprocess.interpolation
+        # open_clip takes everything but "bilinear" for bicubic.
+        return ImagePreprocessing(
+            height=height,
+            width=width,
+            resize_mode=mode,
+            interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+            fill_color=int(self.preprocess.fill_color),
+        )
+
+    def encode_texts(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [n, D] of int64 [n, context length]."""
+        with torch.inference_mode():
+            vectors: NDArray[np.float32] = self.model.encode_text(torch.from_numpy(ids)).numpy()
+        return vectors
+
+    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 [n, D] of uint8 [n, H, W, 3], by open_clip's own transform."""
+        transform = image_transform_v2(self.preprocess, is_train=False)
+        pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+        with torch.inference_mode():
+            vectors: NDArray[np.float32] = self.model.encode_image(pixels).numpy()
+        return vectors
+
+    def resized(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]: a picture as open_clip's transform leaves it before scaling."""
+        plain = PreprocessCfg(**{**vars(self.preprocess), "mean": (0.0,) * 3, "std": (1.0,) * 3})
+        pixels: Tensor = image_transform_v2(plain, is_train=False)(picture)
+        scaled: NDArray[np.uint8] = (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        return scaled
+
+
+def weight_bytes(checkpoint: Path) -> int:
+    """Size of a checkpoint's weights in float32.
+
+    Raises:
+        InvalidModel: it cannot be read without running pickled code, or not at all.
+    """
+    try:
+        if checkpoint.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(checkpoint, framework="pt") as file:
+                return sum(4 * int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118 - no dict
+        with warnings.catch_warnings():
+            # Of pickle protocols that torch does not write.
+            warnings.simplefilter("ignore")
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_is_zip(checkpoint))
+    except pickle.UnpicklingError as error:
+        raise InvalidModel(
+            f"{checkpoint.name} holds more than weights: reading it would run pickled code, which is not "
+            "done; save the state dict alone, or as safetensors"
+        ) from error
+    except LOADING_ERRORS as error:
+        raise InvalidModel(
+            f"{checkpoint.name} cannot be read: {describe(error, checkpoint.parent)}"
+        ) from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise InvalidModel(f"{checkpoint.name} holds no weights")
+    return sum(4 * value.numel() for value in state.values() if isinstance(value, Tensor))
+
+
+def load(found: ClipFound, scratch: Path) -> ClipReference:
+    """Build the model of a source.
+
+    scratch: an existing directory, for the configuration that open_clip reads.
+
+    Raises:
+        InvalidModel: it cannot be loaded or lacks weights.
+    """
+    home = scratch / "open_clip"
+    home.mkdir()
+    (home / _CONFIG).write_text(json.dumps({"model_cfg": found.config, "preprocess_cfg": found.preprocess}))
+    for path in found.tokenizer_files:
+        (home / path.name).symlink_to(path)
+    # The way of a local directory, for all sources: it reads nothing from elsewhere.
+    name = f"local-dir:{home}"
+    before = logging.root.manager.disable
+    # open_clip warns of a model without weights, which come in the next step.
+    logging.disable(logging.WARNING)
+    try:
+        _check_size(name, found.checkpoint)
+        model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        open_clip.load_checkpoint(model, str(found.checkpoint), strict=True, weights_only=True)
+        tokenizer = ClipTokenizer(open_clip.get_tokenizer(name))
+    except LOADING_ERRORS as error:
+        hidden = describe(error, home).replace(str(found.checkpoint.parent), "...")
+        raise InvalidModel(f"open_clip cannot load the model: {hidden}") from error
+    finally:
+        logging.disable(before)
+    model.eval().float()
+    preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
+    return ClipReference(model, tokenizer, preprocess, _unit(model.encode_text), _unit(model.encode_image))
+
+
+def _check_size(name: str, checkpoint: Path) -> None:
+    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
+    try:
+        with torch.device("meta"):
+            model: Any = open_clip.create_model(
+                name, device="meta", load_weights=False, pretrained_text=False
+            )
+    except LOADING_ERRORS:
+        # Not every tower can be built without memory; what cannot be at all is told by the next step.
+        return
+    claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    elements = weight_bytes(checkpoint) // 4
+    Stored(elements, 4 * elements, 0).refuse_beyond(claimed, "open_clip_config.json")
+
+
+def _unit(method: Callable[..., Any]) -> bool:
+    """Whether a method of open_clip normalises unless told not to."""
+    return bool(inspect.signature(method).parameters["normalize"].default)
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch wrote the file in the form that can be read piece by piece."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

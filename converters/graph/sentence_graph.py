@@ -1,0 +1,199 @@
+"""The whole model as one module with the signature of the model contract.
+
+    input_ids int64 [total], item_shape int32 [batch, 1]
+        ->  sentence_embedding float32 [batch, D], token_embeddings float32 [total, H]
+
+Knows nothing about files, tokenizers or ONNX.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from converters.graph.packed_attention import ATTENTION, VECTOR, Layout, packed_attention
+from converters.graph.pooling import GatherPooling
+from triton_models.contract.tokens import NOT_POOLED, TOKEN_ID_BITS
+
+Attention = Literal["packed", "padded", "none"]
+
+LARGEST = 3e38
+"""Of a number that counts as finite: a little more becomes inf in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the backbone takes beside ids and mask.
+
+    token_types: zeros are passed. positions: position ids are passed. padding_id: positions count from
+    this id plus one and jump over tokens of this id (RoBERTa); None where they count from 0.
+    pad_id: the id that padding is filled with.
+    """
+
+    token_types: bool
+    positions: bool
+    padding_id: int | None
+    pad_id: int
+
+
+class Backbone(nn.Module):
+    """A transformer over one row of all tokens (packed), or over padding made inside the graph."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, attention: Attention) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.packed = attention == "packed"
+
+    def forward(self, ids: Tensor, layout: Layout) -> Tensor:
+        """Token vectors, float32 [total, H], of `ids`, int64 [total]."""
+        if self.packed:
+            positions = self._positions(ids, layout).unsqueeze(0) if self.inputs.positions else None
+            with packed_attention.on(layout):
+                return self._run(ids.unsqueeze(0), layout.valid, positions)[0]
+        padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
+        # Padding comes last, so the model's own positions are right; no need to pass them.
+        return layout.pack(self._run(padded, layout.valid, None))
+
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> Tensor:
+        options = {"input_ids": ids, "attention_mask": mask.to(torch.int64), "return_dict": True}
+        if positions is not None:
+            options["position_ids"] = positions
+        if self.inputs.token_types:
+            options["token_type_ids"] = torch.zeros_like(ids)
+        hidden: Tensor = self.model(**options).last_hidden_state
+        return hidden
+
+    def _positions(self, ids: Tensor, layout: Layout) -> Tensor:
+        """int64 [total]; see `create_position_ids_from_input_ids` of transformers' RoBERTa."""
+        if self.inputs.padding_id is None:
+            return layout.positions
+        counted = (ids != self.inputs.padding_id).to(torch.int64)
+        running = counted.cumsum(0)
+        before_row = (running - counted).index_select(0, layout.tokens[:, 0])
+        return (running - before_row.index_select(0, layout.rows)) * counted + self.inputs.padding_id
+
+
+class StaticMean(nn.Module):
+    """Static vectors, float32 [total, H], and their mean over each text, float32 [batch, H].
+
+    By one matrix product, not by padding: static models have no longest text, and one long text
+    among many short ones would multiply the memory. The product weighs all tokens in every row, most of them
+    with zero, and zero times NaN is NaN. So words whose vector is not finite are zeros in the product, and
+    texts that have one are marked afterwards. The last row of the table is such a word, see `plant`.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        sound = (weight.abs() <= LARGEST).all(1)
+        self.has_flaws = not bool(sound.all())
+        table = torch.where(sound.unsqueeze(1), weight, 0.0) if self.has_flaws else weight
+        table = torch.cat([table, torch.zeros_like(table[:1])])
+        self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
+        self.flaws: Tensor
+        self.register_buffer("flaws", torch.cat([~sound, torch.ones(1, dtype=torch.bool)]).to(torch.int64))
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors of `ids` (int64 [total]), and the mean of each text's."""
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
+        place = torch.arange(ids.shape[0]).unsqueeze(0)
+        within = (place < ends.unsqueeze(1)) & (place >= starts.unsqueeze(1))
+        vectors: Tensor = self.embedding(ids)
+        mean = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
+        flaws = self.flaws.index_select(0, ids)
+        # Counted by running sums of whole numbers: the cost of a few numbers a text.
+        running = flaws.cumsum(0)
+        before = running.index_select(0, starts) - flaws.index_select(0, starts)
+        is_sound = (running.index_select(0, ends - 1) == before).unsqueeze(1)
+        if self.has_flaws:
+            vectors = torch.where(flaws.unsqueeze(1) == 0, vectors, torch.nan)
+        return vectors, torch.where(is_sound, mean, torch.nan)
+
+
+class SentenceGraph(nn.Module):
+    """Ids in, embeddings of sentences and tokens out; see the head of this file.
+
+    modules: what follows the first module, in the saved order: modules of sentence-transformers that
+        read and write a dict of features, and `GatherPooling` in the place of `Pooling`.
+    truncate: keep this many leading dimensions; None keeps all.
+    prompt_flag: tokens marked NOT_POOLED are left out of pooling.
+    """
+
+    def __init__(
+        self,
+        first: Backbone | StaticMean,
+        modules: Sequence[nn.Module],
+        truncate: int | None,
+        prompt_flag: bool,
+    ) -> None:
+        super().__init__()
+        self.first = first
+        self.after = nn.ModuleList(modules)
+        self.truncate = truncate
+        self.prompt_flag = prompt_flag
+
+    def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [batch, D] and [total, H] of int64 [total] and int32 [batch, 1]."""
+        # By bits and not by Mod: OpenVINO computes Mod in fp32, which takes one id for another.
+        ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
+        lengths = item_shape.reshape(-1).to(torch.int64)
+        if isinstance(self.first, StaticMean):
+            tokens, mean = self.first(ids, lengths)
+            features = {"sentence_embedding": mean}
+            layout = None
+        else:
+            layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1)
+            tokens = self.first(ids, layout)
+            features = {"token_embeddings": tokens}
+        for module in self.after:
+            if isinstance(module, GatherPooling):
+                assert layout is not None
+                pooled = self._pooled(input_ids)
+                features["sentence_embedding"] = module(features["token_embeddings"], layout, pooled)
+            elif hasattr(module, "activation_function"):
+                features = _dense(module, features)
+            else:
+                features = module(features)
+        embedding: Tensor = features["sentence_embedding"]
+        if self.truncate is not None:
+            embedding = embedding[:, : self.truncate]
+        return embedding, tokens
+
+    def _pooled(self, input_ids: Tensor) -> Tensor:
+        """Which tokens are pooled, bool [total]."""
+        if self.prompt_flag:
+            return torch.bitwise_and(input_ids, NOT_POOLED) == 0
+        return torch.ones_like(input_ids, dtype=torch.bool)
+
+
+def _dense(module: Any, features: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401 - sentence-transformers' Dense
+    """What the module gives, and NaN where what it is given is not finite."""
+    given = features[module.module_input_name].mean(-1, keepdim=True)
+    features = module(features)
+    name = module.module_output_name
+    # OpenVINO's ReLU makes zero of NaN, tanh makes one of inf. The difference is zero, or NaN.
+    return {**features, name: features[name] + (given - given)}
+
+
+def plant(model: nn.Module, table: nn.Embedding) -> int:
+    """Give a model's table of word vectors one row more, of NaN, and return the id of that row.
+
+    No text has the id. The checks send it among other texts, whose vectors must not change.
+    """
+    weight = table.weight
+    flaw = torch.full_like(weight[:1], torch.nan)
+    planted = nn.Parameter(torch.cat([weight.detach(), flaw]), requires_grad=False)
+    for module in model.modules():
+        # T5 has one table in two places.
+        if isinstance(module, nn.Embedding) and module.weight is weight:
+            module.weight = planted
+    return weight.shape[0]
+
+
+def use_attention(model: PreTrainedModel, attention: Attention) -> None:
+    """Make a transformers model use packed attention, or the plain one that exporters understand."""
+    model.set_attn_implementation(ATTENTION if attention == "packed" else "eager")

@@ -1,0 +1,22 @@
+"""TODO."""
+
+import pickle
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+# What the libraries raise for files that are damaged or do not fit together.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    EOFError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)

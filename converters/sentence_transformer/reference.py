@@ -1,0 +1,224 @@
+"""The model as sentence-transformers runs it: what every converted vector is compared with.
+
+Always float32 on the CPU, always from a local directory that `inspect_source` has accepted.
+"""
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from converters.errors import InvalidModel, describe
+from converters.loading_errors import LOADING_ERRORS
+from converters.sources.inspection import Anatomy
+from triton_models.contract.prompts import InputType
+from triton_models.contract.tokens import token_ids
+
+# Weights that no embedding depends on: a head of the pre-training that pooling never reads.
+_UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
+# Of `processing_kwargs`: read back from the tokenizer, or nothing to a text that is alone in its batch.
+_READ_BACK = ("max_length", "truncation")
+_PROCESSING: dict[str, tuple[object, ...]] = {
+    "padding": (True, False, "longest"),
+    "padding_side": ("left", "right"),
+    "return_tensors": ("pt",),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A loaded SentenceTransformer and what it publishes about itself.
+
+    model: in evaluation mode, float32. prompts: texts by name. include_prompt: False where pooling
+    leaves the prompt's tokens out. truncate: dimensions kept of the output, None for all.
+    """
+
+    model: SentenceTransformer
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    include_prompt: bool
+    truncate: int | None
+
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - one of two classes that share no type
+        """The first module: a `Transformer` or a `StaticEmbedding`."""
+        return self.model[0]
+
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """The transformers model, None for static embeddings."""
+        return self.first.model if isinstance(self.first, Transformer) else None
+
+    def fresh(self) -> "Reference":
+        """A copy with the same weights, whose state is its own: as it was loaded, if this one is."""
+        shared: list[Any] = [
+            *self.model.parameters(),
+            getattr(self.first, "processor", None),
+            self.first.tokenizer,
+        ]
+        return replace(self, model=copy.deepcopy(self.model, {id(part): part for part in shared}))
+
+    def encode(
+        self, texts: Sequence[str], prompt: str | None = None, input_type: InputType | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [n, D], each text alone in its batch, with the default prompt or the given one.
+
+        input_type: by `encode_query` or `encode_document`, with the prompt that these choose.
+
+        Raises:
+            InvalidModel: the reference itself fails on a text.
+        """
+        options: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
+        try:
+            if input_type == "query":
+                vectors = self.model.encode_query(list(texts), **options)
+            elif input_type == "document":
+                vectors = self.model.encode_document(list(texts), **options)
+            else:
+                vectors = self.model.encode(list(texts), prompt=prompt, **options)
+        except (LookupError, RuntimeError, ValueError, TypeError) as error:
+            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
+        return np.asarray(vectors, dtype=np.float32)
+
+    def encode_tokens(
+        self, text: str, ids: NDArray[np.int64], input_type: InputType | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [L, H], a vector for each token of a text with its prompt; ids: int64 [L], of its tokens.
+
+        Raises:
+            InvalidModel: the reference itself fails on the text.
+        """
+        if self.backbone is None:
+            # It has no word for them: the rows of its table.
+            table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
+            return table[token_ids(ids)]
+        try:
+            vectors: Any = self.model.encode(
+                text, prompt="", output_value="token_embeddings", task=input_type
+            )
+        except (LookupError, RuntimeError, ValueError, TypeError) as error:
+            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Reference:
+    """Load the SentenceTransformer of a directory.
+
+    Raises:
+        InvalidModel: it cannot be loaded, lacks weights, or does what the converted graph could not.
+    """
+    _check_size(anatomy, trust_remote_code=trust_remote_code)
+    try:
+        model = SentenceTransformer(
+            str(directory),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            # Plain attention exists for every architecture, whatever the model asks for.
+            model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
+        )
+    except LOADING_ERRORS as error:
+        raise InvalidModel(
+            f"sentence-transformers cannot load the model: {describe(error, directory)}"
+        ) from error
+    model.eval().float()
+    first = model[0]
+    if isinstance(first, Transformer):
+        _check_interface(first)
+        _check_complete(first, anatomy.transformer_dir, trust_remote_code=trust_remote_code)
+    elif not isinstance(first, StaticEmbedding):
+        raise InvalidModel(f"the first module is {type(first).__name__}, which is not supported")
+    pooling = [module for module in model if hasattr(module, "include_prompt")]
+    return Reference(
+        model=model,
+        prompts={name: text or "" for name, text in model.prompts.items()},
+        default_prompt_name=model.default_prompt_name,
+        include_prompt=all(module.include_prompt for module in pooling),
+        truncate=model.truncate_dim,
+    )
+
+
+def _check_size(anatomy: Anatomy, *, trust_remote_code: bool) -> None:
+    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
+    if not (anatomy.transformer_dir / "config.json").is_file() or trust_remote_code:
+        return
+    try:
+        config = AutoConfig.from_pretrained(anatomy.transformer_dir, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    except LOADING_ERRORS:
+        # The library says it better when it loads the model.
+        return
+    claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    # Of models that encode and decode, sentence-transformers loads the encoder.
+    factor = 6 if config.is_encoder_decoder else 2
+    anatomy.stored.refuse_beyond(claimed, "config.json", factor)
+
+
+def _check_interface(first: Transformer) -> None:
+    """Refuse inputs and outputs that the contract has no words for."""
+    if "message" in first.modality_config:
+        raise InvalidModel("the model takes chat messages, not plain texts; that is not supported")
+    how: Any = first.modality_config.get("text")
+    if how is None:
+        raise InvalidModel("the model takes no text")
+    if how["method"] != "forward" or how["method_output_name"] not in (
+        "last_hidden_state",
+        ("last_hidden_state",),
+    ):
+        raise InvalidModel(f"the transformer's output {how['method_output_name']!r} is not supported")
+    if first.module_output_name != "token_embeddings":
+        raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
+    if first.tokenizer is None:
+        raise InvalidModel("the model has no tokenizer")
+    for part in ("common", "text"):
+        options: Any = first.processing_kwargs.get(part) or {}
+        for option, value in options.items():
+            if value not in _PROCESSING.get(option, ()) and option not in _READ_BACK:
+                raise InvalidModel(f"processing_kwargs: {part}.{option} = {value!r} is not supported")
+    _check_positions(first)
+
+
+def _check_positions(first: Transformer) -> None:
+    """Refuse positions that are stretched by the longest text of a batch, or by the longest so far."""
+    config: Any = first.model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
+    for part in kinds:
+        if part.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        longest = part.get("original_max_position_embeddings") or config.max_position_embeddings
+        lengths = (first.max_seq_length, first.query_length, first.document_length)
+        if any(length is not None and length > longest for length in lengths):
+            raise InvalidModel(
+                f"beyond {longest} tokens, the positions of a text (rope_type {part['rope_type']}) depend on "
+                f"the texts beside it, which is not supported; set max_seq_length to {longest}"
+            )
+
+
+def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a checkpoint that lacks weights: transformers fills them with random numbers and goes on."""
+    kind: Any = type(first.model)
+    _, report = kind.from_pretrained(
+        home,
+        config=first.model.config,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    lost = sorted(key for key in report["missing_keys"] if not _UNUSED_WEIGHTS.match(key))
+    lost += sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise InvalidModel(f"the checkpoint lacks weights of the model: {lost[0]}{more}")

@@ -1,0 +1,143 @@
+"""How the reference is asked for the vectors that a conversion is checked with.
+
+In every way that callers can ask: by `encode` with each prompt, by `encode_query` and `encode_document`. And
+twice: a reference whose vectors depend on what it embedded before has none to compare with.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InvalidModel, shorten
+from converters.sentence_transformer.reference import Reference
+from converters.sentence_transformer.tokenizer import TextTokenizer
+from converters.verification.check_texts import check_texts
+from triton_models.contract.accuracy import LEAST_ALONE, cosines
+from triton_models.contract.prompts import INPUT_TYPES, InputType, prompt_name_of
+
+_OTHER_PROMPT_TEXTS = 12
+_AT_A_TIME = 32
+_WORDS_ASKED_TWICE = (1000, 330, 80, 12, 1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Texts that are embedded in one way.
+
+    prompt: as it is resolved; the library resolves that of an input type itself.
+    input_type: by `encode_query` or `encode_document`; None by `encode`.
+    """
+
+    texts: Sequence[str]
+    prompt: str
+    input_type: InputType | None = None
+
+
+def jobs(reference: Reference, tokenizer: TextTokenizer) -> list[Job]:
+    """All texts with the default prompt, and some in each other way: two where no difference is expected."""
+    texts = check_texts()
+    default = reference.prompts.get(reference.default_prompt_name or "", "")
+    found = [Job(texts, default)]
+    others = sorted({prompt for prompt in reference.prompts.values() if prompt} - {default})
+    found += [Job(texts[:_OTHER_PROMPT_TEXTS], prompt) for prompt in others]
+    seen = {(job.prompt, tokenizer.length(None)) for job in found}
+    for kind in INPUT_TYPES:
+        name = prompt_name_of(kind, reference.prompts)
+        prompt = default if name is None else reference.prompts[name]
+        few = [texts[1], texts[-1]]
+        if (prompt, tokenizer.length(kind)) not in seen:
+            few = [*texts[: _OTHER_PROMPT_TEXTS // 2], *texts[-_OTHER_PROMPT_TEXTS // 2 :]]
+        found.append(Job(few, prompt, kind))
+    return found
+
+
+def vectors(
+    reference: Reference, asked: Sequence[Job], report: Callable[[float, str], None]
+) -> list[NDArray[np.float32]]:
+    """The reference's vectors of each job, float32 [n, D].
+
+    Raises:
+        InvalidModel: it fails on a text, or gives other vectors when it is asked again.
+    """
+    again = _Again(reference)
+    parts: list[NDArray[np.float32]] = []
+    done, total = 0, sum(len(job.texts) for job in asked)
+    for job in asked:
+        for start in range(0, len(job.texts), _AT_A_TIME):
+            some = job.texts[start : start + _AT_A_TIME]
+            parts.append(reference.encode(some, job.prompt, job.input_type))
+            done += len(some)
+            report(done / total, "Embedding the check texts with the reference")
+    again.require_same()
+    found = np.concatenate(parts)
+    ends = np.cumsum([len(job.texts) for job in asked])
+    return np.split(found, ends[:-1])
+
+
+def require_same_for_same_ids(
+    shown: Sequence[str], ids: Sequence[NDArray[np.int64]], found: NDArray[np.float32]
+) -> None:
+    """Refuse a reference that makes two vectors of the same tokens; found: float32 [n, D].
+
+    Raises:
+        InvalidModel: naming the text.
+    """
+    first: dict[bytes, int] = {}
+    for row, row_ids in enumerate(ids):
+        other = first.setdefault(row_ids.tobytes(), row)
+        if cosines(found[[row]], found[[other]])[0] < LEAST_ALONE:
+            raise InvalidModel(
+                "sentence-transformers makes another vector of the same tokens when it is asked by "
+                f"encode_query or encode_document, which is not supported: {shorten(shown[row])}"
+            )
+
+
+class _Again:
+    """A few texts, embedded by two copies of a reference that has embedded nothing yet.
+
+    One is asked the longest first, the other the shortest. Attention that turns from sparse to full for good
+    at the first short text shows that way, and positions that are stretched by the longest text so far.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        by_words = {len(text.split()): text for text in check_texts()}
+        self._texts = [by_words[words] for words in _WORDS_ASKED_TWICE]
+        order = range(len(self._texts))
+        other = self._ask(reference.fresh(), reversed(order))
+        self._expected = self._ask(reference.fresh(), order)
+        self._compare(other)
+
+    def require_same(self) -> None:
+        """Ask the reference itself, after all that it has embedded.
+
+        Raises:
+            InvalidModel: a vector is another one.
+        """
+        self._compare(self._ask(self._reference, range(len(self._texts))))
+
+    def _ask(self, reference: Reference, order: Iterable[int]) -> NDArray[np.float32]:
+        """float32 [n, D], of the texts in their own order."""
+        found = {number: reference.encode([self._texts[number]]) for number in order}
+        return np.concatenate([found[number] for number in range(len(self._texts))])
+
+    def _compare(self, found: NDArray[np.float32]) -> None:
+        if not np.isfinite(self._expected).all():
+            # No vector at all is another fault, and told as such by the check.
+            return
+        same = cosines(found, self._expected)
+        worst = int(same.argmin())
+        if same[worst] < LEAST_ALONE:
+            raise InvalidModel(
+                "sentence-transformers' vectors of this model depend on what it embedded before: a text of "
+                f"{len(self._texts[worst].split())} words has another one after others (cosine "
+                f"{same[worst]:.6f}){self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        backbone = self._reference.backbone
+        if getattr(getattr(backbone, "config", None), "attention_type", None) == "block_sparse":
+            return "; set attention_type to original_full in its config.json, or a smaller max_seq_length"
+        return ""

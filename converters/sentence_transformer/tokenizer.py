@@ -1,0 +1,130 @@
+"""The reference's tokenizer as a file of the `tokenizers` library, and the proof that it is the same.
+
+The front end reads the file without transformers, so everything the reference does to a text must be
+in it: lower-casing, special tokens, truncation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+
+from converters.errors import InvalidModel, is_of_a_library, shorten
+from converters.sentence_transformer.reference import Reference
+from converters.verification.tokenizer_cost import most_characters
+from triton_models.contract.prompts import INPUT_TYPES, InputType
+from triton_models.contract.tokens import mark_not_pooled
+
+_FEATURES = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets"}
+)
+
+
+class TextTokenizer:
+    """Texts to elements of `input_ids`, as the front end does it.
+
+    tokenizer: the file's content. add_special_tokens, special_ids, include_prompt: as in the manifest.
+    lengths: of the input types that have a limit of tokens of their own. max_characters: as in the manifest.
+
+    Raises:
+        InvalidModel: a text can hold the tokenizer for seconds, or it is of a kind without a file.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        first = reference.first
+        self.is_static = isinstance(first, StaticEmbedding)
+        self.add_special_tokens = not self.is_static
+        self.include_prompt = reference.include_prompt
+        self.lengths: dict[InputType | None, int] = {}
+        if self.is_static:
+            live, self.special_ids = first.tokenizer, []
+            self.max_characters = most_characters(live)
+        else:
+            if not hasattr(first.tokenizer, "backend_tokenizer"):
+                raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
+            # Before the first text.
+            self.max_characters = most_characters(first.tokenizer.backend_tokenizer)
+            # Each use sets truncation and padding in the tokenizer; until then it has those of its file.
+            own = {kind: _limit(first, kind) for kind in INPUT_TYPES}
+            default = _limit(first, None)
+            self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
+            live, self.special_ids = (
+                first.tokenizer.backend_tokenizer,
+                sorted(first.tokenizer.all_special_ids),
+            )
+        self.tokenizer = Tokenizer.from_str(live.to_str())
+        self.tokenizer.no_padding()
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens kept by truncation, special ones included; None for no limit."""
+        return self.length(None)
+
+    def length(self, input_type: InputType | None) -> int | None:
+        """The same of texts of an input type."""
+        truncation = self.tokenizer.truncation
+        return self.lengths.get(input_type, None if truncation is None else int(truncation["max_length"]))
+
+    def ids(self, text: str, prompt: str = "", input_type: InputType | None = None) -> NDArray[np.int64]:
+        """int64 [L], with the flags that the graph reads."""
+        ids = np.asarray(self._encode(prompt + text, input_type), dtype=np.int64)
+        if self.include_prompt or not prompt:
+            return ids
+        alone = self.tokenizer.encode(prompt, add_special_tokens=self.add_special_tokens).ids
+        return mark_not_pooled(ids, len(alone) - (alone[-1] in self.special_ids))
+
+    def _encode(self, text: str, input_type: InputType | None) -> list[int]:
+        """Ids of a whole text, truncated as its type is."""
+        before = self.tokenizer.truncation
+        if input_type in self.lengths:
+            direction = "right" if before is None else before["direction"]
+            self.tokenizer.enable_truncation(self.lengths[input_type], direction=direction)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=self.add_special_tokens).ids
+        if input_type in self.lengths:
+            if before is None:
+                self.tokenizer.no_truncation()
+            else:
+                self.tokenizer.enable_truncation(**before)
+        return ids
+
+    def check_same(
+        self,
+        reference: Reference,
+        texts: Sequence[str],
+        prompt: str = "",
+        input_type: InputType | None = None,
+    ) -> None:
+        """Compare with the reference on every text.
+
+        Raises:
+            InvalidModel: other ids, or inputs that the graph does not take.
+        """
+        for text in texts:
+            try:
+                features = reference.model.preprocess([text], prompt=prompt or None, task=input_type)
+            except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
+            except BaseException as error:
+                if not is_of_a_library(error):
+                    raise
+                raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
+            unknown = sorted(set(features) - _FEATURES)
+            if unknown:
+                raise InvalidModel(f"the model takes inputs that are not supported: {', '.join(unknown)}")
+            if "token_type_ids" in features and bool(features["token_type_ids"].any()):
+                raise InvalidModel(
+                    "the model's tokenizer gives token types other than 0, which is not supported"
+                )
+            expected = features["input_ids"].reshape(-1).numpy()
+            if not np.array_equal(expected, self._encode(prompt + text, input_type)):
+                raise InvalidModel(f"tokenizer.json gives other ids than the reference for {shorten(text)}")
+
+
+def _limit(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - as `Reference.first`
+    """Tokens that the reference keeps of a text of this type; None for any number."""
+    first.preprocess(["text"], task=input_type)
+    truncation = first.tokenizer.backend_tokenizer.truncation
+    return None if truncation is None else int(truncation["max_length"])

@@ -1,0 +1,163 @@
+"""The Hugging Face cache and Hub: whole snapshots of the files that a conversion reads.
+
+Heeds the environment that huggingface_hub heeds (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT).
+"""
+
+import fnmatch
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    DryRunError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx, tqdm, validate_repo_id  # type: ignore[attr-defined]
+
+from converters.errors import SourceNotFound
+from converters.progress import Progress
+from triton_models.contract.names import validate_revision
+
+_PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
+_UNREAD = (
+    "onnx/*",
+    "openvino/*",
+    "*.onnx",
+    "tf_*",
+    "flax_*",
+    "rust_*",
+    "*.ot",
+    "*.h5",
+    "*.msgpack",
+    "*.gguf",
+)
+_ANSWER_SECONDS = 10.0
+
+
+def repository_ids(model_name: str) -> tuple[str, ...]:
+    """The Hub repositories a name can mean: a bare name is also tried in sentence-transformers' own."""
+    return (model_name,) if "/" in model_name else (f"sentence-transformers/{model_name}", model_name)
+
+
+def cached(repo: str, revision: str | None) -> Path | None:
+    """The snapshot in the cache, or None where there is none with a model's files.
+
+    Raises:
+        InvalidModelName: the revision could lead out of the cache, where it is part of a path.
+    """
+    if revision is not None:
+        validate_revision(revision)
+    # The cache knows what the repository holds, and would call a snapshot without the other form of
+    # the weights incomplete.
+    for weights in ("*.safetensors", "*.bin"):
+        try:
+            directory = Path(
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    local_files_only=True,
+                    allow_patterns=[*_PLAIN, weights],
+                    ignore_patterns=list(_UNREAD),
+                )
+            )
+        except LocalEntryNotFoundError:
+            continue
+        except HFValidationError:
+            # A directory may be named so, a repository of the Hub cannot.
+            return None
+        has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
+        if has_config and any(directory.rglob(weights)):
+            return directory
+    return None
+
+
+def cached_file(repo: str, name: str) -> Path | None:
+    """One file of the default branch in the cache; None where it is not there."""
+    path = try_to_load_from_cache(repo, name)
+    return Path(path) if isinstance(path, str) else None
+
+
+def download(
+    repo: str,
+    revision: str | None,
+    progress: Progress,
+    choose: Callable[[list[str]], list[str]] | None = None,
+) -> Path:
+    """Fetch the snapshot.
+
+    choose: of a repository's files those to fetch; `needed` by default.
+
+    Raises:
+        SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
+        InvalidModelName: as `cached`.
+    """
+    if revision is not None:
+        validate_revision(revision)
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise SourceNotFound(f"{repo} is in no local source and no name of the Hugging Face Hub") from error
+    try:
+        listed = snapshot_download(repo, revision=revision, dry_run=True, etag_timeout=_ANSWER_SECONDS)
+        files = [entry.filename for entry in listed]
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=(choose or needed)(files),
+                etag_timeout=_ANSWER_SECONDS,
+                tqdm_class=_bar(repo, progress),
+            )
+        )
+    except (DryRunError, HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError) as error:
+        # A dry run hides why it failed behind an error of its own.
+        cause = error.__cause__ if isinstance(error, DryRunError) else error
+        raise SourceNotFound(f"{repo} is in no local source and {_reason(cause, revision)}") from error
+
+
+def _reason(error: BaseException | None, revision: str | None) -> str:
+    hub = "the Hugging Face Hub"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub} has no revision {revision!r} of it"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{hub} has no such model, or it is not public"
+    if isinstance(error, HfHubHTTPError):
+        return f"{hub} answered with status {error.response.status_code}"
+    return f"{hub} could not be reached"
+
+
+def needed(files: list[str]) -> list[str]:
+    """Those of a repository's files that a conversion reads: one form of the weights, no code."""
+    kept = [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in _UNREAD)]
+    chosen = [name for name in kept if any(fnmatch.fnmatch(name, pattern) for pattern in _PLAIN)]
+    weights = [name for name in kept if name.endswith((".safetensors", ".bin"))]
+    for name in weights:
+        folder = name.rpartition("/")[0]
+        has_safetensors = any(
+            other.endswith(".safetensors") and other.rpartition("/")[0] == folder for other in weights
+        )
+        if name.endswith(".safetensors") or not has_safetensors:
+            chosen.append(name)
+    return chosen
+
+
+def _bar(repo: str, progress: Progress) -> type[tqdm]:
+    """A tqdm class, as huggingface_hub takes one, that reports the bytes fetched and draws nothing."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own signature
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn: bool | None = super().update(n)
+            if self.unit == "B" and self.total:
+                progress.step("download", self.n / self.total, f"Downloading {repo}")
+            return drawn
+
+    return Bar

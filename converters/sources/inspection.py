@@ -1,0 +1,176 @@
+"""What a model's directory says about itself, read before any library loads it.
+
+sentence-transformers and transformers follow what a directory's configuration asks for: other
+repositories, other files, code. Everything that leads outside the directory, or to a model that is
+no text embedding model, is refused here. Knows nothing about torch.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InvalidModel
+from converters.sources import weights
+from converters.sources.configuration import TOKENIZER_FILES, check, read_json
+from converters.sources.weights import Stored
+
+SUPPORTED_MODULES = frozenset(
+    {"Transformer", "StaticEmbedding", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
+)
+"""Classes of sentence-transformers that the graph can hold, by the last part of their name."""
+
+_FIRST = ("Transformer", "StaticEmbedding")
+# A head in a checkpoint's `architectures` that makes it a model of another task, whatever its encoder gives.
+_OTHER_TASK = re.compile(
+    r".*For(\w*Classification|\w*QuestionAnswering|MultipleChoice|NextSentencePrediction|CTC)"
+)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a source.
+
+    transformer_dir: of the transformer (or the static embedding). weight_bytes: of all weights in float32.
+    stored: the weights of the transformer. notice: what a caller should know of the model, if anything.
+    """
+
+    transformer_dir: Path
+    weight_bytes: int
+    stored: Stored
+    notice: str | None = None
+
+
+def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
+    """Read the configuration of a source.
+
+    Raises:
+        InvalidModel: not a model, broken, or of a kind that is not converted; says which and why.
+    """
+    first, is_static = "", False
+    notice = None
+    _check_kind(directory)
+    if (directory / "modules.json").is_file():
+        first, is_static = _check_modules(directory, trust_remote_code=trust_remote_code)
+    elif (directory / "config.json").is_file():
+        notice = _check_task(read_json(directory / "config.json", dict))
+    else:
+        raise InvalidModel("the source is not a model: it has neither modules.json nor config.json")
+    home = directory / first
+    if not _is_directory(home):
+        raise InvalidModel("modules.json names a path that is no directory of the model")
+    if not is_static:
+        _check_transformer(directory, home, trust_remote_code)
+    stored = _check_weights(home)
+    if not any((home / name).is_file() for name in TOKENIZER_FILES):
+        raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
+    if (home / "tokenizer.json").is_file():
+        read_json(home / "tokenizer.json", dict)
+    return Anatomy(home, _weight_bytes(directory, home), stored, notice)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # A name that is too long, say.
+        return False
+
+
+def _check_kind(directory: Path) -> None:
+    settings = directory / "config_sentence_transformers.json"
+    if settings.is_file():
+        kind = read_json(settings, dict).get("model_type", "SentenceTransformer")
+        if kind != "SentenceTransformer":
+            raise InvalidModel(f"the source is a {kind}, not a SentenceTransformer")
+
+
+def _check_task(config: dict[str, Any]) -> str:
+    """Refuse a plain checkpoint of transformers that is made for another task; returns a notice of others."""
+    named = config.get("architectures")
+    heads = [str(name)[:100] for name in named] if isinstance(named, list) else []
+    for head in heads:
+        if _OTHER_TASK.fullmatch(head):
+            raise InvalidModel(
+                f"the source is a {head} and no embedding model: it has a head for another task (a "
+                "cross-encoder or classifier, say) and no modules.json"
+            )
+    return (
+        f"it is no sentence-transformers model ({heads[0] if heads else 'config.json'}, no modules.json). "
+        "As in that library its vectors are the mean of the last hidden states, of causal language models "
+        "the last token's, for which it may not have been trained"
+    )
+
+
+def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bool]:
+    """The first module's directory and whether it is a static embedding."""
+    modules = read_json(directory / "modules.json", list)
+    if not modules:
+        raise InvalidModel("modules.json lists no modules")
+    for index, module in enumerate(modules):
+        if not isinstance(module, dict) or not all(
+            isinstance(module.get(key), str) for key in ("type", "path")
+        ):
+            raise InvalidModel("modules.json is broken: each module needs a type and a path")
+        path = Path(module["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise InvalidModel(f"modules.json names a path outside of the model: {module['path']!r}")
+        name = module["type"]
+        if not name.startswith("sentence_transformers.") and not trust_remote_code:
+            raise InvalidModel(f"the module {name!r} is code of the model's own, which is not run")
+        kind = name.rpartition(".")[2]
+        if kind not in SUPPORTED_MODULES:
+            raise InvalidModel(f"the module {name!r} is not supported")
+        if (kind in _FIRST) != (index == 0):
+            raise InvalidModel(
+                f"module {index} is {kind}; the first, and no other, must be Transformer or StaticEmbedding"
+            )
+        if not trust_remote_code:
+            _check_module(directory / path, kind)
+    first = modules[0]
+    return first["path"], first["type"].endswith("StaticEmbedding")
+
+
+def _check_module(home: Path, kind: str) -> None:
+    """Refuse a module whose configuration would import what it names, or make it larger than its weights."""
+    if kind not in ("Dense", "LayerNorm") or not _is_directory(home) or not (home / "config.json").is_file():
+        return
+    config = read_json(home / "config.json", dict)
+    activation = str(config.get("activation_function"))
+    # Of other libraries' classes sentence-transformers says that they are not trusted.
+    if activation.startswith("torch.") and not activation.startswith("torch.nn."):
+        raise InvalidModel(f"{kind} names the activation {activation[:100]!r}, which is none of torch.nn")
+    sizes = [config.get(key) for key in ("in_features", "out_features", "dimension")]
+    claimed = math.prod(size for size in sizes if isinstance(size, int))
+    weights.stored(home).refuse_beyond(claimed, f"config.json of {kind}")
+
+
+def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> None:
+    """Refuse what would lead the libraries out of the directory or to another kind of model."""
+    if (home / "adapter_config.json").exists() or (directory / "adapter_config.json").exists():
+        raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
+    if not (home / "config.json").is_file():
+        raise InvalidModel("the transformer has no config.json")
+    check(home, trust_remote_code=trust_remote_code)
+
+
+def _check_weights(home: Path) -> Stored:
+    names = [path.name for path in home.iterdir() if path.is_file()]
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise InvalidModel("the source has no weights: no .safetensors and no .bin file")
+    weights.check_index(home)
+    stored = weights.stored(home)
+    if (home / "config.json").is_file():
+        weights.check_depth("config.json", read_json(home / "config.json", dict), stored.tensors)
+    return stored
+
+
+def _weight_bytes(directory: Path, home: Path) -> int:
+    files = [path for path in directory.rglob("*") if path.suffix in (".safetensors", ".bin")]
+    # One form of the weights is read where there are two.
+    preferred = [path for path in files if path.suffix == ".safetensors"] or files
+    config = read_json(home / "config.json", dict) if (home / "config.json").is_file() else {}
+    is_half = str(config.get("dtype", config.get("torch_dtype"))) in ("float16", "bfloat16")
+    found = [weights.of(path) for path in preferred if path.is_file()]
+    return sum(4 * file.elements if file.tensors else file.unpacked * (2 if is_half else 1) for file in found)

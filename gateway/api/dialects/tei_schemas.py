@@ -1,0 +1,169 @@
+"""The bodies of Text Embeddings Inference's API: requests, answers, examples."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from gateway.api.base_schemas import Nested, RequestBody
+from gateway.api.dialects import openai
+from gateway.api.dialects.openai import Ids
+from gateway.api.embedding_schemas import Strings
+from gateway.text.prompts import Direction, TextOptions
+
+EXAMPLE_IDS = [101, 7592, 102]
+TEXT_EXAMPLES: dict[str, Any] = {
+    "texts": {"inputs": ["a diver", "a dog"]},
+    "a text, shortened": {"inputs": "a diver", "truncate": True},
+}
+SIMILARITY_EXAMPLE = {"inputs": {"source_sentence": "a diver", "sentences": ["a swimmer", "a dog"]}}
+
+SeveralIds = Annotated[list[Ids], Field(fail_fast=True)]
+TextsOrIds = str | Strings | Ids | SeveralIds
+
+
+class TEIBody(RequestBody):
+    """Base of all of them."""
+
+    is_dialect = True
+    harmless = frozenset({"model"})
+
+
+class Options(TEIBody):
+    """What is done to the texts."""
+
+    truncate: bool | None = Field(
+        False, description="Shorten a text that is too long; false: refuse it with 413."
+    )
+    truncation_direction: Annotated[
+        Direction | None, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+    ] = Field("right", description="The end that is shortened.")
+    prompt_name: str | None = Field(
+        None, description="One of the model's prompts; unset: its default prompt."
+    )
+
+    def text_options(self) -> TextOptions:
+        """The fields as the tokenizer knows them."""
+        return TextOptions(
+            self.prompt_name,
+            truncate=bool(self.truncate),
+            truncation_direction=self.truncation_direction or "right",
+        )
+
+
+class EmbedAllRequest(Options):
+    """Body of `/embed_all`."""
+
+    inputs: Annotated[
+        TextsOrIds,
+        Field(
+            union_mode="left_to_right",
+            description="A text, texts, the token ids of a text, or of texts.",
+            examples=["What is Deep Learning?"],
+        ),
+    ]
+
+
+class EmbedRequest(EmbedAllRequest):
+    """Body of `/embed`."""
+
+    normalize: bool | None = Field(
+        True, description="Scale every vector to unit length; false: as the model gives them."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
+    )
+
+
+class SimilarityInput(Nested):
+    """What is compared with what."""
+
+    source_sentence: str
+    sentences: Strings
+
+
+class Parameters(Options, Nested):
+    """What is done to sentences."""
+
+
+class SimilarityRequest(TEIBody):
+    """Body of `/similarity`."""
+
+    inputs: SimilarityInput = Field(description="A sentence, and those that it is compared with.")
+    parameters: Parameters | None = Field(None, description="What is done to all of them.")
+
+
+class TokenizeRequest(TEIBody):
+    """Body of `/tokenize`."""
+
+    inputs: str | Strings = Field(description="A text, or a list of them.")
+    add_special_tokens: bool | None = Field(True, description="Put them around, where the model has them.")
+    prompt_name: str | None = Field(
+        None, description="One of the model's prompts; unset: its default prompt."
+    )
+
+
+class DecodeRequest(TEIBody):
+    """Body of `/decode`."""
+
+    ids: Annotated[
+        Ids | SeveralIds,
+        Field(union_mode="left_to_right", description="Of one text, or of several.", examples=[EXAMPLE_IDS]),
+    ]
+    skip_special_tokens: bool | None = Field(True, description="Leave them out of the text.")
+
+
+class RootRequest(EmbedRequest):
+    """Body of the base URL itself: of `/embed`, or of `/similarity`."""
+
+    inputs: Annotated[  # type: ignore[assignment]
+        TextsOrIds | SimilarityInput | dict[str, Any],
+        Field(union_mode="left_to_right", description="As `/embed` takes them, or as `/similarity`."),
+    ]
+    parameters: Parameters | None = Field(None, description="As of `/similarity`.")
+
+
+class OpenAIRequest(openai.EmbeddingsRequest):
+    """Body of `/v1/embeddings`; the model is that of the URL, whatever `model` says."""
+
+    model: str | None = Field("", description="Not used.")  # type: ignore[assignment]
+
+
+class SimpleToken(BaseModel):
+    """One token; start and stop in characters of the text, null for special ones."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Info(BaseModel):
+    """Answer of `/info`, with all that TEI's schema requires.
+
+    pooling is `model`: it is part of the model. max_input_length: of a model that takes any length, the
+    characters that a text may have. max_concurrent_requests: that are let in before any is refused.
+    max_batch_tokens: of a full batch of long texts.
+    """
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_type: dict[Literal["embedding"], dict[Literal["pooling"], str]]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class TEIError(BaseModel):
+    """Every error's body."""
+
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]

@@ -1,0 +1,151 @@
+"""TODO."""
+
+import errno
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Scope
+
+from gateway.api.error_bodies import Fault, error_bodies
+from gateway.api.validation import describe_validation
+from gateway.errors import (
+    DeadlineExceeded,
+    EmptyInput,
+    Forbidden,
+    GatewayError,
+    HeadersTooLarge,
+    InsufficientStorage,
+    InvalidInput,
+    InvalidModel,
+    ModelConflict,
+    ModelNotFound,
+    NoVector,
+    Overloaded,
+    RateLimited,
+    TextTooLong,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnknownEncoding,
+    Unsupported,
+    UrlTooLong,
+    log,
+)
+from triton_models.client import errors as triton
+
+CLIENT_GONE = 499
+"""Status in the metrics, as other servers count it; none of the standard's."""
+
+STATUS: dict[type[GatewayError], int] = {
+    Unauthorized: 401,
+    Forbidden: 403,
+    RateLimited: 429,
+    HeadersTooLarge: 431,
+    UrlTooLong: 414,
+    ModelNotFound: 404,
+    ModelConflict: 409,
+    TooLarge: 413,
+    UnknownEncoding: 415,
+    InvalidInput: 422,
+    EmptyInput: 422,
+    TextTooLong: 422,
+    NoVector: 422,
+    InvalidModel: 422,
+    Overloaded: 429,
+    Unavailable: 503,
+    DeadlineExceeded: 504,
+    InsufficientStorage: 507,
+    Unsupported: 424,
+}
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
+"""The word for a failure that the framework found."""
+
+
+def from_triton(error: triton.TritonError) -> GatewayError:
+    """What a failure of Triton means to the caller."""
+    if isinstance(error, triton.TritonTimeout):
+        return DeadlineExceeded("Triton did not answer within the request's time limit; send less, or retry")
+    if isinstance(error, triton.TritonOverloaded):
+        return Overloaded("the model's queue in Triton is full; retry in a moment")
+    if isinstance(error, triton.ModelLoadFailed):
+        return InvalidModel("Triton could not load the model; the server's log has the reason")
+    if isinstance(error, triton.InferenceRejected):
+        return InvalidInput("Triton rejected the input; the server's log has the reason")
+    return Unavailable("Triton is not ready; retry in a moment")
+
+
+def error_body(error: GatewayError) -> tuple[int, dict[str, str]]:
+    """Status and JSON body of an error."""
+    return STATUS[type(error)], {"detail": str(error)}
+
+
+def error_response(error: GatewayError, scope: Scope) -> Response:
+    """The answer for an error, as the API that was asked words it."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _written(Fault(STATUS[type(error)], str(error), error.code), scope, headers)
+
+
+def response_to(error: BaseException, scope: Scope) -> Response:
+    """The one place where exceptions become responses."""
+    if isinstance(error, GatewayError):
+        return error_response(error, scope)
+    if isinstance(error, triton.TritonError):
+        log.warning("Triton: %s", error)
+        return error_response(from_triton(error), scope)
+    if isinstance(error, RequestValidationError | ValidationError):
+        return error_response(InvalidInput(describe_validation(error)), scope)
+    if isinstance(error, HTTPException):
+        fault = Fault(error.status_code, str(error.detail), HTTP_CODES.get(error.status_code, "http_error"))
+        return _written(fault, scope, dict(error.headers or {}))
+    if isinstance(error, ClientDisconnect):
+        # Nobody reads it; it keeps the case apart from our own failures in the metrics.
+        return _written(
+            Fault(CLIENT_GONE, "the client went away before it had sent its body", "client_gone"), scope
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        log.error("no room on the disk for %s %s: %s", scope["method"], route_of(scope), error.strerror)
+        return error_response(
+            InsufficientStorage("no room is left on the server's disk; make room, then retry"), scope
+        )
+    log.error("unexpected error in %s %s", scope["method"], route_of(scope), exc_info=error)
+    return _written(Fault(500, "internal error; the server's log has the details", "internal_error"), scope)
+
+
+def route_of(scope: Scope) -> str:
+    """The route that answers, as its path is declared: what callers wrote in its place is nobody's business.
+
+    What matched none shares one name, so that nobody can make labels of metrics without end.
+    """
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def path_of(scope: Scope) -> str:
+    """The path that was asked for, below the prefix that a proxy has put before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def install(app: FastAPI) -> None:
+    """Let FastAPI answer every exception by `response_to`."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return response_to(error, request.scope)
+
+    of_libraries = (RequestValidationError, ValidationError, HTTPException, ClientDisconnect)
+    for kind in (GatewayError, triton.TritonError, *of_libraries, OSError, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def _written(fault: Fault, scope: Scope, headers: dict[str, str] | None = None) -> Response:
+    status, body = error_bodies(path_of(scope))(fault)
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -1,0 +1,197 @@
+"""The routes: parse, call, answer. What they do is in the modules they call."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from gateway.api import openapi, schemas
+from gateway.api.dependencies import ADMINISTRATION, services
+from gateway.api.dialects import ingrain, ingrain_schemas
+from gateway.api.embedding import accepted, infer, infer_image, infer_text
+from gateway.api.embedding_schemas import (
+    EmbeddingResponse,
+    InferImageRequest,
+    InferRequest,
+    InferResponse,
+    InferTextRequest,
+)
+from gateway.api.error_responses import error_body, from_triton
+from gateway.api.openapi import json_body, responses
+from gateway.api.request_body import parse
+from gateway.api.responses import json, written
+from gateway.errors import GatewayError
+from gateway.model_id import Reference
+from gateway.models.load_jobs import LoadJob
+from triton_models.client.errors import TritonError
+
+NDJSON = "application/x-ndjson"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+router = APIRouter()
+
+INFER = responses(
+    401, 404, 409, 413, 415, 422, 429, 503, 504, content=openapi.VECTOR_ANSWER, headers=openapi.VECTOR_HEADERS
+)
+LOAD = responses(401, 403, 404, 409, 413, 415, 422, 429, 503, 504, 507, content=openapi.NDJSON_ANSWER)
+CHANGE = responses(401, 403, 404, 409, 413, 415, 422, 503, 504)
+LOOK = responses(401, 503, 504)
+METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)
+
+
+@router.post(
+    "/infer",
+    response_model=InferResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferRequest, openapi.BOTH_EXAMPLES),
+)
+async def infer(request: Request) -> Response:
+    """Embed texts, images or both."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, InferRequest) as body:
+        return written(await infer(services(request), body, start, accepted(request.scope)))
+
+
+@router.post(
+    "/infer_text",
+    response_model=EmbeddingResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferTextRequest, openapi.TEXT_EXAMPLES),
+)
+async def infer_text(request: Request) -> Response:
+    """Embed texts, one modality."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, InferTextRequest) as body:
+        return written(await infer_text(services(request), body, start, accepted(request.scope)))
+
+
+@router.post(
+    "/infer_image",
+    response_model=EmbeddingResponse,
+    responses=INFER,
+    openapi_extra=json_body(InferImageRequest, openapi.IMAGE_EXAMPLES),
+)
+async def infer_image(request: Request) -> Response:
+    """Embed images, one modality."""
+    start = time.perf_counter()
+    async with services(request).bodies.parsed(request, InferImageRequest) as body:
+        return written(await infer_image(services(request), body, start, accepted(request.scope)))
+
+
+@router.post(
+    "/load_sentence_transformer_model",
+    response_model=schemas.Message,
+    responses=LOAD,
+    dependencies=ADMINISTRATION,
+    openapi_extra=json_body(schemas.LoadSentenceTransformer, openapi.LOAD_EXAMPLES),
+)
+async def load_sentence_transformer_model(request: Request) -> Response:
+    """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
+    body = parse(schemas.LoadSentenceTransformer, await services(request).bodies.small(request))
+    job = services(request).jobs.start(Reference(body.model_name), body.revision, body.tuning())
+    return await load_answer(request, job)
+
+
+@router.post(
+    "/load_clip_model",
+    response_model=schemas.Message,
+    responses=LOAD,
+    dependencies=ADMINISTRATION,
+    openapi_extra=json_body(schemas.LoadClip, openapi.LOAD_CLIP_EXAMPLES),
+)
+async def load_clip_model(request: Request) -> Response:
+    """Convert where need be, load, check both towers; one line a step for `Accept: application/x-ndjson`."""
+    body = parse(schemas.LoadClip, await services(request).bodies.small(request))
+    return await load_answer(request, services(request).jobs.start(body.reference(), None, body.tuning()))
+
+
+async def load_answer(request: Request, job: LoadJob) -> Response:
+    """The end of a load, or its steps where the caller accepts lines."""
+    if NDJSON in request.headers.get("accept", ""):
+        return StreamingResponse(progress_lines(job), media_type=NDJSON)
+    return json({"message": await job.result()})
+
+
+async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
+    """One line a step; the last is the answer or the error."""
+    async for step in job.steps():
+        yield orjson.dumps(step, option=orjson.OPT_APPEND_NEWLINE)
+    try:
+        last: dict[str, Any] = {"message": await job.result()}
+    except (GatewayError, TritonError) as error:
+        status, last = error_body(error if isinstance(error, GatewayError) else from_triton(error))
+        last = {**last, "status": status}
+    yield orjson.dumps(last, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@router.post(
+    "/unload_model",
+    responses=CHANGE,
+    dependencies=ADMINISTRATION,
+    openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
+)
+async def unload_model(request: Request) -> schemas.Message:
+    """Take a model out of Triton; its files stay."""
+    reference = await ingrain.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.unload(reference))
+
+
+@router.delete(
+    "/delete_model",
+    responses=CHANGE,
+    dependencies=ADMINISTRATION,
+    openapi_extra=json_body(ingrain_schemas.Named),
+)
+@router.post(
+    "/delete_model",
+    responses=CHANGE,
+    dependencies=ADMINISTRATION,
+    openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
+)
+async def delete_model(request: Request) -> schemas.Message:
+    """Unload a model and remove its files."""
+    reference = await ingrain.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.delete(reference))
+
+
+@router.get("/loaded_models", responses=LOOK)
+async def loaded_models(request: Request) -> schemas.LoadedModels | ingrain_schemas.LoadedModelObjects:
+    """Served names of the models that are ready; objects for ingrain's client."""
+    if ingrain.asks(request):
+        return await ingrain.loaded_models(request)
+    return schemas.LoadedModels(models=await services(request).status.loaded_models())
+
+
+@router.get("/repository_models", responses=LOOK)
+async def repository_models(request: Request) -> schemas.RepositoryModels:
+    """Every model of the repository with its state."""
+    return schemas.RepositoryModels(models=await services(request).status.repository_models())
+
+
+@router.get("/health", responses=responses(503))
+async def health(request: Request) -> dict[str, str | dict[str, str]]:
+    """200 when an inference could be served now; the models that could not, where others could."""
+    problems = await services(request).status.check_health()
+    if ingrain.asks(request):
+        return {"message": "ok"}
+    return {"status": "ok", "not_serving": problems} if problems else {"status": "ok"}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """200 while the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/metrics", response_model=schemas.Metrics, responses=METRICS)
+async def metrics(request: Request) -> Response:
+    """Triton's statistics as JSON; Prometheus' text where `Accept` asks for it."""
+    accept = request.headers.get("accept", "")
+    if "text/plain" in accept or "application/openmetrics-text" in accept:
+        return Response(await services(request).status.prometheus(), media_type=PROMETHEUS)
+    if ingrain.asks(request):
+        return json(await ingrain.metrics(request))
+    return json({"model_stats": await services(request).status.statistics()})

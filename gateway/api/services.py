@@ -1,0 +1,24 @@
+"""TODO."""
+
+from dataclasses import dataclass
+
+from gateway.api.request_body import Bodies
+from gateway.inference.image import ImageEmbedder
+from gateway.inference.text import TextEmbedder
+from gateway.models.catalog import Catalog
+from gateway.models.lifecycle import Lifecycle
+from gateway.models.load_jobs import LoadJobs
+from gateway.models.status import Status
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts that routes call."""
+
+    bodies: Bodies
+    catalog: Catalog
+    embedder: TextEmbedder
+    image_embedder: ImageEmbedder
+    lifecycle: Lifecycle
+    jobs: LoadJobs
+    status: Status

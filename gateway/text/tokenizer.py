@@ -1,0 +1,278 @@
+"""Texts to token ids, exactly as the reference tokenises, with the `tokenizers` library alone.
+
+Knows nothing about Triton.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from gateway.errors import InvalidInput, TextTooLong
+from gateway.text.prompts import DEFAULT, TextOptions
+from gateway.text.tokenizer_file import TokenizerFile
+from triton_models.contract.cleaning import CLEANINGS
+from triton_models.contract.manifest import Manifest
+from triton_models.contract.prompts import INPUT_TYPES, InputType
+from triton_models.contract.tokens import mark_not_pooled
+from triton_models.repository.repository import TOKENIZER, DamagedModel
+
+TokenIds = NDArray[np.int64]
+
+
+class Tokenized(NamedTuple):
+    """Texts as the model gets them.
+
+    rows: int64 [length] each, special tokens included. tokens: how many in all, without filling.
+    """
+
+    rows: list[TokenIds]
+    tokens: int
+
+
+class Token(NamedTuple):
+    """One token of a text; start and stop are in characters of the text, None for what is not of the text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class TextTokenizer:
+    """The saved tokenizer of one model, with its prompts.
+
+    Raises:
+        DamagedModel: the file is missing, cannot be read, or is not the one that the conversion left.
+    """
+
+    def __init__(self, version_dir: Path, manifest: Manifest) -> None:
+        self._file = TokenizerFile(version_dir, manifest)
+        self._add_special_tokens = manifest.add_special_tokens
+        self._special_ids = frozenset(manifest.special_ids)
+        self._include_prompt = manifest.include_prompt
+        self._clean = None if manifest.text_cleaning is None else CLEANINGS[manifest.text_cleaning]
+        self._fixed_length = manifest.fixed_length
+        self._pad_id = manifest.pad_id
+        self._vocab_size = manifest.vocab_size
+        self._prompts, self._default_prompt_name = manifest.prompts, manifest.default_prompt_name
+        self._prompt = DEFAULT.resolve_prompt(self._prompts, self._default_prompt_name)
+        self._not_pooled = self._prompt_length(self._prompt)
+        self._limit, self._direction = self._file.limit, self._file.direction
+        self._own_limits: dict[InputType | None, int] = {
+            kind: own for kind in INPUT_TYPES if (own := manifest.length_of(kind)) not in (None, self._limit)
+        }
+        try:
+            self._before, self._after = self._special_around()
+        except InvalidInput as error:
+            raise DamagedModel(f"{TOKENIZER} fails on any text; delete and load the model again") from error
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens that the model takes of a text without an input type, special ones included; None: any."""
+        return self._limit
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the time for a text grows faster than the text: not to be waited for on the event loop."""
+        return self._file.is_slow
+
+    def encode(
+        self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text", first: int = 0
+    ) -> Tokenized:
+        """Ids of each text, as the reference makes and truncates them.
+
+        Tokens of a prompt that pooling leaves out carry the NOT_POOLED flag. Rows of a model of fixed length
+        are filled up to it. field, first: where the texts are in the caller's body, for messages.
+
+        Raises:
+            InvalidInput: there is no such prompt, the tokenizer fails on a text, or a text is too long and
+                not to be truncated.
+            TooLarge: a text is longer than the tokenizer is given.
+        """
+        if options is DEFAULT:
+            prompt, not_pooled, limit = self._prompt, self._not_pooled, self._limit
+        else:
+            prompt = options.resolve_prompt(self._prompts, self._default_prompt_name)
+            not_pooled = self._prompt_length(prompt)
+            limit = self._limit_of(options)
+        encodings = self._file.encode(self._prepared(texts, prompt), field, first)
+        as_file = options.truncate and options.truncation_direction in (None, self._direction)
+        if as_file and limit == self._limit:
+            kept: list[Sequence[int]] = [encoding.ids for encoding in encodings]
+        else:
+            kept = [
+                self._kept(encoding, options, f"{field}.{index}")
+                for index, encoding in enumerate(encodings, first)
+            ]
+        return self._tokenized(kept, not_pooled)
+
+    def encode_ids(
+        self,
+        rows: Sequence[Sequence[int]],
+        options: TextOptions = DEFAULT,
+        field: str = "text",
+        first: int = 0,
+    ) -> Tokenized:
+        """The same for texts that the caller has tokenised; special tokens are put around where they lack.
+
+        Raises:
+            InvalidInput: an id is not of the vocabulary, a text is too long and not to be truncated, or there
+                is a prompt, which can only be put before text.
+        """
+        if rows and options.resolve_prompt(self._prompts, self._default_prompt_name):
+            raise InvalidInput(
+                f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
+            )
+        return self._tokenized(
+            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)], 0
+        )
+
+    def tokens(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        prompt: str = "",
+        field: str = "text",
+        index: int = 0,
+    ) -> list[Token]:
+        """Every token of the text, none truncated; a text of CLIP as it is after its cleaning.
+
+        Raises:
+            InvalidInput, TooLarge: as `encode`.
+        """
+        (prepared,) = self._prepared([text], prompt)
+        special = add_special_tokens and self._add_special_tokens
+        whole = self._file.encode_whole(prepared, special=special, field=field, index=index)
+        parts = self._parts(whole)
+        before, after = (len(self._before), len(self._after)) if special else (0, 0)
+        found: list[Token] = []
+        for number, part in enumerate(parts):
+            first = 0 if number == 0 else before
+            last = len(part.ids) if number == len(parts) - 1 else len(part.ids) - after
+            for place in range(first, last):
+                start, stop = part.offsets[place]
+                of_text = not part.special_tokens_mask[place]
+                shown = prepared[start:stop] if of_text else part.tokens[place]
+                where = (start, stop) if of_text else (None, None)
+                found.append(Token(part.ids[place], shown, not of_text, *where))
+        return found
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True, field: str = "ids") -> str:
+        """The text of token ids.
+
+        Raises:
+            InvalidInput: an id is not of the vocabulary, or the tokenizer fails on them.
+            TooLarge: their text is longer than the tokenizer is given.
+        """
+        self._check_vocabulary(ids, field)
+        return self._file.decode(ids, skip_special_tokens=skip_special_tokens, field=field)
+
+    def _prepared(self, texts: Sequence[str], prompt: str) -> list[str]:
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        return prompted if self._clean is None else [self._clean(text) for text in prompted]
+
+    def _tokenized(self, kept: Sequence[Sequence[int]], not_pooled: int) -> Tokenized:
+        if self._fixed_length is not None:
+            return Tokenized([self._filled(ids) for ids in kept], sum(map(len, kept)))
+        rows = [np.array(ids, dtype=np.int64) for ids in kept]
+        if not_pooled:
+            rows = [mark_not_pooled(row, not_pooled) for row in rows]
+        return Tokenized(rows, sum(map(len, kept)))
+
+    def _filled(self, ids: Sequence[int]) -> TokenIds:
+        """The ids with padding up to the fixed length, for towers that see their padding."""
+        row = np.full(self._fixed_length or 0, self._pad_id, dtype=np.int64)
+        row[: len(ids)] = ids
+        return row
+
+    def _kept(self, encoding: Encoding, options: TextOptions, where: str) -> Sequence[int]:
+        """The ids that are left of a text, by other rules than those of the file."""
+        limit = self._limit_of(options)
+        if not encoding.overflowing and (limit is None or len(encoding.ids) <= limit):
+            return encoding.ids
+        return self._cut(
+            [id_ for part in self._parts(encoding) for id_ in self._content(part.ids)], options, where
+        )
+
+    def _around(self, ids: Sequence[int], options: TextOptions, where: str) -> Sequence[int]:
+        """The caller's ids with the special tokens around them, truncated."""
+        self._check_vocabulary(ids, where)
+        return self._cut(self._content(ids), options, where)
+
+    def _cut(self, content: Sequence[int], options: TextOptions, where: str) -> list[int]:
+        """The content as far as the model takes it, with the special tokens around it."""
+        length = len(self._before) + len(content) + len(self._after)
+        limit = self._limit_of(options)
+        if limit is not None and length > limit:
+            if not options.truncate:
+                kind = "" if options.input_type not in self._own_limits else f" of a {options.input_type}"
+                raise TextTooLong(
+                    f"{where}: {length} tokens, the model takes {limit}{kind}; shorten it or set truncate"
+                )
+            most = limit - len(self._before) - len(self._after)
+            from_left = (options.truncation_direction or self._direction) == "left"
+            content = content[len(content) - most :] if from_left else content[:most]
+        return [*self._before, *content, *self._after]
+
+    def _limit_of(self, options: TextOptions) -> int | None:
+        """Tokens that the model takes of one text, special ones included; None for any number."""
+        return self._own_limits.get(options.input_type, self._limit)
+
+    def _content(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids without the special tokens around them, where these are there."""
+        before, after = len(self._before), len(self._after)
+        if tuple(ids[:before]) != self._before or (after and tuple(ids[-after:]) != self._after):
+            return ids
+        return ids[before : len(ids) - after] if len(ids) >= before + after else ids
+
+    def _parts(self, encoding: Encoding) -> list[Encoding]:
+        """What truncation made of a text, in the order of the text; each part has its special tokens."""
+        parts = [encoding, *encoding.overflowing]
+        return parts if self._direction == "right" else parts[::-1]
+
+    def _check_vocabulary(self, ids: Sequence[int], where: str) -> None:
+        if not ids or (min(ids) >= 0 and max(ids) < self._vocab_size):
+            return
+        place = next(place for place, id_ in enumerate(ids) if not 0 <= id_ < self._vocab_size)
+        raise InvalidInput(
+            f"{where}.{place}: {ids[place]} is no token of the model; its ids are 0 to {self._vocab_size - 1}"
+        )
+
+    def _special_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the file puts before and after every text."""
+        if not self._add_special_tokens:
+            return (), ()
+        probe = self._file.encode_whole("a", special=True, field=TOKENIZER, index=0)
+        content = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
+        first, last = (content[0], content[-1] + 1) if content else (len(probe.ids), len(probe.ids))
+        return tuple(probe.ids[:first]), tuple(probe.ids[last:])
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Tokens of the prompt that pooling leaves out: those of it alone, without a trailing special one.
+
+        Source: sentence-transformers, `Transformer._get_prompt_length`.
+        """
+        if not prompt or self._include_prompt:
+            return 0
+        special = self._add_special_tokens
+        ids = self._file.encode_whole(prompt, special=special, field="prompt", index=0).ids
+        return len(ids) - 1 if ids and ids[-1] in self._special_ids else len(ids)
+
+
+def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
+    """Indices of rows of equal length, at most `most` in a group."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_length[row.size].append(index)
+    return [
+        indices[start : start + most]
+        for indices in by_length.values()
+        for start in range(0, len(indices), most)
+    ]

@@ -1,0 +1,129 @@
+"""The file of a tokenizer, and the calls of its library, none of whose failures gets through.
+
+`tokenizers` raises a plain `Exception`, and where its Rust code panics, what is no `Exception` at all.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+from gateway.errors import InvalidInput, TooLarge
+from triton_models.contract.manifest import Manifest
+from triton_models.repository.repository import TOKENIZER, DamagedModel
+
+log = logging.getLogger(__name__)
+
+
+class TokenizerFile:
+    """`tokenizer.json` of one version.
+
+    Raises:
+        DamagedModel: the file is missing, cannot be read, or is not the one that the conversion left.
+    """
+
+    def __init__(self, version_dir: Path, manifest: Manifest) -> None:
+        self._file = _read(version_dir / TOKENIZER, manifest.tokenizer_sha256)
+        self._encode = self._file.encode_batch_fast
+        self._special = manifest.add_special_tokens
+        self._most = manifest.max_characters
+        truncation: dict[str, Any] | None = self._file.truncation
+        self.limit = None if truncation is None else int(truncation["max_length"])
+        self.direction: str = "right" if truncation is None else truncation["direction"]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the time for a text grows faster than the text: not to be waited for on the event loop."""
+        return self._most is not None
+
+    def encode(self, texts: list[str], field: str, first: int) -> list[Encoding]:
+        """Of each text; field, first: where they are in the caller's body, for messages.
+
+        Raises:
+            InvalidInput: the library fails on a text.
+            TooLarge: a text is longer than the library is given.
+        """
+        if self._most is not None:
+            self._require_lengths(texts, field, first)
+        try:
+            return self._encode(texts, add_special_tokens=self._special)
+        except BaseException as error:
+            raise self._failure(error, texts, field, first) from error
+
+    def encode_whole(self, text: str, *, special: bool, field: str, index: int) -> Encoding:
+        """With the places of the tokens, and special tokens only if asked for.
+
+        Raises:
+            InvalidInput, TooLarge: as `encode`.
+        """
+        if self._most is not None:
+            self._require_lengths([text], field, index)
+        try:
+            return self._file.encode_batch([text], add_special_tokens=special)[0]
+        except BaseException as error:
+            raise self._failure(error, [text], field, index) from error
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, field: str) -> str:
+        """The text of ids of the vocabulary.
+
+        Raises:
+            InvalidInput: the library fails on them.
+            TooLarge: their text is longer than the library is given.
+        """
+        if self._most is not None:
+            length = sum(len(self._file.id_to_token(id_) or "") for id_ in ids)
+            if length > self._most:
+                raise TooLarge(f"{field}: the ids of {length} characters; this model takes {self._most}")
+        try:
+            return self._file.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except BaseException as error:
+            if not _is_of_the_library(error):
+                raise
+            log.warning("a tokenizer failed on ids: %s", type(error).__name__)
+            raise InvalidInput(f"{field}: the model's tokenizer fails on these ids") from error
+
+    def _require_lengths(self, texts: Sequence[str], field: str, first: int) -> None:
+        for index, text in enumerate(texts, first):
+            if self._most is not None and len(text) > self._most:
+                raise TooLarge(f"{field}.{index}: {len(text)} characters; this model takes {self._most}")
+
+    def _failure(self, error: BaseException, texts: list[str], field: str, first: int) -> BaseException:
+        """What to raise for an error: it names the first text that the library fails on."""
+        if not _is_of_the_library(error):
+            return error
+        log.warning("a tokenizer failed on a text: %s", type(error).__name__)
+        place = first
+        for index, text in enumerate(texts[:-1], first):
+            try:
+                self._encode([text], add_special_tokens=self._special)
+            except BaseException as again:  # noqa: BLE001 - it is sorted
+                if not _is_of_the_library(again):
+                    return again
+                break
+            place = index + 1
+        return InvalidInput(f"{field}.{place}: the model's tokenizer fails on this text")
+
+
+def _read(path: Path, sha256: str | None) -> Tokenizer:
+    """The file; sha256: of its bytes, None where a conversion before this was recorded has left it."""
+    problem = f"{TOKENIZER} is damaged; delete and load the model again"
+    try:
+        content = path.read_bytes()
+        file = Tokenizer.from_buffer(content)
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _is_of_the_library(error):
+            raise
+        raise DamagedModel(problem) from error
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        # Another tokenizer would give other ids, and the model wrong vectors without an error.
+        raise DamagedModel(problem)
+    return file
+
+
+def _is_of_the_library(error: BaseException) -> bool:
+    return type(error) is Exception or not isinstance(
+        error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit
+    )

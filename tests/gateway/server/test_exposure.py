@@ -1,0 +1,117 @@
+"""Where the server can be reached: the warning of an open one, and TLS."""
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from gateway.server.exposure import listening_addresses, warn_when_open
+from gateway.settings import Settings
+from tests.conftest import Server
+from tests.support.waiting import wait_until
+
+OPEN = "NO KEY IS ASKED FOR"
+
+
+def test_sockets_that_listen_are_found() -> None:
+    before = listening_addresses()
+    with socket.socket() as listening, socket.socket() as other, socket.socket(socket.AF_INET6) as six:
+        listening.bind(("127.0.0.7", 0))
+        listening.listen()
+        other.bind(("127.0.0.8", 0))
+        six.bind(("::1", 0))
+        six.listen()
+        assert listening_addresses() - before == {"127.0.0.7", "::1"}
+    assert listening_addresses() == before
+
+
+@pytest.mark.parametrize(
+    ("address", "settings", "warns"),
+    [
+        ("0.0.0.0", {}, "use, load and delete"),
+        ("0.0.0.0", {"admin_api_keys": ("a",)}, "embed with"),
+        ("0.0.0.0", {"api_keys": ("e",)}, ""),
+        ("127.0.0.1", {}, ""),
+    ],
+)
+def test_only_an_open_server_on_another_address_warns(
+    address: str,
+    settings: dict[str, tuple[str, ...]],
+    warns: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.server.exposure.LISTENING_SECONDS", 0.01)
+
+    async def run() -> None:
+        warn_when_open(Settings(load_models=(), **settings))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+
+    with socket.socket() as listening, caplog.at_level(logging.WARNING):
+        listening.bind((address, 0))
+        listening.listen()
+        asyncio.run(run())
+    assert (OPEN in caplog.text) == bool(warns)
+    assert warns in caplog.text
+
+
+def test_uvicorns_options_give_tls_and_an_open_server_warns(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    made = ca.issue_cert("127.0.0.1")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made.private_key_pem.write_to_path(str(key))
+    made.cert_chain_pems[0].write_to_path(str(certificate))
+    trusting = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
+    tls = ("--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
+    server = Server(tmp_path / "repository", {"HOST": "0.0.0.0"}, tmp_path / "server.log", ("app.py", *tls))
+    server.start()
+    try:
+        url = server.url.replace("http:", "https:")
+        with httpx.Client(base_url=url, verify=trusting, trust_env=False) as client:
+            wait_live(client)
+            assert client.get("/health/live").json() == {"status": "ok"}
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{url}/health/live", trust_env=False)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{server.url}/health/live", trust_env=False)
+        wait_until(lambda: OPEN in server.log.read_text())
+    finally:
+        server.stop()
+    assert str(tmp_path) not in server.log.read_text()
+
+
+def test_uvicorn_by_hand_warns_and_logs_the_same(tmp_path: Path) -> None:
+    by_hand = ("-m", "uvicorn", "app:app", "--host", "0.0.0.0", "--port", "{port}")
+    server = Server(tmp_path / "repository", {"LOG_FORMAT": "json"}, tmp_path / "server.log", by_hand)
+    server.start()
+    try:
+        with server.client() as client:
+            wait_live(client)
+            client.get("/model_embedding_size?name=a-name-of-a-user")
+        wait_until(lambda: OPEN in server.log.read_text())
+    finally:
+        server.stop()
+    said = server.log.read_text()
+    assert "a-name-of-a-user" not in said
+    # Of the lines before the application is imported, uvicorn decides.
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert "uvicorn.error" in {line["logger"] for line in lines}
+    assert len(said.splitlines()) - len(lines) <= 1
+
+
+def wait_live(client: httpx.Client, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if client.get("/health/live").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("it does not answer")

@@ -1,0 +1,280 @@
+"""Which engine serves a model on this machine, in how many streams: the fastest that keeps to the reference.
+
+Measured once a machine, at conversion or at the first load elsewhere, and recorded as `engine.json`
+beside the model. The environment variable ENGINE fixes the engine; its streams are measured still.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.sessions import (
+    DEFAULT,
+    ENGINES,
+    EngineName,
+    has_bfloat16,
+    parse_engine,
+)
+from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.tokens import mark_past_cache
+
+RECORD = "engine.json"
+ROUNDS = 3
+TOGETHER = 6
+"""Times that all rows are run together for each time that they are run one by one."""
+
+WORTHWHILE = 0.95
+"""More streams must take at most this part of the time of one: they take memory."""
+
+LONGEST = 128
+"""Tokens of the rows that are timed: what most requests hold."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows with their reference vectors: ids int64 [L] each, vectors float32 [n, D]."""
+
+    rows: list[NDArray[np.int64]]
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, directory: Path) -> "Sample | None":
+        """The sample that the converter left in `check.npz`; None where there is none."""
+        try:
+            with np.load(directory / "check.npz", allow_pickle=False) as arrays:
+                rows = np.split(arrays["input_ids"], np.cumsum(arrays["lengths"])[:-1])
+                return cls(rows, arrays["embeddings"])
+        except FileNotFoundError:
+            return None
+
+
+class Trial(NamedTuple):
+    """The vectors of a sample, float32 [n, D], by one engine; seconds: times it."""
+
+    alone: NDArray[np.float32]
+    together: NDArray[np.float32]
+    seconds: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One engine on this machine, with so many runs at a time.
+
+    seconds: for the timed rows, each alone and then all together, median. refused: why it may not serve.
+    """
+
+    engine: str
+    streams: int
+    seconds: float | None
+    min_cosine: float | None
+    min_alone: float | None
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The engine that serves, why, and where that holds."""
+
+    engine: str
+    streams: int
+    machine: str
+    threads: int
+    fixed_by_operator: bool
+    measured: list[Measurement]
+
+    @property
+    def name(self) -> EngineName:
+        """The engine."""
+        return parse_engine(self.engine)
+
+    def holds(self, threads: int, fixed: EngineName | None) -> bool:
+        """Whether it was measured on this machine, with as many threads and what ENGINE says now."""
+        asked = self.name == fixed if fixed else not self.fixed_by_operator
+        return asked and (self.machine, self.threads) == (machine(), threads)
+
+
+def engine_for(directory: Path, threads: int, *, measured: bool = True, anew: bool = False) -> Selection:
+    """The engine for the model of `directory`: recorded, or measured now and recorded.
+
+    measured: False for the plain one, where there is no choice. anew: whatever is recorded.
+
+    Raises:
+        UnknownEngine: ENGINE names none.
+    """
+    fixed = fixed_engine()
+    sample = Sample.of(directory) if measured else None
+    if sample is None:
+        return Selection(str(fixed or DEFAULT), 1, machine(), threads, fixed is not None, [])
+    return recorded_or(
+        directory, threads, fixed, lambda: select(directory / "model.onnx", sample, threads), anew=anew
+    )
+
+
+def recorded_or(
+    directory: Path,
+    threads: int,
+    fixed: EngineName | None,
+    choose: Callable[[], Selection],
+    *,
+    anew: bool = False,
+) -> Selection:
+    """What is recorded beside the model, where it holds here and now; else what `choose` finds, recorded."""
+    recorded = None if anew else read(directory)
+    if recorded is not None and recorded.holds(threads, fixed):
+        return recorded
+    selection = choose()
+    try:
+        write(selection, directory)
+    except OSError as error:
+        log.warning("the choice of engine cannot be recorded and is measured at every load: %s", error)
+    return selection
+
+
+def is_right(engine: Engine, directory: Path) -> bool:
+    """Whether the sample, all at once, comes out as the reference; yes where there is none."""
+    sample = Sample.of(directory)
+    if sample is None:
+        return True
+    together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
+    return bool(cosines(together, sample.vectors).min() >= LEAST_COSINE)
+
+
+def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
+    """Measure every engine on the sample, then the fastest in more streams; `without` are known not to serve.
+
+    The engine that ENGINE fixes is chosen whatever its accuracy.
+    """
+    fixed = fixed_engine()
+    names = [fixed] if fixed else [name for name in ENGINES if name not in without]
+    measured = [measure(path, sample, threads, name) for name in names]
+    best = fastest(measured) or Measurement(str(fixed or DEFAULT), 1, None, None, None, None)
+    more = [measure(path, sample, threads, parse_engine(best.engine), count) for count in _streams(threads)]
+    faster = fastest(more)
+    if faster is not None and (faster.seconds or 0.0) <= WORTHWHILE * (best.seconds or 0.0):
+        best = faster
+    return Selection(best.engine, best.streams, machine(), threads, fixed is not None, measured + more)
+
+
+def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams: int = 1) -> Measurement:
+    """Speed and accuracy of one engine."""
+
+    def run() -> Trial:
+        engine = Engine(path, threads, name, streams)
+        alone = np.concatenate([_run(engine, [row]) for row in sample.rows])
+        # As grouped requests mark their rows; an engine that stumbles over the flag must not serve.
+        together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
+        return Trial(alone, together, lambda: _seconds(engine, sample))
+
+    return judge(name, streams, sample.vectors, run)
+
+
+def judge(
+    name: EngineName, streams: int, reference: NDArray[np.float32], run: Callable[[], Trial]
+) -> Measurement:
+    """What a trial of an engine says, held to the reference's vectors, float32 [n, D]."""
+    try:
+        if name.precision != "fp32" and not has_bfloat16():
+            return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
+        alone, together, seconds = run()
+    except (RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        return Measurement(str(name), streams, None, None, None, reason)
+    to_reference = min(cosines(alone, reference).min(), cosines(together, reference).min())
+    to_alone = cosines(alone, together).min()
+    refused = None
+    if not to_reference >= LEAST_COSINE:
+        refused = f"cosine to the reference {to_reference:.6f}, at least {LEAST_COSINE} is needed"
+    elif not to_alone >= LEAST_ALONE:
+        refused = f"cosine alone to among others {to_alone:.6f}, at least {LEAST_ALONE} is needed"
+    return Measurement(str(name), streams, seconds(), float(to_reference), float(to_alone), refused)
+
+
+def fixed_engine() -> EngineName | None:
+    """What ENGINE names; None for auto."""
+    name = os.environ.get("ENGINE", "auto")
+    return None if name == "auto" else parse_engine(name)
+
+
+def fastest(measured: Sequence[Measurement]) -> Measurement | None:
+    """Of those that may serve; None where none may."""
+    usable = [one for one in measured if one.refused is None and one.seconds is not None]
+    return min(usable, key=lambda one: one.seconds or 0.0) if usable else None
+
+
+def _streams(threads: int) -> list[int]:
+    """Numbers of streams to try beside one: powers of two, and one a thread."""
+    powers = {1 << bits for bits in range(1, threads.bit_length())}
+    return sorted(powers | {threads}) if threads > 1 else []
+
+
+def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What a measurement depends on: the CPU, what it can compute, and the versions of the engines."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    # Clouds give CPUs of several generations one name. "Features" on ARM.
+    can = " ".join(sorted(set(fields.get("flags", fields.get("Features", "")).split())))
+    digest = hashlib.sha256(can.encode()).hexdigest()[:8]
+    cores = len(os.sched_getaffinity(0))
+    versions = f"onnxruntime {version('onnxruntime')}, openvino {version('openvino')}"
+    return f"{model} (flags {digest}), {cores} cores, {versions}"
+
+
+def read(directory: Path) -> Selection | None:
+    """The record beside a model; None where there is none that can be used."""
+    try:
+        data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        measured = [Measurement(**one) for one in data.pop("measured")]
+        selection = Selection(**data, measured=measured)
+        parse_engine(selection.engine)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return selection
+
+
+def write(selection: Selection, directory: Path) -> None:
+    """Record it beside the model, whole or not at all.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    temporary = directory / f".{RECORD}.{os.getpid()}"
+    temporary.write_text(json.dumps(dataclasses.asdict(selection), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(directory / RECORD)
+
+
+def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    return engine.run(np.concatenate(rows), np.array([row.size for row in rows], dtype=np.int32))
+
+
+def _seconds(engine: Engine, sample: Sample) -> float:
+    """Median time for the shorter rows of the sample, each alone, then all together several times over."""
+    rows = [row for row in sample.rows if row.size <= LONGEST] or sample.rows[:1]
+    taken = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        for row in rows:
+            _run(engine, [row])
+        for _ in range(TOGETHER):
+            _run(engine, rows)
+        taken.append(time.perf_counter() - start)
+    # The first round warms up.
+    return float(np.median(taken[1:]))

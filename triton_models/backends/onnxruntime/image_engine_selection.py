@@ -1,0 +1,104 @@
+"""Which engine serves an image tower on this machine; `selection` tells of the why.
+
+Measured once a machine, recorded as `engine.json` beside the model; ENGINE fixes it instead.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from triton_models.backends.onnxruntime.engine_selection import (
+    Measurement,
+    Selection,
+    Trial,
+    fastest,
+    fixed_engine,
+    judge,
+    machine,
+    recorded_or,
+)
+from triton_models.backends.onnxruntime.image_engine import ImageEngine
+from triton_models.backends.onnxruntime.sessions import DEFAULT, ENGINES, EngineName
+from triton_models.contract.accuracy import LEAST_COSINE, cosines
+from triton_models.contract.checks import ImageCheck
+
+ROUNDS = 3
+
+IMAGE_ENGINES = tuple(name for name in ENGINES if name.precision in ("fp32", "bf16"))
+"""What lies between the two is made for text models."""
+
+
+def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: bool = False) -> EngineName:
+    """The engine for the image tower of `directory`: fixed by ENGINE, recorded, or measured and recorded.
+
+    anew: measured, whatever is recorded.
+
+    Raises:
+        UnknownEngine: ENGINE names none.
+    """
+    fixed = _fixed()
+    if fixed is not None:
+        return fixed
+    path = directory / "check.npz"
+    if gpu or not path.is_file():
+        return DEFAULT
+
+    def choose() -> Selection:
+        return select_for_images(directory / "model.onnx", ImageCheck.read(path.read_bytes()), threads)
+
+    return recorded_or(directory, threads, None, choose, anew=anew).name
+
+
+def is_right(engine: ImageEngine, directory: Path) -> bool:
+    """Whether the images of the check, all at once, come out as the reference; yes where there are none."""
+    path = directory / "check.npz"
+    if not path.is_file():
+        return True
+    sample = ImageCheck.read(path.read_bytes())
+    return bool(cosines(engine.run(sample.images), sample.embeddings).min() >= LEAST_COSINE)
+
+
+def select_for_images(
+    path: Path, sample: ImageCheck, threads: int, without: Sequence[EngineName] = ()
+) -> Selection:
+    """Measure every engine on the sample; `without` are known not to serve.
+
+    ENGINE is respected: the engine that it fixes is chosen without measuring.
+    """
+    fixed = _fixed()
+    if fixed is not None:
+        return Selection(str(fixed), 1, machine(), threads, True, [])
+    measured = [_measure(path, sample, threads, name) for name in IMAGE_ENGINES if name not in without]
+    best = fastest(measured)
+    return Selection(best.engine if best else str(DEFAULT), 1, machine(), threads, False, measured)
+
+
+def _fixed() -> EngineName | None:
+    """What ENGINE fixes; a precision that is for texts only becomes fp32."""
+    name = fixed_engine()
+    return name if name is None or name in IMAGE_ENGINES else EngineName(name.engine, "fp32")
+
+
+def _measure(path: Path, sample: ImageCheck, threads: int, name: EngineName) -> Measurement:
+    """Speed and accuracy of one engine."""
+
+    def run() -> Trial:
+        engine = ImageEngine(path, threads, name)
+        alone = np.concatenate([engine.run(image[np.newaxis]) for image in sample.images])
+        return Trial(alone, engine.run(sample.images), lambda: _seconds(engine, sample))
+
+    return judge(name, 1, sample.embeddings, run)
+
+
+def _seconds(engine: ImageEngine, sample: ImageCheck) -> float:
+    """Median time for two images alone and then all together."""
+    taken = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for image in sample.images[:2]:
+            engine.run(image[np.newaxis])
+        engine.run(sample.images)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
