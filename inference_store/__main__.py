@@ -1,4 +1,4 @@
-"""`python -m inference_store serve|collect|auto` runs a store; ls, show, verify and prune are for records."""
+"""`python -m inference_store`: serve, collect, auto run a store; ls, show, verify, prune manage records."""
 
 import argparse
 import asyncio
@@ -22,7 +22,7 @@ _MODES = {
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The command line that begins with a word: a mode, or a command."""
+    """Make the parser of a command line that begins with a mode or a command."""
     made = argparse.ArgumentParser(
         prog=_NAME, description="Record a Triton once, replay it everywhere.", epilog="Without COMMAND: auto."
     )
@@ -36,11 +36,11 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status."""
+    """Run a command or a store, and return the exit status."""
     if arguments and (not arguments[0].startswith("-") or arguments[0] in ("-h", "--help")):
         parsed = command_line().parse_args(arguments)
     else:
-        # Without a word, the mode is that of `--mode`, the environment or the file.
+        # Without a command, the mode comes from `--mode`, the environment or the file.
         options_alone = argparse.ArgumentParser(prog=_NAME)
         options_alone.set_defaults(command=None)
         add_options(options_alone)

@@ -1,7 +1,7 @@
-"""A request's id in its answer: taken out before an answer is kept, put back for whoever asks.
+"""The request's id in an answer: it is removed before the answer is recorded, and added again for a client.
 
-Triton writes it into the answer and, in brackets, before an error. What is kept is what a request without an
-id gets.
+Triton writes the id into the answer and, in brackets, before an error. Records hold the answer that a request
+without an id gets.
 """
 
 from dataclasses import replace
@@ -17,11 +17,10 @@ _UNKNOWN = "[request id: <id_unknown>] "
 
 
 def without_id(outcome: Outcome, request_id: str) -> Outcome:
-    """The outcome of a ModelInfer as of a request without an id.
+    """Return the outcome that a ModelInfer without an id would have.
 
     Raises:
-        StoreError: the server's answer is none.
-
+        StoreError: The server's answer is not a ModelInferResponse.
     """
     if not outcome.good:
         return replace(outcome, message=message_without_id(outcome.message, request_id))
@@ -33,24 +32,24 @@ def without_id(outcome: Outcome, request_id: str) -> Outcome:
 
 
 def message_without_id(message: str, request_id: str) -> str:
-    """An error's text as of a request without an id."""
+    """Return the error message that a request without an id would get."""
     named = f"[request id: {request_id}] "
     return _UNKNOWN + message.removeprefix(named) if request_id and message.startswith(named) else message
 
 
 def message_with_id(message: str, request_id: str) -> str:
-    """An error's text for a request of this id."""
+    """Return a recorded error message for a request with this id."""
     named = f"[request id: {request_id}] "
     return named + message.removeprefix(_UNKNOWN) if request_id and message.startswith(_UNKNOWN) else message
 
 
 def answer_with_id(outcome: Outcome, request_id: str) -> bytes:
-    """The serialized ModelInferResponse of a good outcome."""
+    """Return the serialized ModelInferResponse of a good outcome, with this id."""
     return with_id(outcome.answers[0], request_id)
 
 
 def stream_without_id(answer: Message, request_id: str) -> bytes:
-    """A ModelStreamInferResponse as of a request without an id, serialized."""
+    """Return the serialized ModelStreamInferResponse that a request without an id would get."""
     kept = StreamResponse()
     kept.CopyFrom(answer)
     kept.infer_response.ClearField("id")
@@ -60,7 +59,7 @@ def stream_without_id(answer: Message, request_id: str) -> bytes:
 
 
 def stream_with_id(answer: bytes, request_id: str) -> bytes:
-    """A kept ModelStreamInferResponse for a request of this id, serialized."""
+    """Return a recorded ModelStreamInferResponse for a request with this id, serialized."""
     message = StreamResponse.FromString(answer)
     message.infer_response.id = request_id
     if message.error_message:

@@ -1,4 +1,4 @@
-"""What a place for records offers, and the one in memory."""
+"""The interface of a place for records, and the place in memory."""
 
 import asyncio
 from collections import OrderedDict
@@ -11,45 +11,45 @@ Index = dict[str, Any]
 
 
 class BackendUnavailable(Exception):
-    """The place for records does not answer now; the text says why."""
+    """The place for records does not answer now; the message says why."""
 
 
 class CannotRecord(Exception):
-    """A record could not be kept; the text says why."""
+    """A record could not be kept; the message says why."""
 
 
 class Backend(Protocol):
-    """Where records are kept. A record that was put is there, whole, once `put` returns."""
+    """A place for records. Once `put` returns, the record is there completely."""
 
     async def get(self, key: str) -> Record | None:
-        """The record of this name.
+        """Return the record of this name, or None.
 
         Raises:
-            DamagedRecord: it is not whole; it was set aside.
-            NewerRecord: it is left where it is.
-            BackendUnavailable: it cannot be known whether there is one.
+            DamagedRecord: The record is damaged; it was set aside or deleted.
+            NewerRecord: The record has a newer format; it stays where it is.
+            BackendUnavailable: The place does not tell whether there is one.
         """
 
     async def put(self, record: Record) -> None:
-        """Keep a record, in place of one of the same name.
+        """Keep a record, and replace one of the same name.
 
         Raises:
-            CannotRecord: it was not kept.
+            CannotRecord: The record was not kept.
         """
 
     async def indexes(self, known: Container[str]) -> tuple[set[str], dict[str, Index]]:
-        """The names of all records, and the indexes of those not in `known` that can be read.
+        """Return the names of all records, and the readable indexes of those not in `known`.
 
         Raises:
-            BackendUnavailable: they cannot be read now.
+            BackendUnavailable: The records cannot be read now.
         """
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
 class Memory:
-    """Records in this process, the least recently used dropped beyond `limit` bytes."""
+    """Records in this process; beyond `limit` bytes the least recently used ones are dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -57,18 +57,18 @@ class Memory:
         self._bytes = 0
 
     def __len__(self) -> int:
-        """Records held."""
+        """Return the number of records held."""
         return len(self._records)
 
     def find(self, key: str) -> Record | None:
-        """The record, which is then the most recently used one."""
+        """Return the record, if held, and mark it as the most recently used one."""
         record = self._records.get(key)
         if record is not None:
             self._records.move_to_end(key)
         return record
 
     def keep(self, record: Record) -> bool:
-        """Whether the record is held; one larger than the limit is not."""
+        """Hold a record and return True; one larger than the limit is not held."""
         self.drop(record.key)
         if record.size > self._limit:
             return False
@@ -89,7 +89,7 @@ class Memory:
         return self.find(key)
 
     async def put(self, record: Record) -> None:
-        """As Backend; a record larger than the whole limit is not kept."""
+        """As Backend; a record larger than the limit is not kept."""
         if not self.keep(record):
             raise CannotRecord(
                 f"record {record.key} is larger than the memory backend's limit of {self._limit} bytes"
@@ -102,4 +102,4 @@ class Memory:
         return set(self._records), {key: {"request": record.description} for key, record in new.items()}
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, as there are no connections."""

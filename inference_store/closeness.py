@@ -1,4 +1,4 @@
-"""How one request differs from another: whether a record suffices, how far it is, and in words."""
+"""Comparison of a request with a record: whether the record suffices, the distance, and the differences."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ _SHOWN = 60
 
 
 def suffices(wanted: Description, record: Record) -> bool:
-    """Whether the recorded answer has the outputs that are wanted; a request that names none wants all."""
+    """Return whether the recorded answer has the wanted outputs; a request that names none wants all."""
     recorded = record.description
     if "outputs" not in wanted:
         return "outputs" not in recorded
@@ -26,7 +26,7 @@ def suffices(wanted: Description, record: Record) -> bool:
 
 
 def narrowed(record: Record, wanted: Description) -> Record:
-    """The record with none but the outputs that are wanted, in the order of the record's answer."""
+    """Return the record with only the wanted outputs, in the order of the record's answer."""
     if "outputs" not in wanted or wanted["outputs"] == record.description.get("outputs"):
         return record
     names = {output["name"] for output in wanted["outputs"]}
@@ -57,7 +57,10 @@ def _narrow(answer: Message, names: set[str]) -> None:
 
 
 def largest_difference(request: Message, recorded: Message) -> float:
-    """Of all elements of float inputs of equal shapes; infinite where only one of two is no number."""
+    """Return the largest absolute difference between elements of float inputs of equal shapes.
+
+    It is infinite if one of two elements is NaN.
+    """
     largest = 0.0
     theirs = _contents(recorded)
     for name, (datatype, content) in _contents(request).items():
@@ -65,13 +68,13 @@ def largest_difference(request: Message, recorded: Message) -> float:
             pairs = zip(unpack(datatype, content), unpack(datatype, theirs[name][1]), strict=True)
             for one, other in pairs:
                 apart = abs(one - other) if one != other else 0.0  # type: ignore[operator] # floats
-                # A comparison with NaN is false.
+                # `apart` is NaN if an element is, and every comparison with NaN is false.
                 largest = max(largest, apart) if apart >= 0 else float("inf")
     return largest
 
 
 def distance(wanted: Description, recorded: Description) -> int:
-    """How much two descriptions of one model differ."""
+    """Return a number for how much two descriptions of one model differ."""
     total = sum(_WEIGHTS[kind] for kind, _ in _differing(wanted, recorded))
     mine, theirs = _by_name(wanted), _by_name(recorded)
     return total + sum(
@@ -82,12 +85,12 @@ def distance(wanted: Description, recorded: Description) -> int:
 
 
 def differences(wanted: Description, recorded: Description) -> list[str]:
-    """What differs besides the content of inputs, in words."""
+    """Return the differences in words, except those of the inputs' content."""
     return [text for _, text in _differing(wanted, recorded)]
 
 
 def first_difference(request: Message, recorded: Message) -> tuple[int, list[str]]:
-    """How many elements of inputs differ, and for each input where first, in words."""
+    """Return how many elements of the inputs differ, and for each input the first difference in words."""
     count, texts = 0, []
     try:
         mine, theirs = _contents(request), _contents(recorded)
@@ -111,7 +114,7 @@ def first_difference(request: Message, recorded: Message) -> tuple[int, list[str
 
 
 def _differing(wanted: Description, recorded: Description) -> list[tuple[str, str]]:
-    """(kind, text) of what differs besides the content of inputs."""
+    """Return (kind, text) of each difference, except those of the inputs' content."""
     found = []
     for field in ("version", "after"):
         if wanted.get(field, "") != recorded.get(field, ""):
@@ -158,7 +161,7 @@ def _texts(what: str, here: object, there: object) -> str:
 
 
 def _short(value: object) -> str:
-    """A value for one line of text."""
+    """Format a value for a line of text."""
     if value is None or value == "":
         return "none"
     if isinstance(value, dict) and len(value) == 1:
@@ -172,7 +175,7 @@ def _by_name(described: Description) -> dict[str, Description]:
 
 
 def _contents(request: Message) -> dict[str, tuple[str, bytes]]:
-    """Datatype and raw content of each input."""
+    """Return the datatype and the raw content of each input."""
     return {
         tensor.name: (tensor.datatype, content)
         for tensor, content in zip(request.inputs, raw_contents(request), strict=True)

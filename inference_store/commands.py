@@ -22,11 +22,11 @@ COMMANDS = {
 
 
 class CommandError(ValueError):
-    """What was asked cannot be done; one line."""
+    """The command cannot be done; the message is one line."""
 
 
 def add_commands(parsers: Any) -> None:  # noqa: ANN401 - argparse's own is private
-    """One parser for each command."""
+    """Add a parser for each command."""
     for name, text in COMMANDS.items():
         parser = parsers.add_parser(name, help=text, description=text)
         parser.add_argument(
@@ -48,11 +48,10 @@ def add_commands(parsers: Any) -> None:  # noqa: ANN401 - argparse's own is priv
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Do it; the exit status.
+    """Run the command and return the exit status.
 
     Raises:
-        CommandError: it cannot be done.
-
+        CommandError: The command cannot be done.
     """
     if not arguments.path.is_dir():
         raise CommandError(f"{arguments.path}: no such directory")
@@ -113,7 +112,7 @@ def _one(files: RecordFiles, beginning: str) -> tuple[Record, dict[str, Any]]:
 
 
 def _verify(files: RecordFiles) -> int:
-    """Nothing is changed: damaged records are named and stay where they are."""
+    """Check all records and name the damaged ones; they stay where they are."""
     wrong, keys = 0, sorted(files.keys())
     for key in keys:
         try:
@@ -131,11 +130,10 @@ def _verify(files: RecordFiles) -> int:
 
 
 def _check(record: Record) -> None:
-    """Compute the record's identity again, from the request it holds.
+    """Compute the record's identity again from the request in it.
 
     Raises:
-        UnreadableRecord: it is another.
-
+        UnreadableRecord: The identity is not the record's name.
     """
     method = record.description["method"]
     request = METHODS[method].request.FromString(record.request)
@@ -170,7 +168,7 @@ def _prune(files: RecordFiles, arguments: argparse.Namespace) -> int:
 
 
 def _is_doomed(index: dict[str, Any], arguments: argparse.Namespace) -> bool:
-    """Whether all that was asked for is true of a record."""
+    """Return whether a record meets all the given conditions."""
     if arguments.model and index["request"].get("model") != arguments.model:
         return False
     if arguments.errors and index["answer"]["status"] == "OK":

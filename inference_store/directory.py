@@ -1,6 +1,7 @@
 """Records as files of one directory, `SHA256.record`, for any number of processes at once.
 
-A record is written beside its place and renamed into it, so readers and a kill find it whole or not at all.
+A record is written under a temporary name and then renamed. So it is there completely or not at all, even
+after a kill.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ SUFFIX = ".record"
 DAMAGED = ".damaged"
 TEMPORARY = ".writing-"
 ABANDONED_SECONDS = 3600.0
-"""Age from which an unfinished file is taken for that of a process that died."""
+"""The age from which an unfinished file is taken to belong to a process that died."""
 
 _NAME = re.compile(r"([0-9a-f]{64})\.record")
 _CACHED_BYTES = 64 << 20
@@ -45,28 +46,29 @@ Stamp = tuple[int, int, int]
 
 
 class RecordFiles:
-    """The directory, synchronously; its methods may be called by several threads.
+    """The files of a directory of records. The methods block, and several threads may call them at once.
 
-    compress: whether records are written compressed; both kinds are read.
+    Args:
+        path: The directory.
+        compress: Whether records are written compressed; both kinds are read.
     """
 
     def __init__(self, path: Path, *, compress: bool = False) -> None:
         self.path = path
         self._compress = compress
-        # What was read, while the file is the same: a replaced one has another inode, a changed one another
-        # time.
+        # A record in the cache is valid while its file is the same: a replaced file has another inode, a
+        # changed one another time.
         self._cache = Memory(_CACHED_BYTES)
         self._stamps: dict[str, Stamp] = {}
         self._lock = threading.Lock()
 
     def read(self, key: str) -> Record | None:
-        """The record of this name.
+        """Return the record of this name, or None.
 
         Raises:
-            DamagedRecord: it is not whole; it was set aside now or before.
-            NewerRecord: it is left where it is.
-            BackendUnavailable: the file cannot be read.
-
+            DamagedRecord: The record is damaged; it was set aside now or before.
+            NewerRecord: The record has a newer format; it stays where it is.
+            BackendUnavailable: The file cannot be read.
         """
         file = self.file(key)
         try:
@@ -91,11 +93,10 @@ class RecordFiles:
         return record
 
     def write(self, record: Record) -> None:
-        """Keep a record. A file that says the same is left alone, so that recording again changes nothing.
+        """Keep a record. A file with the same content stays, so that recording again changes nothing.
 
         Raises:
-            CannotRecord: the file system refuses, or a newer version's record is in the place.
-
+            CannotRecord: The file system refuses, or a record of a newer version has this name.
         """
         try:
             present = self.read(record.key)
@@ -118,11 +119,10 @@ class RecordFiles:
             ) from error
 
     def keys(self) -> set[str]:
-        """Names of all records, damaged ones that nobody has read yet among them.
+        """Return the names of all records, including damaged ones that nobody has read yet.
 
         Raises:
-            BackendUnavailable: the directory cannot be read.
-
+            BackendUnavailable: The directory cannot be read.
         """
         try:
             return {match[1] for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))}
@@ -130,7 +130,7 @@ class RecordFiles:
             raise BackendUnavailable(f"{self.path}: {error.strerror}") from error
 
     def foreign(self) -> list[str]:
-        """Names of files that are no records, set aside or unfinished ones."""
+        """Return the names of files that are neither records nor set aside nor unfinished."""
         known = (SUFFIX, SUFFIX + DAMAGED)
         return sorted(
             name
@@ -140,12 +140,11 @@ class RecordFiles:
         )
 
     def index(self, key: str) -> Index:
-        """The index of one record, read without its content.
+        """Return the index of one record, read without its content.
 
         Raises:
-            UnreadableRecord: it has none that can be read.
-            OSError: nor can the file.
-
+            UnreadableRecord: The record has no index that can be read.
+            OSError: The file cannot be read.
         """
         with self.file(key).open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -154,15 +153,15 @@ class RecordFiles:
         return read_index(head, key)
 
     def file(self, key: str) -> Path:
-        """Where a record is."""
+        """Return the path of a record."""
         return self.path / f"{key}{SUFFIX}"
 
     def aside(self, key: str) -> Path:
-        """Where a damaged record is put."""
+        """Return the path to which a damaged record is moved."""
         return self.path / f"{key}{SUFFIX}{DAMAGED}"
 
     def remove_unfinished(self) -> list[str]:
-        """Remove what processes that died have left; the names."""
+        """Remove the unfinished files of processes that died, and return their names."""
         removed = []
         for file in self.path.glob(f"{TEMPORARY}*"):
             with suppress(OSError):
@@ -186,7 +185,7 @@ class RecordFiles:
 
 
 def _write_new(path: str, data: bytes) -> None:
-    """Write a file that is not there, at half the cost of a file object."""
+    """Write a new file, at half the cost of a file object."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         rest = memoryview(data)
@@ -197,9 +196,9 @@ def _write_new(path: str, data: bytes) -> None:
 
 
 def _move(temporary: str, path: str, *, replace: bool) -> None:
-    """Give a written file its name; where another store has just written the same record, that one stays.
+    """Give a written file its name; if another store has just written the same record, that one stays.
 
-    Replacing would do for both, but some file systems write a file's data to the disk before its name
+    `os.replace` would serve both cases, but some file systems write a file's data to the disk before its name
     replaces another, which takes milliseconds.
     """
     if not replace:
@@ -209,7 +208,7 @@ def _move(temporary: str, path: str, *, replace: bool) -> None:
             os.unlink(temporary)
             return
         except OSError:
-            pass  # no hard links here
+            pass  # the file system has no hard links
         else:
             os.unlink(temporary)
             return
@@ -217,7 +216,7 @@ def _move(temporary: str, path: str, *, replace: bool) -> None:
 
 
 class Directory:
-    """The backend: the files, read and written in threads."""
+    """The backend of a directory, whose files are read and written in threads."""
 
     def __init__(self, files: RecordFiles) -> None:
         self.files = files
@@ -236,7 +235,7 @@ class Directory:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._indexes, known)
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for running reads and writes."""
         await asyncio.to_thread(self._threads.shutdown)
 
     def _indexes(self, known: Container[str]) -> tuple[set[str], dict[str, Index]]:

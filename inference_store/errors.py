@@ -1,38 +1,38 @@
-"""What the store itself answers with an error: the status of gRPC, by name, and one line."""
+"""The store's own errors, each with the name of a gRPC status and a message of one line."""
 
 
 class StoreError(Exception):
-    """An error of the store's own, as opposed to one that a server answered."""
+    """An error of the store itself, as opposed to one that a server answered."""
 
     code = "INTERNAL"
 
 
 class Miss(StoreError):
-    """Nothing recorded answers the request, and the mode is `serve`. Triton never uses this status."""
+    """No record answers the request, and the mode is `serve`. Triton never uses this status."""
 
     code = "FAILED_PRECONDITION"
 
 
 class Refused(StoreError):
-    """The call makes no sense through a store."""
+    """The call is not possible through a store."""
 
     code = "UNIMPLEMENTED"
 
 
 class Invalid(StoreError):
-    """The request does not fit itself."""
+    """The request is invalid, for example a tensor that does not fit its shape."""
 
     code = "INVALID_ARGUMENT"
 
 
 class Lost(StoreError):
-    """The record that would answer is damaged or a newer version's."""
+    """The record that would answer is damaged or of a newer format."""
 
     code = "DATA_LOSS"
 
 
 class Unavailable(StoreError):
-    """The server that records come from, or the place where they are, does not answer now."""
+    """The server or the place for records does not answer now."""
 
     code = "UNAVAILABLE"
 
@@ -44,6 +44,6 @@ class TooSlow(StoreError):
 
 
 class NotRecorded(StoreError):
-    """The server answered, but in `collect` an answer that cannot be recorded is not given."""
+    """The server answered, but the answer cannot be recorded, and so `collect` does not return it."""
 
     code = "RESOURCE_EXHAUSTED"

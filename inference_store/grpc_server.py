@@ -1,4 +1,4 @@
-"""The store on gRPC: unpack, ask the store, pack. An answer stays bytes; it is not parsed to be sent."""
+"""The store's gRPC server. It parses requests, but sends answers as bytes without parsing them."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,8 @@ from inference_store.target import passed_on
 log = logging.getLogger(__name__)
 
 STORE_METADATA = "inference-store"
-"""Trailing metadata of ServerLive, with the mode, for who probes models: probes would be recorded."""
+"""The trailing metadata of ServerLive, with the mode. A client that probes models can stop when it sees this,
+because probes would be recorded."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
@@ -27,17 +28,16 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 def grpc_server(
     store: Store, streams: "Streams", address: str, max_message_bytes: int
 ) -> tuple[grpc.aio.Server, int]:
-    """A server that is not started, and its port.
+    """Return a server that is not yet started, and its port.
 
     Raises:
-        OSError: the address cannot be listened on.
-
+        OSError: The server cannot listen on the address.
     """
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            # Two stores on one port would share the requests in silence.
+            # Otherwise two stores on one port would silently share the requests.
             ("grpc.so_reuseport", 0),
         )
     )
@@ -84,14 +84,14 @@ def _call(store: Store, name: str) -> Handler:
 
 
 class Streams:
-    """The streams that are open."""
+    """The open streams of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: set[Stream] = set()
 
     async def answer(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """A ModelStreamInfer."""
+        """Answer a ModelStreamInfer."""
         stream = Stream(self._store, requests, passed_on(context.invocation_metadata()))
         self._open.add(stream)
         try:
@@ -105,7 +105,7 @@ class Streams:
             self._open.discard(stream)
 
     def stop(self) -> None:
-        """Let each end once what was asked in it is answered."""
+        """Let each stream end once all its requests are answered."""
         for stream in self._open:
             stream.stop()
 

@@ -1,4 +1,4 @@
-"""An inference over HTTP, as JSON or with binary tensors after it, to and from the messages of gRPC."""
+"""Conversion of inferences over HTTP, in JSON with or without binary tensors, to and from gRPC's messages."""
 
 import json
 import struct
@@ -18,9 +18,12 @@ _NOT_IN_JSON = ("FP16", "BF16")
 
 @dataclass(frozen=True)
 class Asked:
-    """A ModelInferRequest, and in which form its outputs are to be answered.
+    """A ModelInferRequest, and the form in which its outputs are to be sent.
 
-    binary: outputs named in the request and whether each is binary. otherwise: the form of all others.
+    Attributes:
+        request: The message.
+        binary: Whether each output named in the request is to be binary.
+        otherwise: Whether all other outputs are to be binary.
     """
 
     request: Message
@@ -29,11 +32,10 @@ class Asked:
 
 
 def parse_request(model: str, version: str, body: bytes, header_length: int | None) -> Asked:
-    """The request in a body, of which the first `header_length` bytes are JSON, or all of it.
+    """Read the request in a body, of which the first `header_length` bytes are JSON, or all bytes for None.
 
     Raises:
-        Invalid: it cannot be read, or a tensor does not fit its shape.
-
+        Invalid: The request cannot be read, or a tensor does not fit its shape.
     """
     rest = memoryview(body)[header_length:] if header_length is not None else memoryview(b"")
     try:
@@ -59,11 +61,10 @@ def parse_request(model: str, version: str, body: bytes, header_length: int | No
 
 
 def set_parameters(field: Message, values: dict[str, Any]) -> None:
-    """JSON values as InferParameter.
+    """Set JSON values as InferParameters.
 
     Raises:
-        ValueError: one is null, a list or an object, or out of range.
-
+        ValueError: A value is null, a list or an object, or out of range.
     """
     for name, value in values.items():
         for kind, choice in (
@@ -80,11 +81,10 @@ def set_parameters(field: Message, values: dict[str, Any]) -> None:
 
 
 def write_response(answer: bytes, request_id: str, asked: Asked) -> tuple[bytes, int | None]:
-    """The body of a serialized ModelInferResponse, and the length of its JSON where binary tensors follow.
+    """Return the body for a serialized ModelInferResponse, and its JSON's length if binary tensors follow.
 
     Raises:
-        Invalid: an output cannot be written as JSON.
-
+        Invalid: An output cannot be written as JSON.
     """
     response = InferResponse.FromString(answer)
     outputs, binary = [], []
@@ -106,13 +106,13 @@ def write_response(answer: bytes, request_id: str, asked: Asked) -> tuple[bytes,
 
 
 def parameters_as_json(field: Message) -> dict[str, Any]:
-    """InferParameters as JSON values."""
+    """Return InferParameters as JSON values."""
     found = {name: (value, value.WhichOneof("parameter_choice")) for name, value in field.items()}
     return {name: getattr(value, choice) for name, (value, choice) in sorted(found.items()) if choice}
 
 
 def _add_input(request: Message, given: dict[str, Any], rest: memoryview) -> tuple[bytes, memoryview]:
-    """Its content, and what is left of the binary tensors."""
+    """Add an input; return its content, and the rest of the binary tensors."""
     tensor = request.inputs.add(name=given["name"], datatype=given["datatype"], shape=given["shape"])
     parameters = dict(given.get("parameters", {}))
     size = parameters.pop(_SIZE, None)
@@ -130,7 +130,7 @@ def _add_input(request: Message, given: dict[str, Any], rest: memoryview) -> tup
 
 
 def _add_output(request: Message, given: dict[str, Any], otherwise: bool) -> bool:
-    """Whether it is to be binary."""
+    """Add an output; return whether it is to be binary."""
     output = request.outputs.add(name=given["name"])
     parameters = dict(given.get("parameters", {}))
     binary = bool(parameters.pop(_BINARY, otherwise))
@@ -139,7 +139,7 @@ def _add_output(request: Message, given: dict[str, Any], otherwise: bool) -> boo
 
 
 def _content(name: str, datatype: str, data: Any) -> bytes:  # noqa: ANN401 - JSON
-    """The elements of JSON, in lists of any depth, as raw content."""
+    """Return JSON elements, in lists of any depth, as raw content."""
     elements = list(_flat(data))
     if datatype in _NOT_IN_JSON:
         raise MalformedTensor(f"input '{name}': {datatype} cannot be sent as JSON: send it in binary")
@@ -151,7 +151,7 @@ def _content(name: str, datatype: str, data: Any) -> bytes:  # noqa: ANN401 - JS
     if datatype == "BYTES":
         return join_bytes([element.encode() for element in elements])
     if datatype == "FP32":
-        # What is too large becomes infinite, as everywhere.
+        # A number that is too large becomes infinite.
         try:
             elements = list(array("f", elements))
         except OverflowError as error:
@@ -162,7 +162,7 @@ def _content(name: str, datatype: str, data: Any) -> bytes:  # noqa: ANN401 - JS
 
 
 def _flat(data: Any) -> Any:  # noqa: ANN401 - JSON
-    # Not one generator in another: each element would pass through as many as its lists are deep.
+    # With nested generators, each element would pass through as many as its lists are deep.
     within = [iter([data])]
     while within:
         for element in within[-1]:
@@ -175,7 +175,7 @@ def _flat(data: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def _data(name: str, datatype: str, raw: bytes) -> list[Any]:
-    """Raw content as JSON."""
+    """Return raw content as a JSON list."""
     if datatype in _NOT_IN_JSON:
         raise Invalid(
             f"sending {datatype} data via JSON is not supported: ask for output '{name}' as binary_data"

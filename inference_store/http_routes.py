@@ -1,4 +1,4 @@
-"""The calls over HTTP: which path is which call, its request out of JSON, its answer into JSON."""
+"""The calls over HTTP: the path of each call, and its request and answer in JSON."""
 
 import base64
 import re
@@ -20,7 +20,15 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Route:
-    """One path. fill: sets the request's fields. render: the answer as JSON; None for an empty body."""
+    """One path of the protocol.
+
+    Attributes:
+        verbs: HTTP methods of the path.
+        path: Pattern of the path.
+        method: Method of gRPC.
+        fill: Sets the request's fields from the parts of the path and the body.
+        render: Returns the answer as JSON; None for an empty body.
+    """
 
     verbs: tuple[str, ...]
     path: re.Pattern[str]
@@ -31,7 +39,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Call:
-    """A call that a path names. method: of gRPC."""
+    """A call to gRPC's method `method`, made from an HTTP request."""
 
     method: str
     request: Message
@@ -39,7 +47,7 @@ class Call:
 
 
 class NoSuchPath(Exception):
-    """No call of the protocol; `status` is 404, or 405 where another verb would be one."""
+    """The request is no call of the protocol; `status` is 404, or 405 if another verb would be one."""
 
     def __init__(self, status: int) -> None:
         super().__init__("Not Found" if status == 404 else "Method Not Allowed")
@@ -47,11 +55,11 @@ class NoSuchPath(Exception):
 
 
 def find_call(verb: str, path: str, body: bytes) -> Call:
-    """The call that a request names.
+    """Return the call of a request.
 
     Raises:
-        NoSuchPath: none. Invalid: its body cannot be read.
-
+        NoSuchPath: The request is no call of the protocol.
+        Invalid: The body cannot be read.
     """
     status = 404
     for route in _ROUTES:
@@ -74,7 +82,7 @@ def find_call(verb: str, path: str, body: bytes) -> Call:
 
 
 def as_json(message: Message) -> Any:  # noqa: ANN401 - JSON
-    """A message as Triton writes it: all fields but unset messages, integers as numbers, enums as names."""
+    """Return a message as Triton writes it: without unset messages, integers as numbers, enums as names."""
     content: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
@@ -99,7 +107,7 @@ def _plain(field: Message, value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def _nothing(_request: Message, _parts: dict[str, str], _body: Body) -> None:
-    """No fields to set."""
+    """Do nothing, as the request has no fields to set."""
 
 
 def _name(request: Message, parts: dict[str, str], _body: Body) -> None:
@@ -159,7 +167,7 @@ def _yes_or_no(answer: Message) -> None:
 
 
 class NotReady(Exception):
-    """The answer to a question whether something is ready: no."""
+    """The server or the model is not live or not ready."""
 
 
 def _entries(answer: Message) -> Any:  # noqa: ANN401 - JSON

@@ -1,4 +1,4 @@
-"""The store on HTTP, `/v2/...`: an ASGI application that asks the same store as gRPC does."""
+"""The store's HTTP server, `/v2/...`: an ASGI application on the same store as the gRPC server."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import uvicorn
 from inference_store.answers import message_with_id
 from inference_store.errors import Invalid, StoreError
 from inference_store.http_infer import HEADER_LENGTH, parse_request, write_response
+from inference_store.http_protocol import HttpProtocol
 from inference_store.http_routes import INFER_PATH, NoSuchPath, NotReady, find_call
 from inference_store.json_body import INLINE
 from inference_store.protocol import METHODS
@@ -33,7 +34,7 @@ STATUS = {
     "INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "FAILED_PRECONDITION": 412,
     "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "RESOURCE_EXHAUSTED": 507,
 }  # fmt: skip
-"""HTTP's status for one of gRPC; 500 for all others."""
+"""The HTTP status for each gRPC status; it is 500 for all others."""
 
 _JSON = {"content-type": "application/json"}
 _ENCODINGS = {"gzip": 31, "deflate": 15}
@@ -43,22 +44,22 @@ _NOT_PASSED_ON = {"host", "connection", "content-length", "content-type", "conte
 
 
 class TooLarge(Exception):
-    """A body over the limit."""
+    """A body is larger than the limit."""
 
 
 class Ambiguous(Exception):
-    """A request whose body a proxy in front could read differently."""
+    """A proxy in front could read the request's body differently."""
 
 
 class HttpApplication:
-    """The ASGI application. max_body_bytes: of one request, after unpacking too."""
+    """The ASGI application; `max_body_bytes` limits the body of a request, also after decompression."""
 
     def __init__(self, store: Store, max_body_bytes: int) -> None:
         self._store = store
         self._limit = max_body_bytes
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             _check_framing(scope["http_version"], headers)
@@ -148,27 +149,26 @@ class HttpApplication:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn beside other servers of one event loop, which alone hears signals."""
+    """uvicorn beside other servers of one event loop; it leaves signals to the event loop."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
+        """Do not handle signals."""
         yield
 
 
 def http_server(
     store: Store, address: str, max_body_bytes: int, grace: float
 ) -> tuple[HttpServer, socket.socket]:
-    """A server that is not started, and its socket.
+    """Return a server that is not yet started, and its socket.
 
     Raises:
-        OSError: the address cannot be listened on.
-
+        OSError: The server cannot listen on the address.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once only on sockets that name TCP; others wait for an acknowledgement, up to 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets that name TCP; others wait up to 40 ms for an acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -180,12 +180,12 @@ def http_server(
     config = uvicorn.Config(
         HttpApplication(store, max_body_bytes),
         lifespan="off",
-        # uvicorn's other parser, which it prefers where it is installed, takes the body of a request with
+        # uvicorn's other parser, which it prefers if it is installed, takes the body of a request with
         # `Upgrade` for the next request.
-        http="h11",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
-        # Below are warnings of requests alone.
+        # The lower levels have only warnings about requests.
         log_level="error",
         access_log=False,
         server_header=False,
@@ -196,11 +196,10 @@ def http_server(
 
 
 def _check_framing(version: str, headers: Headers) -> None:
-    """What h11 reads by one of the ways that RFC 9112, 6.1, leaves open.
+    """Refuse a body whose end RFC 9112, section 6.1, lets servers find in more than one way.
 
     Raises:
-        Ambiguous: there is another.
-
+        Ambiguous: A proxy could find another end than h11 does.
     """
     if version not in ("1.0", "1.1"):
         raise Ambiguous("use HTTP/1.1")
@@ -230,7 +229,7 @@ def _dumped(content: object) -> bytes:
 
 
 def _packed(content: bytes, headers: Headers, accepted: str) -> tuple[bytes, Headers]:
-    """The body as the client asked for it to be packed."""
+    """Compress the body in an encoding that the client accepts, if any."""
     encoding = next((name for name in _ENCODINGS if name in accepted.replace(" ", "").split(",")), None)
     if encoding is None or not content:
         return content, headers

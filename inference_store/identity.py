@@ -1,7 +1,7 @@
-"""Which requests are the same: `describe` says what a request is, `identity` hashes what counts of it.
+"""Identity of requests: `describe` describes a request, `identity` hashes the part of it that counts.
 
-Both are pure. The description is plain JSON and stands readable in every record, so that an identity can be
-computed again, by other rules too, from the record's index alone.
+Both are pure functions. The description is plain JSON in the index of every record. So an identity can be
+computed again from the index alone, also by other rules.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ _SEQUENCE = "sequence_id"
 
 @dataclass(frozen=True)
 class Matching:
-    """What may differ between a request and the record that answers it; by default nothing but the id.
+    """The rules by which a record may answer a different request; by default only the id may differ.
 
-    ignore_parameters: names of parameters that do not count; {"all"} for every one.
-    subset_outputs: a record that has more outputs than are asked for answers with those asked for.
-    tolerance: largest absolute difference of elements of FP16, FP32 and FP64 inputs.
+    Attributes:
+        ignore_parameters: Names of parameters that do not count; {"all"} for every one.
+        subset_outputs: Whether a record with more outputs than requested answers with the requested ones.
+        tolerance: Largest absolute difference between elements of FP16, FP32 and FP64 inputs.
     """
 
     ignore_parameters: frozenset[str] = frozenset()
@@ -33,11 +34,11 @@ class Matching:
 
     @property
     def strict(self) -> bool:
-        """Whether only equal requests match."""
+        """True if only equal requests match."""
         return self == STRICT
 
     def counts(self, parameter: str) -> bool:
-        """Whether a parameter of this name counts."""
+        """Return whether a parameter of this name counts."""
         return ALL not in self.ignore_parameters and parameter not in self.ignore_parameters
 
 
@@ -45,10 +46,10 @@ STRICT = Matching()
 
 
 def identity(description: Description, matching: Matching = STRICT) -> str:
-    """SHA-256, in hex, of what counts of a description; requests of equal identity are the same.
+    """Return the SHA-256, in hex, of the part of a description that counts; equal requests have the same.
 
-    The identity under STRICT names the record. Under other rules it is what candidates have in common;
-    whether their outputs suffice and their floats are close is compared afterwards.
+    The identity under STRICT names the record. Under other rules, all candidates for an answer share it, and
+    the outputs and the floats are compared afterwards.
     """
     counted = description if matching.strict else _relaxed(description, matching)
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
@@ -56,10 +57,10 @@ def identity(description: Description, matching: Matching = STRICT) -> str:
 
 
 def describe(request: Message, method: str = INFER) -> Description:
-    """What a ModelInferRequest asks: model, version, parameters, inputs and outputs, not its id.
+    """Describe a ModelInferRequest by model, version, parameters, inputs and outputs, without its id.
 
-    Inputs are sorted by name. Content is told by its SHA-256, in raw form, however it was sent. Outputs keep
-    their order, which is that of the answer. A request that does not fit itself is told by its very bytes.
+    Inputs are sorted by name. Their content is described by the SHA-256 of its raw form, however it was sent.
+    Outputs keep their order, which is that of the answer. A malformed request is described by its bytes.
     """
     description: Description = {"method": method, "model": request.model_name}
     if request.model_version:
@@ -91,7 +92,7 @@ def describe(request: Message, method: str = INFER) -> Description:
 
 
 def describe_call(method: str, request: Message) -> Description:
-    """What a call other than an inference asks: the method and all of its request."""
+    """Describe a call other than an inference by its method and its whole request."""
     description: Description = {"method": method}
     name = getattr(request, "model_name", "") or getattr(request, "name", "")
     if name:
@@ -103,7 +104,7 @@ def describe_call(method: str, request: Message) -> Description:
 
 
 def canonical(request: Message) -> bytes:
-    """The request as records keep it: without its id, contents raw, however they were sent."""
+    """Serialize a request for a record: without its id, and with raw contents however they were sent."""
     try:
         contents = raw_contents(request)
     except MalformedTensor:
@@ -119,7 +120,7 @@ def canonical(request: Message) -> bytes:
 
 
 def without_id(message: Message) -> bytes:
-    """A request or an answer, serialized in one order, without its id."""
+    """Serialize a request or an answer deterministically, without its id."""
     if not message.id:
         return bytes(message.SerializeToString(deterministic=True))
     kept = type(message)()
@@ -129,12 +130,12 @@ def without_id(message: Message) -> bytes:
 
 
 def step(description: Description) -> str:
-    """The identity of a step whatever the sequence's number is: what the next step comes after."""
+    """Return the identity of a step, whatever its sequence's number; the next step names it as `after`."""
     return identity(description, Matching(frozenset({_SEQUENCE})))
 
 
 def parameters_of(message: Message) -> dict[str, Any]:
-    """Its parameters, each as {kind: value}, since 1, 1.0, "1" and true differ."""
+    """Return a message's parameters, each as {kind: value}, because 1, 1.0, "1" and true differ."""
     return {name: _value(message.parameters[name]) for name in sorted(message.parameters)}
 
 
@@ -150,7 +151,7 @@ def _with_parameters(description: Description, message: Message) -> Description:
 
 
 def _relaxed(description: Description, matching: Matching) -> Description:
-    """The description without what does not count."""
+    """Return the description without the parts that do not count."""
     relaxed = _without_parameters(description, matching)
     if matching.subset_outputs:
         relaxed.pop("outputs", None)

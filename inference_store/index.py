@@ -1,6 +1,6 @@
-"""All records' descriptions: which record answers by looser rules, and which one is nearest to a miss.
+"""An index of all records' descriptions, to find a record by looser rules, or the one nearest to a miss.
 
-Filled when it is first needed, and brought up to date whenever a request finds no record of its own.
+It is filled on first use, and updated whenever a request finds no record of its own.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from inference_store.protocol import InferRequest, Message
 from inference_store.record import Record, UnreadableRecord
 
 _COMPARED = 16
-"""Records of equal distance that a miss is compared with by content."""
+"""The most records of equal distance whose content is compared with that of a miss."""
 
 
 class RecordIndex:
@@ -36,11 +36,10 @@ class RecordIndex:
         self._lock = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Read what is new.
+        """Read the new records, and forget those that are gone.
 
         Raises:
-            BackendUnavailable: it cannot be read now.
-
+            BackendUnavailable: The records cannot be read now.
         """
         async with self._lock:
             keys, new = await self._backend.indexes(self._descriptions)
@@ -53,11 +52,10 @@ class RecordIndex:
                 self._alike[self._identities[key]].add(key)
 
     async def match(self, description: Description, request: Message) -> Record | None:
-        """The record of a good answer that answers by looser rules, the closest where there are several.
+        """Return the closest record with a good answer that matches by looser rules, or None.
 
         Raises:
-            BackendUnavailable: it cannot be read now.
-
+            BackendUnavailable: The records cannot be read now.
         """
         if self._matching.strict:
             return None
@@ -69,11 +67,10 @@ class RecordIndex:
         return None if found is None else narrowed(found, description)
 
     async def has_model(self, name: str, version: str) -> bool:
-        """Whether any inference of this model (version "": of any version) is recorded.
+        """Return whether an inference of this model is recorded; version "" stands for any version.
 
         Raises:
-            BackendUnavailable: it cannot be read now.
-
+            BackendUnavailable: The records cannot be read now.
         """
         await self.refresh()
         return any(
@@ -82,11 +79,10 @@ class RecordIndex:
         )
 
     async def explain(self, description: Description, request: Message) -> str:
-        """Why nothing answers: in one line, the nearest record and what differs.
+        """Return one line that says why no record answers, with the nearest record and the differences.
 
         Raises:
-            BackendUnavailable: it cannot be read now.
-
+            BackendUnavailable: The records cannot be read now.
         """
         await self.refresh()
         method, model = description["method"], description.get("model", "")
@@ -130,7 +126,7 @@ class RecordIndex:
     async def _nearest_content(
         self, keys: list[str], request: Message, description: Description
     ) -> tuple[str, list[str]]:
-        """Of equally near records, the one with the fewest other elements, and where these are."""
+        """Return the one of equally near records with the fewest different elements, and the differences."""
         best: tuple[int, str, list[str]] = (-1, keys[0], [])
         for key in keys if "inputs" in description else ():
             record = await self._readable(key)

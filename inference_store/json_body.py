@@ -1,4 +1,4 @@
-"""Bodies of JSON, as far as they cost no more than to read them."""
+"""Reading of JSON bodies with a bound on their cost."""
 
 import json
 from typing import Any
@@ -6,25 +6,24 @@ from typing import Any
 from inference_store.errors import Invalid
 
 INLINE = 1 << 17
-"""Bytes up to which a body is read on the event loop, in a few milliseconds."""
+"""The size in bytes up to which a body is read on the event loop, in a few milliseconds."""
 
 MOST_PARTS = 1 << 20
-"""Elements, lists and fields of one body; an element takes up to 60 bytes in Python."""
+"""The most elements, lists and fields of one body; an element takes up to 60 bytes in Python."""
 
 _PIECE = 1 << 18
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 - JSON
-    """The value of a body.
+    """Return the value of a JSON body.
 
     Raises:
-        Invalid: it has more parts than that.
-        ValueError, RecursionError: it is no JSON.
-
+        Invalid: The body has more than MOST_PARTS parts.
+        ValueError, RecursionError: The body is not JSON, or nested too deeply.
     """
     if len(body) > MOST_PARTS:
         parts = 0
-        # In pieces: to count holds the interpreter's lock.
+        # The body is counted in pieces because counting holds the interpreter's lock.
         for start in range(0, len(body), _PIECE):
             piece = body[start : start + _PIECE]
             parts += sum(map(piece.count, (b",", b"[", b"{", b":")))

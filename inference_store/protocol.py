@@ -1,10 +1,10 @@
 """The messages and methods of the Open Inference Protocol as Triton extends it.
 
 `protocol.binpb` is the descriptor set of NVIDIA's grpc_service.proto and model_config.proto (BSD-3-Clause,
-see README.md), as tritonclient carries it. Read at start, it fits any protobuf, where generated code fits two
-versions. The descriptors live in a pool of their own, so that tritonclient can be imported beside them.
+see README.md), taken from tritonclient. It is read at start and works with any protobuf, while generated code
+works with two versions. The descriptors are in a pool of their own, so that tritonclient can be imported too.
 
-`python -m inference_store.protocol` writes the file anew from the tritonclient that is installed.
+`python -m inference_store.protocol` writes the file again from the installed tritonclient.
 """
 
 import sys
@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 Message = Any
-"""A protobuf message; its classes are made at run time, so nothing is known of their fields."""
+"""A protobuf message. The classes are made at run time, so type checkers do not know their fields."""
 
 SERVICE = "inference.GRPCInferenceService"
 FILE = Path(__file__).with_name("protocol.binpb")
@@ -28,7 +28,7 @@ STREAM = "ModelStreamInfer"
 
 @dataclass(frozen=True)
 class Method:
-    """One call of the service: its name and the classes of its request and its answer."""
+    """One call of the service, with its name and the classes of its request and its answer."""
 
     name: str
     request: Message
@@ -49,7 +49,7 @@ def _methods() -> dict[str, Method]:
 
 
 METHODS = _methods()
-"""Every call of the service by its name."""
+"""The calls of the service by name."""
 
 InferRequest = METHODS[INFER].request
 InferResponse = METHODS[INFER].answer
@@ -57,7 +57,7 @@ StreamResponse = METHODS[STREAM].answer
 
 
 def descriptor_set(files: Iterable[Any]) -> bytes:
-    """The bytes of `protocol.binpb`, of file descriptors in the order in which they import each other."""
+    """Return the bytes of `protocol.binpb`; imported files must come before the files that import them."""
     collected = FileDescriptorSet()
     for file in files:
         proto = FileDescriptorProto()
@@ -67,7 +67,7 @@ def descriptor_set(files: Iterable[Any]) -> bytes:
 
 
 def with_id(answer: bytes, request_id: str) -> bytes:
-    """A serialized ModelInferResponse without an id, given one by appending it: nothing is parsed."""
+    """Add an id to a serialized ModelInferResponse that has none, by appending it without parsing."""
     if not request_id:
         return answer
     encoded = request_id.encode()
@@ -84,7 +84,7 @@ def _varint(value: int) -> bytes:
 
 
 def main() -> int:
-    """Write `protocol.binpb`; the exit status."""
+    """Write `protocol.binpb` and return the exit status."""
     from tritonclient.grpc import model_config_pb2, service_pb2
 
     FILE.write_bytes(descriptor_set([model_config_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR]))

@@ -1,11 +1,11 @@
-r"""One record: what was asked and what was answered, as a file's bytes.
+r"""One record, a request and its answers, as the bytes of a file.
 
-    inference-store 1 SHA256\n     the format's version, and the SHA-256 of all that follows
-    {...}\n                        the index, readable JSON: request, answer, when, how long
+    inference-store 1 SHA256\n     the format's version, and the SHA-256 of all following bytes
+    {...}\n                        the index, readable JSON: request, answer, date, duration
     \n
-    request, answer, answer, ...   protobuf, one after another, their lengths in the index
+    request, answer, answer, ...   protobuf, one after another, with their lengths in the index
 
-The same bytes go to every backend.
+The bytes are the same in every backend.
 """
 
 import hashlib
@@ -24,29 +24,31 @@ FORMAT = 1
 """The version that this module writes, and the newest that it reads."""
 
 HEAD_BYTES = 1 << 16
-"""First bytes of a file in which its index normally is."""
+"""The number of bytes at the start of a file that normally hold its index."""
 
 _FIRST_LINE = re.compile(rb"inference-store ([1-9][0-9]{0,8}) (.*)")
 
 
 class UnreadableRecord(Exception):
-    """A record cannot be used; the text says which and why."""
+    """A record cannot be used; the message says which one and why."""
 
 
 class DamagedRecord(UnreadableRecord):
-    """Its bytes are not those that were written, or were never a record."""
+    """The bytes of a record are not those that were written, or were never a record."""
 
 
 class NewerRecord(UnreadableRecord):
-    """A newer version of this program wrote it."""
+    """A newer version of this program wrote the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the server answered.
+    """The server's answer.
 
-    answers: serialized answers without ids; several of a stream, none of an error.
-    code: name of the gRPC status, "OK" or another. message: of an error.
+    Attributes:
+        answers: Serialized answers without ids; several for a stream, none for an error.
+        code: Name of the gRPC status, "OK" or another.
+        message: Message of an error.
     """
 
     answers: tuple[bytes, ...]
@@ -55,15 +57,21 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether it is no error."""
+        """True unless the server answered with an error."""
         return self.code == "OK"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A request and its outcome. key: the request's identity. request: serialized, without its id.
+    """A request and its outcome.
 
-    recorded: when, ISO 8601. took_ms: how long the server took, in ms.
+    Attributes:
+        key: Identity of the request.
+        description: Description of the request.
+        request: Serialized request without its id.
+        outcome: The server's answer.
+        recorded: Date of the recording, ISO 8601.
+        took_ms: Time that the server took, in ms.
     """
 
     key: str
@@ -75,14 +83,14 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes held in memory, near enough."""
+        """The approximate number of bytes in memory."""
         return len(self.request) + sum(map(len, self.outcome.answers)) + 2048
 
 
 def make(
     description: Description, request: bytes, outcome: Outcome, took_seconds: float, key: str | None = None
 ) -> Record:
-    """The record of something answered just now. key: its identity, where that is known."""
+    """Make the record of a request answered just now; `key` is its identity, if already known."""
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Record(
         key or identity(description), description, request, outcome, now, round(took_seconds * 1000, 3)
@@ -90,12 +98,12 @@ def make(
 
 
 def same(one: Record, other: Record) -> bool:
-    """Whether two records of one request say the same, whenever they were made."""
+    """Return whether two records of one request are equal except for date and duration."""
     return replace(one, recorded="", took_ms=0.0) == replace(other, recorded="", took_ms=0.0)
 
 
 def encode(record: Record, *, compress: bool = False) -> bytes:
-    """The bytes of a record; equal for equal records."""
+    """Return the bytes of a record; equal records have equal bytes."""
     outcome = record.outcome
     payload = b"".join((record.request, *outcome.answers))
     index: dict[str, Any] = {
@@ -116,16 +124,15 @@ def encode(record: Record, *, compress: bool = False) -> bytes:
 
 
 def decode(data: bytes, key: str) -> Record:
-    """The record in `data`, which was found under the name `key`.
+    """Read the record in `data`, which was found under the name `key`.
 
     Raises:
-        DamagedRecord: it is not whole, not a record, or another request's.
-        NewerRecord: of a newer format.
-
+        DamagedRecord: The record is damaged, not a record, or another request's.
+        NewerRecord: The record has a newer format.
     """
     _, _, body = data.partition(b"\n")
     index = read_index(data, key)
-    # Every byte counts, those of the index as well.
+    # The checksum covers every byte, including those of the index.
     if data[: -len(body)].split()[-1] != hashlib.sha256(body).hexdigest().encode():
         raise DamagedRecord(f"record {key} is damaged: its checksum differs")
     payload = body.partition(b"\n\n")[2]
@@ -156,11 +163,12 @@ def decode(data: bytes, key: str) -> Record:
 
 
 def read_index(data: bytes, key: str) -> dict[str, Any]:
-    """The index in `data`, the first bytes of a record found under the name `key`; its form alone is checked.
+    """Read the index in `data`, the first bytes of a record found under the name `key`.
+
+    Only the index's form is checked.
 
     Raises:
-        DamagedRecord, NewerRecord: as `decode`.
-
+        DamagedRecord, NewerRecord: As for `decode`.
     """
     first, _, rest = data.partition(b"\n")
     match = _FIRST_LINE.fullmatch(first)
@@ -184,7 +192,7 @@ def read_index(data: bytes, key: str) -> dict[str, Any]:
 
 
 def _answer_index(record: Record) -> dict[str, Any]:
-    """What a reader wants to know of the answer."""
+    """Return the index of the answer, for a human reader."""
     outcome = record.outcome
     index: dict[str, Any] = {"status": outcome.code}
     if not outcome.good:

@@ -1,8 +1,8 @@
 """Records in Redis, shared by any number of stores, with a time to live and a limit in bytes.
 
-A cache, not a place to keep: where Redis refuses, is slow or has lost a key, the record counts as not there
-and the server is asked. After a failure Redis is left alone for a moment, so that not every request pays its
-time-out.
+This backend is a cache and not a durable place. If Redis refuses, is slow or has lost a key, the record
+counts as missing and the server is asked. After a failure Redis is not asked for a moment, so that not every
+request pays its timeout.
 """
 
 import logging
@@ -19,7 +19,7 @@ from inference_store.record import DamagedRecord, Record, UnreadableRecord, deco
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.25
-"""For a connection, and for a command; also an end for a Redis that hangs."""
+"""The timeout of a connection and of a command, which also ends the wait for a Redis that hangs."""
 
 PAUSE_SECONDS = 1.0
 PREFIX = "inference_store:"
@@ -57,7 +57,14 @@ end
 
 
 class RedisBackend:
-    """url: redis://host:port/db. ttl: seconds a record lives, 0 for ever. limit: bytes of all records."""
+    """The backend of a Redis.
+
+    Args:
+        url: redis://host:port/db.
+        ttl: Seconds that a record lives, 0 for ever.
+        limit: Bytes of all records.
+        compress: Whether records are written compressed; both kinds are read.
+    """
 
     def __init__(self, url: str, *, ttl: float, limit: int, compress: bool = False) -> None:
         self._redis = Redis.from_url(
@@ -81,7 +88,7 @@ class RedisBackend:
             raise
 
     async def put(self, record: Record) -> None:
-        """As Backend; the records written longest ago make room."""
+        """As Backend; the records written longest ago are deleted to make room."""
         data = encode(record, compress=self._compress)
         if len(data) > self._limit:
             raise CannotRecord(
@@ -110,18 +117,17 @@ class RedisBackend:
         return keys, found
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         await self._redis.aclose()
 
     async def _names(self) -> list[str]:
         return [name.decode() async for name in self._redis.scan_iter(f"{PREFIX}[0-9a-f]*", count=_SCAN)]
 
     async def _ask(self, command: Any) -> Any:  # noqa: ANN401 - whatever redis returns
-        """What Redis answers.
+        """Return the answer of Redis.
 
         Raises:
-            BackendUnavailable: it does not, or did not a moment ago.
-
+            BackendUnavailable: Redis does not answer, or did not a moment ago.
         """
         if time.monotonic() < self._rest_until:
             command.close()

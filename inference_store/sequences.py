@@ -1,6 +1,6 @@
-"""Sequences of stateful models: an answer depends on what the sequence was sent before.
+"""Sequences of stateful models, where an answer depends on the steps before it.
 
-So each step's description names the step it comes after, and its record answers only there.
+So each step's description names the step before it, and its record answers only after that step.
 """
 
 from collections import OrderedDict
@@ -17,9 +17,10 @@ class Sequences:
         self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def follow(self, description: Description) -> Description | None:
-        """The description with the step it comes `after`, where it continues a sequence; remembers it.
+        """Remember a step, and return its description with the step that it comes `after`, if any.
 
-        None where it continues a sequence that did not begin here: what its answer depends on is not known.
+        If the step continues a sequence that did not begin here, return None, as the steps before it are
+        unknown.
         """
         parameters = description.get("parameters", {})
         number = parameters.get("sequence_id")
@@ -39,7 +40,7 @@ class Sequences:
 
 
 def in_sequence(description: Description) -> bool:
-    """Whether the request is a step of a sequence; number 0 and "" say that it is none."""
+    """Return whether the request is a step of a sequence; the numbers 0 and "" mean that it is not."""
     number = description.get("parameters", {}).get("sequence_id")
     return number is not None and _plain(number) not in (0, "")
 

@@ -21,11 +21,10 @@ _COLLECT_AFTER = 10_000
 
 
 def backend_of(settings: Settings) -> Backend:
-    """Where the records are.
+    """Return the backend with the records.
 
     Raises:
-        SettingsError: that place cannot be used.
-
+        SettingsError: The backend cannot be used.
     """
     if settings.backend == "memory":
         return Memory(settings.backend_bytes)
@@ -66,11 +65,10 @@ def _files(settings: Settings) -> RecordFiles:
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then end what is in flight.
+    """Serve until SIGTERM or SIGINT; then finish the requests in flight.
 
     Raises:
-        SettingsError: a setting cannot be used on this machine.
-
+        SettingsError: A setting cannot be used on this machine.
     """
     backend = backend_of(settings)
     target = None if settings.mode is Mode.SERVE else Target(str(settings.target), settings.timeout)
@@ -94,7 +92,8 @@ async def run(settings: Settings) -> None:
         log.info(
             "mode %s, records in %s, target %s", settings.mode, _place(settings), settings.target or "none"
         )
-        # A request leaves no cycles; walking what was imported again and again would only cost.
+        # A request leaves no reference cycles, and scanning the imported objects again and again would only
+        # take time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, 20, 10)

@@ -1,7 +1,7 @@
-"""The settings: options of the command, environment variables and a YAML file, in this order of precedence.
+"""The settings, from command-line options, environment variables and a YAML file, in order of precedence.
 
-An option `--max-record-bytes` is INFERENCE_STORE_MAX_RECORD_BYTES in the environment and max_record_bytes in
-the file. README.md lists every one; a test holds that.
+The option `--max-record-bytes` is INFERENCE_STORE_MAX_RECORD_BYTES in the environment and max_record_bytes in
+the file. README.md lists all settings; a test checks that.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 class SettingsError(ValueError):
-    """A setting cannot be used; the text is one line that names it and says what is wrong."""
+    """A setting cannot be used; the message is one line that names it and says what is wrong."""
 
 
 def _setting(read: Callable[[Any], Any], default: object, description: str) -> Any:  # noqa: ANN401 - a dataclass field
@@ -108,7 +108,7 @@ def _mode(value: object) -> Mode:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of them; the metadata of each field holds how it is read and what it means."""
+    """The settings; the metadata of each field holds its reader and its description."""
 
     mode: Mode = _setting(  # noqa: RUF009 - makes a dataclass field
         _mode, Mode.AUTO, "serve: records alone; collect: always the server; auto: both"
@@ -142,12 +142,12 @@ class Settings:
 
     @property
     def matching(self) -> Matching:
-        """The rules of identity."""
+        """The rules by which a record may answer a different request."""
         return Matching(self.ignore_parameters, self.subset_outputs, self.tolerance)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """One option for each setting; what is not given is absent from the result."""
+    """Add one option for each setting; an option that is not given is absent from the result."""
     parser.add_argument("--config", help="a YAML file of settings", default=argparse.SUPPRESS)
     for setting in fields(Settings):
         parser.add_argument(
@@ -160,11 +160,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(options: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
-    """The settings of the command's options, the environment, and the file that either names.
+    """Read the settings from the options, the environment, and the file that one of them names.
 
     Raises:
-        SettingsError: with one line that names the setting and where it was set.
-
+        SettingsError: A setting cannot be used; the message names it and where it was set.
     """
     config = options.get("config") or environment.get(f"{PREFIX}CONFIG")
     sources: list[tuple[Mapping[str, object], str]] = [

@@ -1,8 +1,9 @@
-"""What answers a request: a record, the server, or neither. Knows nothing about how requests arrive.
+"""The choice of what answers a request: a record, the server, or neither.
 
-Only what depends on nothing but the request may be answered from a record while a server can be asked: good
-answers to inferences that belong to no sequence. The state of the server, steps of sequences and errors are
-asked for anew, and taken from the record where there is no server (`serve`) or it cannot be reached (`auto`).
+While a server can be asked, a record answers only if the answer depends on nothing but the request: good
+answers to inferences outside sequences. For the server's state, steps of sequences and errors, the server is
+asked again. A record answers them only if there is no server (`serve`) or it cannot be reached (`auto`).
+This module does not know how requests arrive.
 """
 
 import asyncio
@@ -38,7 +39,11 @@ _SHARED_MEMORY = "shared memory holds tensors where the store cannot see them: s
 
 
 class Mode(StrEnum):
-    """serve: records alone. collect: always the server. auto: records, and the server for the rest."""
+    """The mode of a store.
+
+    `serve` answers only from records, `collect` always asks the server and records its answers, and `auto`
+    answers from records and asks the server for the rest.
+    """
 
     SERVE = "serve"
     COLLECT = "collect"
@@ -46,9 +51,14 @@ class Mode(StrEnum):
 
 
 class Store:
-    """Answers by records of `backend` and by `target`, which only `serve` can do without.
+    """A store that answers from the records of a backend and from a server.
 
-    max_record_bytes: of request and answers together; what is larger is not recorded.
+    Args:
+        mode: Whether records or the server answer, see `Mode`.
+        backend: The place for records.
+        target: The server; only `serve` works without one.
+        matching: The rules by which a record may answer a different request.
+        max_record_bytes: Limit of request and answers together, above which nothing is recorded.
     """
 
     def __init__(
@@ -70,11 +80,10 @@ class Store:
         self._under_way: dict[str, asyncio.Task[Outcome]] = {}
 
     async def infer(self, request: Message, metadata: Metadata) -> Outcome:
-        """The answer to a ModelInferRequest, without its id.
+        """Return the answer to a ModelInferRequest, without its id.
 
         Raises:
-            StoreError: there is none.
-
+            StoreError: There is no answer.
         """
         description = self.describe(request, INFER)
         if not in_sequence(description):
@@ -87,11 +96,10 @@ class Store:
         return await self._ask(description["method"], request, metadata)
 
     async def call(self, method: str, request: Message, metadata: Metadata) -> Outcome:
-        """The answer to any other call but a stream.
+        """Return the answer to any other call, except a stream.
 
         Raises:
-            StoreError: there is none.
-
+            StoreError: There is no answer.
         """
         if method in _REFUSED:
             raise Refused(_SHARED_MEMORY)
@@ -102,11 +110,10 @@ class Store:
         return self._counted(outcome) if method == "ModelStatistics" and outcome.good else outcome
 
     def describe(self, request: Message, method: str) -> Description:
-        """The description of an inference.
+        """Return the description of an inference.
 
         Raises:
-            Refused: tensors are in shared memory.
-
+            Refused: Tensors are in shared memory.
         """
         for tensor in (*request.inputs, *request.outputs):
             if "shared_memory_region" in tensor.parameters:
@@ -114,14 +121,14 @@ class Store:
         return describe(request, method)
 
     def count_replay(self, description: Description) -> None:
-        """Count an answer to an inference that was taken from the record."""
+        """Count an inference that a record answered."""
         if "inputs" in description:
             self._replayed[description["model"]] += 1
 
     def _counted(self, outcome: Outcome) -> Outcome:
-        """ModelStatistics with what this store has replayed, as successes that a cache answered.
+        """Add the answers that this store has replayed to ModelStatistics, as successes from a cache.
 
-        The queue is counted too: perf_analyzer reports nothing of a model that nobody queued for.
+        They count as queued too, because perf_analyzer reports nothing about a model without queued requests.
         """
         statistics = METHODS["ModelStatistics"].answer.FromString(outcome.answers[0])
         for model in statistics.model_stats:
@@ -131,11 +138,10 @@ class Store:
         return Outcome((statistics.SerializeToString(),))
 
     async def find(self, description: Description, request: Message, key: str | None = None) -> Record | None:
-        """The record that answers. key: the description's identity, where that is known.
+        """Return the record that answers, or None; `key` is the description's identity, if already known.
 
         Raises:
-            Lost, Unavailable: in `serve`, where nothing else can answer.
-
+            Lost, Unavailable: The record or the backend cannot be read, and the mode is `serve`.
         """
         try:
             record = await self.backend.get(key or identity(description))
@@ -160,11 +166,10 @@ class Store:
         started: float,
         key: str | None = None,
     ) -> None:
-        """Record an outcome; `started` is of time.perf_counter().
+        """Record an outcome; `started` is the time.perf_counter() at which the server was asked.
 
         Raises:
-            NotRecorded: it cannot be, in `collect`. In `auto` that is logged.
-
+            NotRecorded: The outcome cannot be recorded in `collect`. In `auto` that is only logged.
         """
         kept = canonical(request) if "inputs" in description or "malformed" in description else None
         data = request.SerializeToString(deterministic=True) if kept is None else kept
@@ -184,7 +189,7 @@ class Store:
             )
 
     async def miss(self, description: Description, request: Message) -> StoreError:
-        """The error for a request that no record answers."""
+        """Return the error for a request that no record answers."""
         try:
             if "malformed" in description:
                 raw_contents(request)
@@ -220,7 +225,7 @@ class Store:
             return record.outcome
 
     async def _unrecorded(self, description: Description, request: Message) -> Outcome:
-        """The answer in `serve` to what has no record."""
+        """Answer a call without a record in `serve`: ModelReady, or an error."""
         if description["method"] == "ModelReady":
             try:
                 ready = await self._index.has_model(request.name, request.version)
@@ -232,9 +237,9 @@ class Store:
     async def _once(
         self, description: Description, request: Message, metadata: Metadata, key: str
     ) -> Outcome:
-        """Ask the server; callers of the same request while it is asked share the answer.
+        """Ask the server; callers of the same request at the same time share the answer.
 
-        The call goes on when its caller leaves: others may wait for it, and it is worth recording.
+        The call goes on when its caller leaves: others may wait for it, and the answer is worth recording.
         """
         task = self._under_way.get(key)
         if task is None:
@@ -257,5 +262,5 @@ class Store:
         return without_id(outcome, request.id) if method == INFER else outcome
 
     async def drain(self) -> None:
-        """Wait for what is being asked."""
+        """Wait for the running calls to the server."""
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)

@@ -1,8 +1,8 @@
-"""One ModelStreamInfer: each request of it is answered, and recorded, by itself.
+"""One ModelStreamInfer, in which each request is answered and recorded separately.
 
-A stream carries the answers of several requests in any order, told apart by their ids. So requests go to the
-server under ids of the store's own, and the server is asked to say when a request's last answer is out;
-neither shows to the client. Steps of a sequence are followed as everywhere (`sequences.py`).
+A stream has the answers to several requests in any order, and only their ids tell them apart. So the store
+sends requests to the server under its own ids, and asks the server to mark each request's last answer. The
+client sees neither. Steps of a sequence are followed as elsewhere (`sequences.py`).
 """
 
 import asyncio
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 _WANTS_END = "triton_enable_empty_final_response"
 _END = "triton_final_response"
 _WAITING = 64
-"""Answers held for a client that does not read; then the server is not read either."""
+"""The most answers held for a client that does not read; beyond that the server is not read either."""
 
 
 @dataclass
 class _Asked:
-    """A request that the server is answering. description: None where it is not to be recorded."""
+    """A request that the server is answering; the description is None if it is not to be recorded."""
 
     description: Description | None
     request: Message
@@ -44,13 +44,13 @@ class _Asked:
 
     @property
     def wants_end(self) -> bool:
-        """Whether the client itself asked for the empty last answer."""
+        """True if the client itself asked for the empty last answer."""
         parameters = self.request.parameters
         return _WANTS_END in parameters and parameters[_WANTS_END].bool_param
 
 
 class Stream:
-    """One client's stream; `answers` is iterated once, `stop` makes it end when nothing is under way."""
+    """One client's stream. Iterate `answers` once; `stop` ends the stream after the answers in progress."""
 
     def __init__(self, store: Store, requests: AsyncIterator[bytes], metadata: Metadata) -> None:
         self._store = store
@@ -64,15 +64,14 @@ class Stream:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Take no further request."""
+        """Take no more requests."""
         self._stopping.set()
 
     async def answers(self) -> AsyncIterator[bytes]:
-        """Serialized ModelStreamInferResponses.
+        """Yield serialized ModelStreamInferResponses.
 
         Raises:
-            StoreError, Ended: the stream as a whole failed.
-
+            StoreError, Ended: The stream as a whole failed.
         """
         reading = asyncio.create_task(self._read())
         try:
@@ -88,7 +87,7 @@ class Stream:
                         await task
 
     async def _read(self) -> None:
-        """Take the requests one by one; end the stream after the last one's answers."""
+        """Take the requests one by one, and end the stream after the last one's answers."""
         try:
             while (data := await self._next()) is not None:
                 await self._take(InferRequest.FromString(data))
@@ -102,7 +101,7 @@ class Stream:
             await self._out.put(None)
 
     async def _next(self) -> bytes | None:
-        """The next request; None at the end, or when the store stops."""
+        """Return the next request, or None at the end or when the store stops."""
         waiting = asyncio.ensure_future(anext(self._requests, None))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -130,7 +129,7 @@ class Stream:
         self._send(description, request)
 
     async def _replayed(self, description: Description, request: Message, *, stateful: bool) -> bool:
-        """Whether a record has answered."""
+        """Answer from a record, if possible; return whether a record has answered."""
         store = self._store
         if store.mode is Mode.COLLECT or (store.mode is Mode.AUTO and stateful):
             return False
@@ -148,7 +147,7 @@ class Stream:
             await self._out.put(stream_with_id(answer, request_id))
 
     def _send(self, description: Description | None, request: Message) -> None:
-        """Ask the server, on the one stream to it."""
+        """Send a request on the single stream to the server."""
         if self._upstream is None:
             self._upstream = asyncio.Queue()
             self._pump = asyncio.create_task(self._receive(self._upstream))
@@ -161,7 +160,7 @@ class Stream:
         self._upstream.put_nowait(sent.SerializeToString())
 
     async def _receive(self, requests: asyncio.Queue[bytes | None]) -> None:
-        """Pass on what the server answers, until it ends the stream."""
+        """Pass on the server's answers until it ends the stream."""
         target = self._store.target
         assert target is not None, "only `serve` has no target"
         try:
@@ -182,7 +181,7 @@ class Stream:
             await self._out.put(StoreError("the target's answer is no ModelStreamInferResponse"))
 
     async def _broken(self, error: StoreError) -> None:
-        """Answer by records what the server did not; the next request tries the server again."""
+        """Answer the open requests from records; the next request tries the server again."""
         self._upstream, asked = None, list(self._asked.values())
         self._asked.clear()
         for one in asked:
@@ -196,13 +195,13 @@ class Stream:
             await self._replay(record.outcome, one.request.id)
 
     async def _pass_on(self, answer: Message) -> None:
-        """Give an answer to the client under the id it knows; the last of a request's is recorded before."""
+        """Pass an answer to the client under the client's id; before a last answer, record the request."""
         number = answer.infer_response.id
         if number not in self._asked:
             number = next(iter(self._asked))
         asked = self._asked[number]
         parameters = answer.infer_response.parameters
-        # A server that does not tell answers each request once.
+        # A server that does not mark last answers sends one answer for each request.
         ended = bool(answer.error_message) or _END not in parameters or parameters[_END].bool_param
         only_end = ended and not answer.error_message and not answer.infer_response.outputs
         kept = stream_without_id(answer, number)
@@ -217,7 +216,7 @@ class Stream:
             await self._out.put(stream_with_id(kept, asked.request.id))
 
     async def _record(self, asked: _Asked, last: bytes) -> bytes:
-        """Keep all answers of a request; the last one, or the reason why it is not given."""
+        """Record all answers to a request; return the last one, or an error if they cannot be recorded."""
         if asked.description is None:
             return last
         try:

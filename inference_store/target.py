@@ -1,4 +1,4 @@
-"""The server that is asked: one connection, requests and answers as bytes."""
+"""The server behind the store: one connection, with requests and answers as bytes."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A server that is started again is found within a second; the default backs off to two minutes.
+    # A restarted server is then found within a second; the default backs off to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -26,7 +26,7 @@ _OWN_HEADERS = ("user-agent", "content-type", "te")
 
 
 class Target:
-    """The server at `address`, "host:port". timeout: seconds that one call may take."""
+    """The server at `address`, "host:port"; a call may take `timeout` seconds."""
 
     def __init__(self, address: str, timeout: float) -> None:
         self.address = address
@@ -38,11 +38,10 @@ class Target:
         )
 
     async def ask(self, method: str, request: bytes, metadata: Metadata) -> Outcome:
-        """What the server answers, an error of its own included.
+        """Return the server's answer, which may be an error of its own.
 
         Raises:
-            Unavailable, TooSlow: it does not; this passes, and says nothing of the request.
-
+            Unavailable, TooSlow: The server does not answer, which is temporary and not the request's fault.
         """
         if method not in self._calls:
             self._calls[method] = self._channel.unary_unary(
@@ -55,15 +54,14 @@ class Target:
         return Outcome((answer,))
 
     def stream(self, requests: AsyncIterator[bytes], metadata: Metadata) -> AsyncIterator[bytes]:
-        """A ModelStreamInfer; no limit in time, since streams may last."""
+        """Make a ModelStreamInfer, without a timeout because streams may be long."""
         return self._stream(requests, metadata=metadata)  # type: ignore[return-value] # a call is such an iterator
 
     def outcome(self, error: grpc.aio.AioRpcError) -> Outcome:
-        """The error as something that was answered.
+        """Return an error of gRPC as the server's answer.
 
         Raises:
-            Unavailable, TooSlow: it was not.
-
+            Unavailable, TooSlow: The error is not an answer of the server.
         """
         raised = self._passing(error)
         if raised is not None:
@@ -78,12 +76,12 @@ class Target:
         return None
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._channel.close(None)
 
 
 def passed_on(metadata: Iterable[Any] | None) -> Metadata:
-    """A client's headers without those that belong to its own connection; never recorded."""
+    """Return a client's headers without those of its own connection; headers are never recorded."""
     return tuple(
         (name, value)
         for name, value in metadata or ()

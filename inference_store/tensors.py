@@ -1,7 +1,7 @@
-"""Tensors of requests as bytes: what a datatype is on the wire, and typed contents brought into that form.
+"""Tensors of requests as bytes: each datatype's form on the wire, and conversion of typed contents to it.
 
-A request carries a tensor either raw (little-endian, elements of BYTES each after their length as uint32) or
-typed, as a list of protobuf numbers. Both mean the same, so identity and records use the raw form alone.
+A request holds a tensor either raw (little-endian, with a uint32 length before each element of BYTES) or
+typed, as a list of protobuf numbers. Both mean the same, so identity and records use only the raw form.
 """
 
 import struct
@@ -13,13 +13,13 @@ FORMATS = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
     "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "FP32": "f", "FP64": "d", "FP16": "e",
 }  # fmt: skip
-"""struct's letter of each datatype of a fixed size that it knows."""
+"""The letters of `struct` for the datatypes that it knows, all of a fixed size."""
 
 WIDTHS = {**{name: struct.calcsize(f"<{letter}") for name, letter in FORMATS.items()}, "BF16": 2}
-"""Bytes of one element."""
+"""The bytes of one element by datatype."""
 
 FLOATS = ("FP16", "FP32", "FP64")
-"""Datatypes that may be compared with a tolerance."""
+"""The datatypes that may be compared with a tolerance."""
 
 _TYPED_FIELD = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -29,15 +29,14 @@ _TYPED_FIELD = {
 
 
 class MalformedTensor(ValueError):
-    """A tensor whose content does not fit its datatype and shape; the text says which and how."""
+    """A tensor's content does not fit its datatype and shape; the message says which tensor and why."""
 
 
 def raw_contents(request: Message) -> list[bytes]:
-    """The content of every input of a ModelInferRequest, raw, in the order of its inputs.
+    """Return the raw content of every input of a ModelInferRequest, in the order of the inputs.
 
     Raises:
-        MalformedTensor: an unknown datatype, or content that does not fit.
-
+        MalformedTensor: A datatype is unknown, or a content does not fit.
     """
     inputs, raw = request.inputs, request.raw_input_contents
     if not raw:
@@ -52,11 +51,10 @@ def raw_contents(request: Message) -> list[bytes]:
 
 
 def check(name: str, datatype: str, shape: list[int], content: bytes) -> None:
-    """Hold raw content to its datatype and shape.
+    """Check raw content against its datatype and shape.
 
     Raises:
-        MalformedTensor: it does not fit.
-
+        MalformedTensor: The content does not fit.
     """
     if any(size < 0 for size in shape):
         raise MalformedTensor(f"input '{name}': shape {list(shape)} has a negative size")
@@ -74,11 +72,10 @@ def check(name: str, datatype: str, shape: list[int], content: bytes) -> None:
 
 
 def width(name: str, datatype: str) -> int:
-    """Bytes of one element.
+    """Return the number of bytes of one element.
 
     Raises:
-        MalformedTensor: no datatype of the protocol.
-
+        MalformedTensor: The datatype is unknown, or its elements have no fixed size.
     """
     if datatype not in WIDTHS:
         raise MalformedTensor(f"input '{name}': unknown datatype '{datatype}'")
@@ -86,11 +83,10 @@ def width(name: str, datatype: str) -> int:
 
 
 def split_bytes(name: str, content: bytes) -> list[bytes]:
-    """The elements of a raw BYTES tensor.
+    """Return the elements of a raw BYTES tensor.
 
     Raises:
-        MalformedTensor: a length leads past the end.
-
+        MalformedTensor: A length leads past the end.
     """
     elements, position = [], 0
     while position < len(content):
@@ -106,16 +102,15 @@ def split_bytes(name: str, content: bytes) -> list[bytes]:
 
 
 def join_bytes(elements: list[bytes]) -> bytes:
-    """The raw content of a BYTES tensor."""
+    """Return the raw content of a BYTES tensor."""
     return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
 
 
 def pack(name: str, datatype: str, elements: list[object]) -> bytes:
-    """Numbers of a datatype of `FORMATS` as raw content.
+    """Return numbers of a datatype of `FORMATS` as raw content.
 
     Raises:
-        MalformedTensor: one is of another kind or out of range.
-
+        MalformedTensor: A number is of another kind or out of range.
     """
     try:
         return struct.pack(f"<{len(elements)}{FORMATS[datatype]}", *elements)
@@ -124,7 +119,7 @@ def pack(name: str, datatype: str, elements: list[object]) -> bytes:
 
 
 def unpack(datatype: str, content: bytes) -> tuple[object, ...]:
-    """Raw content of a datatype of `FORMATS` as numbers."""
+    """Return raw content of a datatype of `FORMATS` as numbers."""
     return struct.unpack(f"<{len(content) // WIDTHS[datatype]}{FORMATS[datatype]}", content)
 
 

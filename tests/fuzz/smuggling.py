@@ -133,6 +133,9 @@ def proxied_fault(case: Case, found: list[Answer]) -> str | None:
         if one.path.startswith("/none/") and answer.path == "/":
             # Bare LFs, say, which it writes anew.
             continue
+        if one.path.startswith("/early/") and answer.status == 502:
+            # The server answers and closes while the proxy still sends, which TCP tells it by a reset.
+            continue
         good = good and one.fate != "refused"
         if (good or answer.path) and (wrong := fault_of(one, answer)) is not None:
             return f"{one} answered {wrong}"
@@ -147,17 +150,22 @@ def proxied_fault(case: Case, found: list[Answer]) -> str | None:
     return f"lost: {owed[len(found) :]}" if len(found) < len(owed) else None
 
 
-async def exchange(port: int, pieces: list[bytes]) -> bytes:
-    """All that comes until the other side closes the connection."""
+async def exchange(port: int, pieces: list[bytes]) -> tuple[bytes, bool]:
+    """All that comes until the other side closes the connection; whether TCP reset it.
+
+    It is reset where more was sent than the other side read. TCP drops what has not been read here then.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     parts: list[bytes] = []
+    is_reset = False
 
     async def read() -> None:
+        nonlocal is_reset
         try:
             while part := await reader.read(1 << 16):
                 parts.append(part)
         except ConnectionError:
-            pass
+            is_reset = True
 
     reading = asyncio.create_task(read())
     try:
@@ -172,7 +180,7 @@ async def exchange(port: int, pieces: list[bytes]) -> bytes:
     finally:
         reading.cancel()
         writer.transport.abort()
-    return b"".join(parts)
+    return b"".join(parts), is_reset
 
 
 class Attack:
@@ -218,34 +226,36 @@ class Attack:
             return
         self.report.cases[name] += 1
         self.report.requests.update(one.fate for one in case.asked)
-        wrong, came = await self._tried(name, case)
-        if (
-            wrong is not None
-            and name == "HAProxy"
-            and (not came or wrong.startswith("lost") or (b"Expect" in case.content and CUT in wrong))
+        wrong, came, is_reset = await self._tried(name, case)
+        if wrong is not None and (
+            (is_reset and name != self._direct)
+            or (
+                name == "HAProxy"
+                and (not came or wrong.startswith("lost") or (b"Expect" in case.content and CUT in wrong))
+            )
         ):
             # HAProxy 2.6 closes a client's connection without a word where a kept one to the server has gone,
             # at its first request or a later one, so that the client tries again; and of some answers after
             # 100 it sends the head alone.
             self.report.retried += 1
-            wrong, came = await self._tried(name, case)
+            wrong, came, _ = await self._tried(name, case)
         if wrong is not None:
             text = (
                 f"{name}, seed {self._seed}, case {number}: {wrong}\n{came[:3000]!r}\n{case.content[:1500]!r}"
             )
             self.report.faults.append(f"{text}\nin pieces of {[len(one) for one in case.pieces][:50]}")
 
-    async def _tried(self, name: str, case: Case) -> tuple[str | None, bytes]:
-        """What is wrong, and all that came."""
-        came = b""
+    async def _tried(self, name: str, case: Case) -> tuple[str | None, bytes, bool]:
+        """What is wrong, all that came, and whether the connection was reset."""
+        came, is_reset = b"", False
         try:
-            came = await exchange(self._ports[name], case.pieces)
+            came, is_reset = await exchange(self._ports[name], case.pieces)
             found = answers(came, case.asked)
         except (AssertionError, OSError, TimeoutError) as error:
-            return f"{type(error).__name__}: {error}", came
+            return f"{type(error).__name__}: {error}", came, is_reset
         if name != self._direct:
-            return proxied_fault(case, found), came
-        return direct_fault(case, found) or self._executed(case, found), came
+            return proxied_fault(case, found), came, is_reset
+        return direct_fault(case, found) or self._executed(case, found), came, is_reset
 
     def _executed(self, case: Case, found: list[Answer]) -> str | None:
         for one in case.asked[: len(found)]:
@@ -264,7 +274,7 @@ class Attack:
             head = b"POST %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Mark: %s\r\nContent-Length: %d"
             filled = head % (one.path.encode(), one.body, len(one.body)) + b"\r\n\r\n" + one.body
             try:
-                found = answers(await exchange(self._ports[name], [filled]), [one])
+                found = answers((await exchange(self._ports[name], [filled]))[0], [one])
                 wrong = f"{len(found)} answers" if len(found) != 1 else fault_of(one, found[0])
             except (AssertionError, OSError, TimeoutError) as error:
                 wrong = f"{type(error).__name__}: {error}"
