@@ -1,4 +1,4 @@
-# The GPU container: NVIDIA's Triton, its C++ onnxruntime backend, and this front end, on one port.
+# The GPU container: NVIDIA's Triton, its C++ onnxruntime backend, and this gateway, on one port.
 #
 #   docker build -t inference-server .
 #   docker run --name inference_server -d --rm -p 8686:8686 --gpus all inference-server
@@ -15,11 +15,13 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
-COPY requirements.txt .
+COPY requirements.txt constraints.txt pyproject.toml ./
 # torch converts models, on the CPU: its CPU build spares the image several gigabytes of CUDA libraries.
 RUN python3 -m venv .venv \
- && .venv/bin/pip install --no-cache-dir torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
- && .venv/bin/pip install --no-cache-dir -r requirements.txt
+ && .venv/bin/pip install --no-cache-dir --constraint constraints.txt uv \
+ && .venv/bin/uv pip install --no-cache --python .venv/bin/python torch==2.13.0 torchvision==0.28.0 \
+    --index-url https://download.pytorch.org/whl/cpu \
+ && .venv/bin/uv pip install --no-cache --python .venv/bin/python -c constraints.txt -r requirements.txt
 
 COPY app.py ./
 COPY gateway gateway
