@@ -1,10 +1,10 @@
-"""The load test: the embeddings a second that a server gives, and the time that callers wait.
+"""The load test: a server's throughput in embeddings per second, and the latency of its answers.
 
     python benchmark.py                                   # 500 clients, 20 requests each
     python benchmark.py --rate 300 --duration 30 --plot load.png
     python benchmark.py --model ViT-B-32 --pretrained laion2b_s34b_b79k --input image --connections 16
 
-Its last line on standard output is one JSON object. docs/benchmark.md explains the figures.
+The last line on standard output is one JSON object. docs/benchmarks/load-test.md explains the figures.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.loadtest.texts import read_texts
 from benchmarks.loadtest.workers import Workers
 
 BUSY_CLIENT = 0.7
-"""Share of a core above which the client's own work shows in the latencies."""
+"""The share of a core above which the client's own work shows in the latencies."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -96,7 +96,7 @@ def measure(settings: Settings) -> tuple[Run, int, str | None]:
     """Do the whole load test; return the run, the dimension of a vector and the server's version.
 
     Raises:
-        BenchmarkError: The server or the settings do not allow it.
+        BenchmarkError: The server or the settings do not allow the test.
     """
     server = Server(settings)
     dimension = server.check()
@@ -116,7 +116,7 @@ def measure(settings: Settings) -> tuple[Run, int, str | None]:
 
 
 def warn(run: Run) -> None:
-    """Warn where the figures are doubtful."""
+    """Print a warning if the figures are doubtful."""
     settings = run.settings
     if run.busy_share > BUSY_CLIENT:
         share = f"{run.busy_share:.0%}"

@@ -37,7 +37,7 @@ if command -v docker >/dev/null && timeout 10 docker info >/dev/null 2>&1; then
     if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
         gpu_options=(--gpus all)
     fi
-    echo "In a second terminal: MODEL_REPOSITORY=$repository TRITON_GRPC_URL=127.0.0.1:$grpc_port scripts/serve"
+    echo "In a second terminal: MODEL_REPOSITORY=$repository TRITON_GRPC_ADDRESS=127.0.0.1:$grpc_port scripts/serve"
     exec docker run --rm --init "${gpu_options[@]}" \
         -p "127.0.0.1:$grpc_port:8001" -p "127.0.0.1:$metrics_port:8002" \
         -v "$repository:/models:ro" "$image" \

@@ -3,8 +3,8 @@
     python -m converters sentence-transformer NAME --output DIR
     python -m converters clip NAME PRETRAINED --output DIR
 
-The protocol with a program is `--progress json`: one JSON object a line on stdout, the last of them
-`{"result": ...}` or `{"error": KIND, "message": ...}`; everything for people goes to stderr.
+For programs there is `--progress json`: one JSON object per line on stdout, of which the last is
+`{"result": ...}` or `{"error": KIND, "message": ...}`. Everything for people goes to stderr.
 """
 
 import argparse
@@ -35,18 +35,18 @@ _NO_MEMORY = "the conversion needs more memory than there is; free some, or conv
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0 after a conversion and 1 after an error."""
+    """Run the command and return the exit status: 0 after a conversion, 1 after an error."""
     options = _parser().parse_args(arguments)
     _be_first_to_go()
     collect_seldom()
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    # Libraries print; what they print must not come between the lines of the protocol.
+    # Libraries print to stdout, and their output must not mix with the lines of the protocol.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # Read when torch is imported. Threads that spin while they wait take the cores from what is serving,
-    # and on busy cores each waits for the other's turn: a step of about a second then took up to 29 s.
+    # torch reads this when it is imported. Threads that spin while they wait take cores from the processes
+    # that serve. On busy cores they wait for each other: a step of about a second then took up to 29 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress: Progress = JsonProgress(stream) if options.progress == "json" else BarProgress(stream)
     if (problem := _engine_problem()) is not None:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
-    """The one place where errors become what the caller reads."""
+    """Convert, and report the result or the error; errors become messages to the caller only here."""
     try:
         if pretrained is None:
             outcome = _sentence_transformer(request, progress)
@@ -93,7 +93,7 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
 
 
 def _unforeseen(error: BaseException) -> dict[str, object]:
-    """What the caller gets for an error that no code has foreseen."""
+    """Return the message to the caller for an error that no code foresees."""
     if not isinstance(error, Exception):
         message = "a library failed on the model's files without an error of its own; they are broken"
         return {"error": InvalidModel.kind, "message": message}
@@ -105,9 +105,9 @@ def _unforeseen(error: BaseException) -> dict[str, object]:
 
 
 def _sentence_transformer(request: Request, progress: Progress) -> dict[str, object]:
-    served, manifest = run(request, progress)
+    triton_name, manifest = run(request, progress)
     return {
-        "served_names": [served],
+        "triton_names": [triton_name],
         "versions": [manifest.version],
         "min_cosine": [manifest.check["min_cosine"]],
     }
@@ -117,14 +117,14 @@ def _clip(request: Request, pretrained: str, progress: Progress) -> dict[str, ob
     converted = pipeline.run(request, pretrained, progress)
     towers = (converted.text, converted.image)
     return {
-        "served_names": [converted.names.text, converted.names.image],
+        "triton_names": [converted.names.text, converted.names.image],
         "versions": [tower.version for tower in towers],
         "min_cosine": [tower.check["min_cosine"] for tower in towers],
     }
 
 
 def _engine_problem() -> str | None:
-    """Why ENGINE cannot be had here, which is better said before the long work; None where it can."""
+    """Return why ENGINE cannot run here, so that a conversion fails before the long work; None if it can."""
     engine = os.environ.get("ENGINE", "auto")
     if engine == "auto":
         return None
@@ -134,14 +134,14 @@ def _engine_problem() -> str | None:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error that a library may have wrapped."""
+    """Return whether a full disk caused an error, which a library may have wrapped."""
     return any(
         isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)
     )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """The same of memory; torch and the engines raise errors of their own for it."""
+    """Return whether lack of memory caused an error; torch and the engines raise their own errors for it."""
     return any(
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
@@ -151,7 +151,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _be_first_to_go() -> None:
-    """Where memory runs out, the kernel is to end this process and none that serves."""
+    """Make the kernel kill this process, and none that serves, when memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
@@ -209,16 +209,16 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def collect_seldom() -> None:
-    """Spare a conversion most of the garbage collection.
+    """Make garbage collection rare during a conversion.
 
-    Nearly all that torch, its exporter and the libraries make lives to the end: looking through it again and
-    again took a quarter of the time of a small model, and finds nothing that weighs.
+    Nearly all objects of torch, its exporter and the libraries live until the end. Scanning them again and
+    again took a quarter of the time of a small model and freed hardly any memory.
     """
     gc.set_threshold(100_000, 50, 100)
 
 
 def _end(status: int) -> NoReturn:
-    """Leave at once: all is said and closed, and taking the libraries apart takes seconds."""
+    """Exit at once: everything is reported and closed, and unloading the libraries takes seconds."""
     sys.stderr.flush()
     os._exit(status)
 

@@ -1,4 +1,4 @@
-"""What the version number of a converted model is made of."""
+"""Content hashes of a converted model, from which its version number is made."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ _BLOCK = 1 << 20
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of one file that fits in memory."""
+    """Return the sha256 of a file that fits in memory."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digest(directory: Path, settings: dict[str, Any]) -> str:
-    """sha256 of all that makes a vector of an input: graph, weights, tokenizer, and `settings` beside."""
+    """Return the sha256 of everything that determines a vector: graph, weights, tokenizer and `settings`."""
     found = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.name.startswith("model.onnx") or path.name == "tokenizer.json":

@@ -1,15 +1,15 @@
-"""Why a conversion ends without a model.
+"""Errors that end a conversion without a model.
 
     ConversionError
-    ├── SourceNotFound    not_found      no source holds a model of that name
-    ├── InvalidModel      invalid_model  there is something, but it is not a model that can be served
+    ├── SourceNotFound    not_found      no source has a model of that name
+    ├── InvalidModel      invalid_model  the source exists, but is not a model that can be served
     ├── CheckFailed       check_failed   the converted model does not give the reference's vectors
-    ├── NoMemory        no_memory      the memory that the process may take is used up
+    ├── NoMemory          no_memory      the process has used all the memory that it may take
     ├── NoSpace           no_space       the disk is full
     └── NameCollision     collision      the served name belongs to another model
 
-Every message is one line, safe to show to a client: no absolute path, no traceback. What is
-anything else is a fault of this program and is reported as `internal`.
+Every message is one line and safe to show to a client: it has no absolute path and no traceback. Any other
+exception is a fault of this program and is reported as `internal`.
 """
 
 import re
@@ -18,19 +18,19 @@ from typing import ClassVar
 
 
 class ConversionError(Exception):
-    """The base; `kind` is the word that the caller of the process gets."""
+    """Base class; `kind` is the word that the converter process reports to its caller."""
 
     kind: ClassVar[str] = "internal"
 
     def __init__(self, message: str) -> None:
-        # JSON, and so a model's own files, can hold halves of characters, which no answer can.
+        # JSON, and so a model's files, can contain lone surrogates, which a response cannot.
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
 def is_of_a_library(error: BaseException) -> bool:
-    """Whether an error is one that libraries in Rust raise: a plain `Exception`, or a panic, which is none.
+    """Return whether a library written in Rust raised the error: a plain `Exception`, or a panic.
 
-    A panic is a `BaseException` of a class that cannot be imported.
+    A panic is a `BaseException`, but no `Exception`, and its class cannot be imported.
     """
     return type(error) is Exception or not isinstance(
         error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit
@@ -38,13 +38,13 @@ def is_of_a_library(error: BaseException) -> bool:
 
 
 class SourceNotFound(ConversionError):
-    """No source holds a model of that name, or the Hub that might cannot be reached."""
+    """No source has a model of that name, or the Hub, which may have it, cannot be reached."""
 
     kind = "not_found"
 
 
 class InvalidModel(ConversionError):
-    """The source is broken, or is a model of a kind that cannot be converted."""
+    """The source is broken, or is a kind of model that cannot be converted."""
 
     kind = "invalid_model"
 
@@ -56,7 +56,7 @@ class CheckFailed(ConversionError):
 
 
 class NoSpace(ConversionError):
-    """The disk of the repository, or of the Hub's cache, is full."""
+    """The disk of the repository or of the Hub's cache is full."""
 
     kind = "no_space"
 
@@ -77,7 +77,7 @@ _LONGEST_MESSAGE = 300
 
 
 def describe(error: BaseException, directory: Path | None = None) -> str:
-    """An error of a library in one line, without paths of this machine."""
+    """Format a library's error as one line without paths of this machine."""
     text = str(error).strip()
     if directory is not None:
         text = text.replace(str(directory), "the model")
@@ -87,5 +87,5 @@ def describe(error: BaseException, directory: Path | None = None) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """A text for a message: printable ASCII, quoted, cut."""
+    """Format a text for a message: quoted printable ASCII, cut after `length` characters."""
     return ascii(text if len(text) <= length else text[:length] + "...")

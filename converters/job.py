@@ -1,4 +1,4 @@
-"""TODO."""
+"""The request of one conversion, the model's lock, and the reservation of memory."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,27 @@ from filelock import FileLock, Timeout
 from converters import memory_reservation
 from converters.errors import NameCollision, NoSpace
 from converters.progress import Progress
-from converters.sentence_transformer.pipeline import refuse_foreign
 from triton_models.contract.accuracy import Precision
 from triton_models.contract.manifest import ManifestError
-from triton_models.repository.repository import ModelNotInRepository, Repository
+from triton_models.repository.repository import ForeignModel, ModelNotInRepository, Repository
 
 LOCK_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for.
+    """A request to convert one model.
 
-    output: the repository's directory. sources: directories that are searched for the model.
-    threads: of the engine in the check; the number that will serve. precision: of the weights.
-    locked: the caller already holds `Repository.lock` of this model. beside: what is served stays in place;
-    the caller makes the new version take over.
+    Attributes:
+        model_name: The model's name.
+        output: The repository's directory.
+        revision: Branch, tag or commit on the Hub; None for the default.
+        sources: Directories that are searched for the model.
+        trust_remote_code: Whether to run code that the model brings along.
+        threads: Threads of the engine in the check; the number that will serve.
+        locked: Whether the caller already holds this model's lock (`Repository.lock_path`).
+        beside: Whether the served version stays in place; the caller then switches to the new one.
+        precision: Precision of the weights.
     """
 
     model_name: str
@@ -41,15 +46,15 @@ class Request:
 
 
 @contextmanager
-def locked(repository: Repository, served: str, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a model, saying so while another process has it."""
-    lock = FileLock(repository.lock_path(served))
+def locked(repository: Repository, triton_name: str, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a model; while another process holds it, report that this one waits."""
+    lock = FileLock(repository.lock_path(triton_name))
     while True:
         try:
             lock.acquire(timeout=LOCK_POLL_SECONDS)
             break
         except Timeout:
-            progress.step("download", 0.0, f"Waiting: {served} is in use by another process")
+            progress.step("download", 0.0, f"Waiting: {triton_name} is in use by another process")
     try:
         yield
     finally:
@@ -58,10 +63,10 @@ def locked(repository: Repository, served: str, progress: Progress) -> Iterator[
 
 @contextmanager
 def reserved(repository: Repository, staged: Path, weight_bytes: int, progress: Progress) -> Iterator[None]:
-    """Hold the memory that a conversion of such weights takes; wait for others that do.
+    """Reserve the memory for converting weights of this size; wait for other conversions if necessary.
 
     Raises:
-        NoSpace: the disk has less than the weights; said at once, rather than after minutes.
+        NoSpace: The disk has less room than the weights need; checked first, rather than after minutes.
     """
     free = shutil.disk_usage(staged).free
     if free < weight_bytes:
@@ -78,14 +83,30 @@ def reserved(repository: Repository, staged: Path, weight_bytes: int, progress: 
         yield
 
 
-def _refuse_collision(repository: Repository, served: str, model_name: str) -> None:
-    refuse_foreign(repository, served)
+def refuse_collision(
+    repository: Repository, triton_name: str, model_name: str, pretrained: str | None = None
+) -> None:
+    """Refuse a served name that another model has.
+
+    Args:
+        repository: The model repository.
+        triton_name: The served name.
+        model_name: The model that is to be served under it.
+        pretrained: The weights of a CLIP model; None for others.
+
+    Raises:
+        NameCollision: The name belongs to another model, or to one that this server did not make.
+    """
+    if repository.is_foreign(triton_name):
+        raise NameCollision(str(ForeignModel(triton_name)))
     try:
-        other = repository.manifest(served)
+        other = repository.manifest(triton_name)
     except (ModelNotInRepository, ManifestError):
-        # Nothing there, or something damaged that the new model replaces.
+        # There is no such model, or a damaged one, which the new model replaces.
         return
-    if other.model_name != model_name or other.tower is not None:
-        raise NameCollision(
-            f"{model_name} would be served as {served}, which is the name of {other.model_name} already"
+    if (other.model_name, other.pretrained) != (model_name, pretrained):
+        asked, taken = (
+            f"{name} {tag or ''}".rstrip()
+            for name, tag in ((model_name, pretrained), (other.model_name, other.pretrained))
         )
+        raise NameCollision(f"{asked} would be served as {triton_name}, which is the name of {taken} already")

@@ -1,11 +1,11 @@
-"""TODO."""
+"""Exceptions that a library may raise for a model that it cannot read."""
 
 import pickle
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-# What the libraries raise for files that are damaged or do not fit together.
+# The libraries raise these for files that are damaged or do not fit together.
 LOADING_ERRORS = (
     OSError,
     ValueError,

@@ -1,10 +1,10 @@
-"""Which conversions run side by side: as many as memory allows, the rest wait.
+"""Reservation of memory by conversions: as many run side by side as memory allows, the rest wait.
 
-One that has begun may take no more than was free then. Beyond it allocations fail, with an error that can be
-told; otherwise the kernel would end some process.
+A conversion may allocate no more than was free when it began. Beyond that, allocations fail with an error
+that can be reported; otherwise the kernel would kill some process.
 
 Every conversion has an entry in `conversions/`: a file that says how much memory it will take,
-locked (flock) for as long as its process lives. An entry without a lock is of a dead process.
+locked (flock) as long as its process lives. An entry without a lock belongs to a dead process.
 """
 
 import fcntl
@@ -23,17 +23,17 @@ from filelock import FileLock
 _POLL_SECONDS = 0.5
 # Peak resident memory, measured on two cores: a tiny BERT 576 MiB, all-MiniLM-L6-v2 (87 MiB of weights)
 # 1,138 MiB, all-mpnet-base-v2 (418 MiB) 2,937 MiB; CLIP's RN50 (389 MiB) 2,091 MiB, ViT-B-32 (577 MiB)
-# 3,131 MiB. The two numbers lie above them all.
+# 3,131 MiB. An estimate with these two numbers is above all of them.
 _BASE_BYTES = 600 * 2**20
 _WEIGHTS_FACTOR = 6.5
-# Of what is free, left to the rest of the machine.
+# Share of the free memory that is left to the rest of the machine.
 _SPARE_PART = 0.05
-# What threads take on paper and do not use: their stacks, and arenas of the allocator.
+# Memory that a thread reserves but does not use: its stack, and the allocator's arenas.
 _THREAD_BYTES = 32 * 2**20
 
 
 def estimate(weight_bytes: int) -> int:
-    """Bytes that the conversion of a model with float32 weights of this size takes at its peak."""
+    """Return the peak memory, in bytes, of converting a model whose float32 weights have this size."""
     return _BASE_BYTES + int(_WEIGHTS_FACTOR * weight_bytes)
 
 
@@ -44,13 +44,17 @@ def reserve(
     waiting: Callable[[], None],
     available: Callable[[], int | None] | None = None,
 ) -> Iterator[None]:
-    """Wait until `needed` bytes are free beside the other conversions, then hold them.
+    """Wait until `needed` bytes are free beside the other conversions, then reserve them.
 
-    A conversion that is alone always goes ahead: waiting would not give it more. None gets more than is free:
-    allocations beyond it fail with MemoryError, or with what the libraries make of it.
+    A single conversion always starts, because waiting would not give it more memory. No conversion gets more
+    than is free: allocations beyond that fail with MemoryError, or with the libraries' own errors.
 
-    directory: of the entries, made if it is not there. waiting: called at each turn of waiting.
-    available: bytes free now, None where the system does not say; the real ones by default.
+    Args:
+        directory: Directory of the entries; created if it does not exist.
+        needed: Bytes to reserve.
+        waiting: Called each time the conversion has to wait.
+        available: Returns the free bytes, or None if the system does not report them; by default
+            `available_bytes`.
     """
     measure = available or available_bytes
     directory.mkdir(parents=True, exist_ok=True)
@@ -74,7 +78,10 @@ def reserve(
 
 
 def available_bytes() -> int | None:
-    """Memory that a new process could take: the machine's or the container's, whichever is less."""
+    """Return the bytes that a new process could take: the machine's, or the container's if they are fewer.
+
+    None if the system does not report them.
+    """
     free = _meminfo()
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None:
@@ -84,7 +91,7 @@ def available_bytes() -> int | None:
 
 
 def _fits(needed: int, others: list[tuple[int, int]], available: int | None) -> bool:
-    """others: (pid, bytes reserved) of every other living conversion."""
+    """Return whether a conversion may start; others: (pid, reserved bytes) of each running conversion."""
     if not others:
         return True
     if available is None:
@@ -93,13 +100,13 @@ def _fits(needed: int, others: list[tuple[int, int]], available: int | None) -> 
 
 
 def _promised(others: list[tuple[int, int]]) -> int:
-    """Bytes that the others have reserved and not taken yet: free as they are, they are theirs."""
+    """Return the bytes that others have reserved but not taken yet; they are free, but not available."""
     return sum(max(0, reserved - _resident(pid)) for pid, reserved in others)
 
 
 @contextmanager
 def _bounded(room: int | None) -> Iterator[None]:
-    """Let this process allocate so many bytes more; None for no bound."""
+    """Limit this process's further allocations to about `room` bytes; None for no limit."""
     taken = _data_bytes()
     if room is None or taken is None:
         yield
@@ -117,7 +124,7 @@ def _bounded(room: int | None) -> Iterator[None]:
 
 
 def _data_bytes() -> int | None:
-    """What this process has allocated, as RLIMIT_DATA counts it; None where the system does not say."""
+    """Return this process's allocated bytes as RLIMIT_DATA counts them; None if they are not reported."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmData:"):
@@ -126,7 +133,7 @@ def _data_bytes() -> int | None:
 
 
 def _enter(directory: Path, needed: int) -> IO[str]:
-    """Write and lock an entry of this process."""
+    """Write and lock an entry for this process."""
     name = f"{os.getpid()}-{secrets.token_hex(4)}.json"
     entry = (directory / name).open("w", encoding="utf-8")
     fcntl.flock(entry, fcntl.LOCK_EX)
@@ -136,7 +143,7 @@ def _enter(directory: Path, needed: int) -> IO[str]:
 
 
 def _living(directory: Path) -> list[tuple[int, int]]:
-    """(pid, bytes) of the entries whose process lives; the others are removed."""
+    """Return (pid, bytes) of each entry whose process is alive, and remove the other entries."""
     living = []
     for path in directory.glob("*.json"):
         with path.open(encoding="utf-8") as entry:
@@ -167,13 +174,13 @@ def _meminfo(what: str = "MemAvailable") -> int | None:
 
 
 def _swap() -> int:
-    """Bytes of swap that may be used, where no control group says how much that is."""
+    """Return the usable bytes of swap; 0 if a control group limits the memory."""
     limited = _number(Path("/sys/fs/cgroup/memory.max")) is not None
     return 0 if limited else _meminfo("SwapFree") or 0
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file of the control group; None where it is absent or says `max`."""
+    """Return the number in a file of the control group; None if the file is missing or says `max`."""
     try:
         text = path.read_text().strip()
     except OSError:
@@ -182,7 +189,7 @@ def _number(path: Path) -> int | None:
 
 
 def _file_cache() -> int:
-    """Bytes of the control group's memory that the kernel gives back when asked."""
+    """Return the bytes of file cache in the control group, which the kernel frees when they are needed."""
     try:
         lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""How a conversion tells its caller where it is.
+"""Progress reports of a conversion to its caller.
 
-Knows nothing about what is being done; `message` must be safe to show to a client.
+Independent of the reported work; `message` must be safe to show to a client.
 """
 
 import json
@@ -14,23 +14,23 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 Step = Literal["download", "convert", "verify"]
 
 _LEAST_INTERVAL = 0.2
-"""Seconds between two lines of one message, so that a fast loop does not flood the reader."""
+"""Least seconds between two lines with one message, so that a fast loop does not flood the reader."""
 
 
 class Progress(Protocol):
-    """Where steps and the outcome go."""
+    """Receiver of a conversion's steps and outcome."""
 
     def step(self, step: Step, progress: float, message: str) -> None:
-        """Report a step; progress: the part of this step that is done, 0 to 1."""
+        """Report a step; `progress` is the part of this step that is done, 0 to 1."""
 
     def result(self, outcome: dict[str, object]) -> None:
-        """Report the end, once: a `result` or an `error`."""
+        """Report the end, once, with a `result` or an `error`."""
 
 
 def part(
     progress: Progress, step: Step, start: float, end: float, what: str = ""
 ) -> Callable[[float, str], None]:
-    """A function that reports 0 to 1 as `start` to `end` of a step."""
+    """Return a function that reports its progress, 0 to 1, as `start` to `end` of a step."""
 
     def report(done: float, message: str) -> None:
         progress.step(step, start + (end - start) * done, f"{message}: {what}" if what else message)
@@ -39,7 +39,7 @@ def part(
 
 
 class JsonProgress:
-    """One JSON object a line, for a program."""
+    """Progress for a program: one JSON object per line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -64,7 +64,7 @@ class JsonProgress:
 
 
 class BarProgress:
-    """A bar for each step on the terminal, and the outcome as one JSON line on stdout."""
+    """Progress for people: one bar per step on stderr, and the outcome as one JSON line on `stream`."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

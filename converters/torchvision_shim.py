@@ -1,12 +1,12 @@
-"""torchvision beside a torch without CUDA.
+"""Import of torchvision beside a torch without CUDA.
 
-open_clip takes its image transforms from torchvision, and transformers imports torchvision wherever it is
-installed. PyPI has torchvision for Linux x86_64 only as built for CUDA; beside the CPU build of torch its
-compiled part cannot be loaded, and the import ends with `operator torchvision::nms does not exist`, because
-torchvision describes two operators of that part before anyone calls them. The transforms are Python
-and Pillow. So the two operators are declared, without code: calling one is an error, as it would be anyhow.
+open_clip takes its image transforms from torchvision, and transformers imports torchvision if it is
+installed. For Linux x86_64, PyPI has only a torchvision built for CUDA, whose compiled part cannot be loaded
+with the CPU build of torch. The import then fails with `operator torchvision::nms does not exist`, because
+torchvision describes two operators of that part while it is imported. The transforms need only Python and
+Pillow. This module therefore declares the two operators without code; calling one is still an error.
 
-To be called before transformers or open_clip is imported. Nothing happens where torchvision fits.
+Call `make_importable` before transformers or open_clip is imported. If torchvision fits, it only imports it.
 """
 
 import importlib
@@ -20,10 +20,11 @@ _declared: list[torch.library.Library] = []
 
 
 def make_importable() -> None:
-    """Import torchvision, if need be without its compiled operators.
+    """Import torchvision, if necessary without its compiled operators.
 
     Raises:
-        ImportError, RuntimeError: it cannot be imported for another reason.
+        ImportError: torchvision cannot be imported for another reason.
+        RuntimeError: As for ImportError.
     """
     try:
         importlib.import_module("torchvision")
@@ -33,7 +34,7 @@ def make_importable() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        # Declared for as long as this object lives.
+        # The operators are declared as long as this object lives.
         _declared.append(library)
         for operator in _OPERATORS:
             library.define(operator + _SIGNATURE)  # type: ignore[no-untyped-call]

@@ -1,11 +1,11 @@
-r"""Seeded random weights of one of open_clip's models, to try a server that cannot reach the Hub.
+r"""Writes seeded random weights of an open_clip model, to try a server that cannot reach the Hub.
 
     .venv/bin/python -m examples.random_weights models/ViT-B-32.random.pt
     MODEL_SOURCES=models scripts/serve
     .venv/bin/python -m examples.search_pictures ~/Pictures "a cat" --sheet found.png \
         --pretrained ViT-B-32.random.pt --random-weights
 
-Every part works as with real weights, at the same speed. What is found means nothing.
+Everything works as with real weights, at the same speed, but the results mean nothing.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""A folder of pictures, made searchable by text.
+"""Searches a folder of pictures by text.
 
     scripts/serve                                                             # in another terminal
     .venv/bin/python -m examples.search_pictures ~/Pictures "a cat" "a rocket at night" --sheet found.png
 
-The first call loads the model, whose weights come from the Hugging Face Hub.
+The first run loads the model, whose weights come from the Hugging Face Hub.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 AT_ONCE_BYTES = 16 << 20
-"""Of the pictures in one request, unless a single one is larger."""
+"""Most bytes of pictures in one request, unless a single picture is larger."""
 
 RANDOM = "Random weights: the order means nothing. This shows that the parts work together, no more."
 
@@ -30,7 +30,7 @@ Found = list[tuple[float, Path]]
 
 
 class Searcher:
-    """Vectors of texts and pictures from the server, of unit length: their product is the cosine."""
+    """Client that gets unit-length vectors of texts and pictures; their dot product is the cosine."""
 
     def __init__(self, url: str, model: dict[str, str]) -> None:
         self._http = httpx.Client(base_url=url, timeout=3600)
@@ -38,12 +38,12 @@ class Searcher:
         self._post("/load_clip_model", model)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        """float32 [n, D]."""
+        """Return the vectors of texts, float32 [n, D]."""
         answer = self._post("/infer_text", {**self._model, "text": list(texts), "normalize": True})
         return np.array(answer["embedding"], np.float32)
 
     def pictures(self, paths: Sequence[Path]) -> Vectors:
-        """float32 [n, D]; some pictures in each request."""
+        """Return the vectors of pictures, float32 [n, D]; each request carries several."""
         vectors: list[list[float]] = []
         for group in groups(paths):
             images = [base64.b64encode(path.read_bytes()).decode("ascii") for path in group]
@@ -62,7 +62,7 @@ class Searcher:
 
 
 def groups(paths: Sequence[Path]) -> list[list[Path]]:
-    """In their order, as many in a group as AT_ONCE_BYTES allow."""
+    """Split paths into groups, in order, each with as many files as AT_ONCE_BYTES allows."""
     made: list[list[Path]] = []
     room = 0
     for path in paths:
@@ -76,7 +76,7 @@ def groups(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def search(searcher: Searcher, paths: Sequence[Path], queries: Sequence[str], top: int) -> dict[str, Found]:
-    """The nearest pictures for each query, the nearest first, with their cosines."""
+    """Return the `top` nearest pictures for each query, nearest first, with their cosines."""
     cosines = searcher.texts(queries) @ searcher.pictures(paths).T
     return {
         query: [(float(row[index]), paths[index]) for index in np.argsort(-row)[:top]]
@@ -89,7 +89,7 @@ INK, SOFT, ALARM = "#222222", "#70757d", "#b3261e"
 
 
 def sheet(found: dict[str, Found], title: str, note: str) -> Image.Image:
-    """A row for each query, with what was found; `note` stands out below the title."""
+    """Draw a row of found pictures for each query; `note` is in red below the title."""
     across = max(len(row) for row in found.values())
     width = LEFT + across * (CELL + GAP) + GAP
     image = Image.new("RGB", (width, HEAD + len(found) * (CELL + CAPTION + GAP)), "white")

@@ -1,6 +1,7 @@
-"""Which addresses images may be fetched from.
+"""The addresses that images may be fetched from.
 
-The networks are named here: what the standard library's `ipaddress` calls global depends on Python's version.
+The networks are listed here because the standard library's notion of a global address (`ipaddress`) depends
+on the version of Python.
 """
 
 import ipaddress
@@ -23,25 +24,26 @@ _SPECIAL = tuple(
         *("192.168.0.0/16", "192.175.48.0/24"),
         # Benchmarking, documentation twice, multicast, reserved with limited broadcast.
         *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        # Azure's metadata and control address: public by its number, but inside every machine of that cloud.
+        # Azure's metadata and control address: in a public range, but internal to each machine of that cloud.
         "168.63.129.16/32",
-        # Of 2000::/3, outside of which nothing is taken: IETF protocol assignments (benchmarking, AMT, AS112,
-        # ORCHID and DRIP among them), documentation twice, AS112.
+        # Inside 2000::/3 (`is_public` refuses all other IPv6): IETF protocol assignments (benchmarking, AMT,
+        # AS112, ORCHID and DRIP among them), documentation twice, AS112.
         *("2001::/23", "2001:db8::/32", "3fff::/20", "2620:4f:8000::/48"),
     )
 )
-"""Networks without hosts of the public Internet; those called globally reachable hold no web server.
+"""Networks without hosts of the public Internet. Those that IANA calls globally reachable have no web server.
 
 Sources, as of 2025-10-09: www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry,
-and ipv4-address-space for multicast. ::ffff:0:0/96, 64:ff9b::/96 (NAT64), 2001::/32 (Teredo) and 2002::/16
-(6to4) are judged by the IPv4 address inside.
+and ipv4-address-space for multicast. In ::ffff:0:0/96, 64:ff9b::/96 (NAT64), 2001::/32 (Teredo) and 2002::/16
+(6to4), the embedded IPv4 address decides.
 """
 
 
 class AllowedHosts:
-    """Public addresses, and what the operator allows besides.
+    """The hosts that may be fetched from: all public addresses, and those that the operator allows.
 
-    entries: host names, addresses, and networks such as `10.0.0.0/8`.
+    Args:
+        entries: host names, addresses, and networks such as `10.0.0.0/8`.
 
     Raises:
         ValueError: an entry is none of these.
@@ -59,7 +61,7 @@ class AllowedHosts:
                 self._names.add(entry.lower())
 
     def permits(self, host: str, address: Address) -> bool:
-        """Whether a connection to `address`, found for `host`, may be made."""
+        """Return whether a connection to `address` is allowed, to which the name `host` resolved."""
         if host.lower().rstrip(".") in self._names:
             return True
         plain = embedded(address) or address
@@ -69,7 +71,7 @@ class AllowedHosts:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public Internet, whichever way it is written."""
+    """Return whether an address belongs to the public Internet; an embedded IPv4 address decides."""
     inner = embedded(address)
     if inner is not None:
         return is_public(inner)
@@ -79,7 +81,7 @@ def is_public(address: Address) -> bool:
 
 
 def embedded(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 address leads to, by one of the ways of writing one in the other."""
+    """Return the IPv4 address inside an IPv6 address (mapped, 6to4, Teredo or NAT64), or None."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address.ipv4_mapped is not None:

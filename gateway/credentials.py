@@ -1,7 +1,7 @@
-"""Credentials of the environment: taken out of it before anything is started, and kept in this process.
+"""Credentials from the environment: removed before the server starts anything, and kept in this process.
 
-What Linux shows as a process's environment is the memory that it began with, which changing variables leaves
-as it is. Processes of the same user can read it, a model's own code among them: so it is overwritten.
+Linux shows the environment that a process began with; changing a variable does not change that memory. Any
+process of the same user can read it, a model's own code included. So this module overwrites it.
 """
 
 import ctypes
@@ -12,13 +12,13 @@ from multiprocessing import current_process
 from pathlib import Path
 
 SECRETS = ("API_KEYS", "ADMIN_API_KEYS", "TRITON_GRPC_HEADERS")
-"""Settings of which nothing is shown, and which no process that is started inherits."""
+"""Secret settings: their values are never shown, and no child process inherits them."""
 
 OF_THE_HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""For the converter alone, which downloads."""
+"""Tokens of the Hugging Face Hub; only the converter gets them, since it downloads models."""
 
 OF_TRITON = ("TRITONCACHE_REDIS_USERNAME", "TRITONCACHE_REDIS_PASSWORD")
-"""Read by Triton's redis cache, and nothing to the converter."""
+"""Credentials of Triton's Redis cache; the converter does not get them."""
 
 _KEY_BYTES = 32
 _PR_SET_DUMPABLE = 4
@@ -26,10 +26,10 @@ _taken: dict[str, str] = {}
 
 
 def take() -> dict[str, str]:
-    """Take the credentials out of the environment; all that were taken so far, by variable.
+    """Move the credentials out of the environment; return all that were taken so far, by variable.
 
-    Workers that uvicorn starts find them here too: multiprocessing hands its key to new processes through a
-    pipe, and they are put behind it.
+    Workers that uvicorn starts get them too: multiprocessing passes its authentication key to new processes
+    through a pipe, and the credentials are appended to that key.
     """
     process = current_process()
     behind = bytes(process.authkey)[_KEY_BYTES:]
@@ -43,30 +43,31 @@ def take() -> dict[str, str]:
 
 
 def for_the_converter() -> dict[str, str]:
-    """The environment of a converter: with the Hub's token, without what is Triton's."""
+    """Return the environment of a converter: with the Hub's token, without Triton's credentials."""
     environment = {name: value for name, value in os.environ.items() if name not in OF_TRITON}
     return environment | {name: _taken[name] for name in OF_THE_HUB if name in _taken}
 
 
 def keep_others_out() -> None:
-    """Have Linux refuse this process's memory to other processes of its user.
+    """Make Linux deny other processes of the same user access to this process's memory.
 
-    With it go debuggers and profilers of that user, and files of a crash: for where others' code runs.
+    That user's debuggers, profilers and core dumps stop working too. Call this where third-party code runs
+    as the same user.
     """
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _overwrite(names: tuple[str, ...]) -> None:
-    """Fill with zeros what this process was started with under these names; Linux only."""
+    """Overwrite these variables with zeros in the environment that the process started with; Linux only."""
     stat = Path("/proc/self/stat")
     if not stat.exists():
         return
-    # proc(5): env_start and env_end, the 50th and 51st field; the third follows the name in parentheses.
+    # proc(5): env_start and env_end are fields 50 and 51. The name, field 2, is cut off, so index 0 is 3.
     fields = stat.read_text(errors="replace").rpartition(")")[2].split()
     start, end = int(fields[47]), int(fields[48])
     if not 0 < start < end:
         return
     pattern = rb"(?:^|(?<=\0))(?:%s)=[^\0]*" % "|".join(names).encode()
-    # Settings may be written in small letters.
+    # Names of settings may be in lower case.
     for found in re.finditer(pattern, ctypes.string_at(start, end - start), re.IGNORECASE):
         ctypes.memset(start + found.start(), 0, len(found[0]))

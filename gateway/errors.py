@@ -1,28 +1,28 @@
-"""Every error a caller can meet, and how it becomes an answer.
+"""The errors that the gateway reports to callers.
 
     GatewayError
-    ├── Unauthorized        no key, or a wrong one
-    ├── Forbidden           a valid key, but not for this; or a web page of another origin
-    ├── RateLimited         more requests a second than one key may send
-    ├── HeadersTooLarge     a limit on the headers
-    ├── UrlTooLong          a limit on the URL
-    ├── ModelNotFound       no such model at the source, or it is not loaded
-    ├── ModelConflict       names collide, or the model is being unloaded or deleted
-    ├── TooLarge            a limit on size or number
-    ├── UnknownEncoding     the body is packed in a way that is not known here
+    ├── Unauthorized        the key is missing or wrong
+    ├── Forbidden           the key does not permit this, or a web page of another origin sent the request
+    ├── RateLimited         the caller exceeds its requests per second
+    ├── HeadersTooLarge     the headers exceed a limit
+    ├── UrlTooLong          the URL exceeds a limit
+    ├── ModelNotFound       the model does not exist at the source, or is not loaded
+    ├── ModelConflict       names collide, or the model is being changed
+    ├── TooLarge            a size or a count exceeds a limit
+    ├── UnknownEncoding     the body's compression is not supported
     ├── InvalidInput        an input cannot be used
-    │   ├── EmptyInput      there is none
-    │   ├── TextTooLong     more tokens than the model takes, and not to be truncated
-    │   └── NoVector        the model computes no finite vector for it
+    │   ├── EmptyInput      the request has no input
+    │   ├── TextTooLong     the text exceeds the model's limit of tokens, and must not be truncated
+    │   └── NoVector        the model computes no finite vector for the input
     ├── InvalidModel        the model cannot be converted, or fails its check
-    ├── Overloaded          too much is waiting for the model already
-    ├── Unavailable         Triton is not there, or not ready
-    ├── DeadlineExceeded    the request outlived its time limit
-    ├── InsufficientStorage no room for the conversion, or in the budget for loaded models
-    └── Unsupported         an API that is spoken here offers it, this server does not
+    ├── Overloaded          a queue is full
+    ├── Unavailable         Triton or the model is not ready
+    ├── DeadlineExceeded    the request exceeded its time limit
+    ├── InsufficientStorage the disk is full, or the budget for loaded models is used up
+    └── Unsupported         the API defines this feature, but the server does not have it
 
-The message is the caller's: one line that says what to change, without path, address or traceback. The body
-around it is of the API that was asked: `gateway/api/error_bodies.py`.
+Callers see the message: one line that says what to change, without paths, addresses or tracebacks. The API
+that was called decides the body around it: see `gateway/api/error_bodies.py`.
 """
 
 import logging
@@ -31,9 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class GatewayError(Exception):
-    """Base of what a caller is told.
+    """Base class of the errors that callers see.
 
-    code: the kind of error in one word, for programs. retry_after: seconds.
+    Attributes:
+        code: the kind of error in one word, for programs.
+        retry_after: seconds after which a retry may succeed; None if the error does not say.
     """
 
     code = ""
@@ -41,19 +43,19 @@ class GatewayError(Exception):
 
 
 class Unauthorized(GatewayError):
-    """The request carries no key, or a wrong one."""
+    """The key is missing or wrong."""
 
     code = "invalid_api_key"
 
 
 class Forbidden(GatewayError):
-    """The key is valid and not one for this, or a web page of another origin asks."""
+    """The key is valid but does not permit this, or a web page of another origin sent the request."""
 
     code = "forbidden"
 
 
 class RateLimited(GatewayError):
-    """The key, or the address, sends more requests a second than it may."""
+    """The key or address sends more requests per second than it may."""
 
     code = "rate_limited"
 
@@ -63,7 +65,7 @@ class RateLimited(GatewayError):
 
 
 class HeadersTooLarge(GatewayError):
-    """The headers are too many or too large."""
+    """The request has too many headers, or they are too large."""
 
     code = "headers_too_large"
 
@@ -75,25 +77,25 @@ class UrlTooLong(GatewayError):
 
 
 class ModelNotFound(GatewayError):
-    """No such model at the source, or it is not loaded."""
+    """The model does not exist at the source, or is not loaded."""
 
     code = "model_not_found"
 
 
 class ModelConflict(GatewayError):
-    """The name collides with another model's, or the model is being unloaded or deleted."""
+    """The name collides with another model's, or the model is being changed."""
 
     code = "model_conflict"
 
 
 class TooLarge(GatewayError):
-    """A limit on size or number is exceeded."""
+    """A size or a count exceeds a limit."""
 
     code = "too_large"
 
 
 class UnknownEncoding(GatewayError):
-    """The body is packed in a way that is not known here."""
+    """The compression of the body is not supported."""
 
     code = "unknown_encoding"
 
@@ -105,13 +107,13 @@ class InvalidInput(GatewayError):
 
 
 class EmptyInput(InvalidInput):
-    """No input at all."""
+    """The request has no input."""
 
     code = "empty_input"
 
 
 class TextTooLong(InvalidInput):
-    """A text has more tokens than the model takes, and is not to be truncated."""
+    """A text has more tokens than the model takes, and the request does not allow truncation."""
 
     code = "text_too_long"
 
@@ -129,7 +131,7 @@ class InvalidModel(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """Too much is waiting for the model already; the request was not begun."""
+    """A queue is full; the server did not start the request."""
 
     code = "overloaded"
 
@@ -139,25 +141,25 @@ class Overloaded(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """Triton is not there, or the model is on its way."""
+    """Triton or the model is not ready."""
 
     code = "unavailable"
     retry_after = 2
 
 
 class DeadlineExceeded(GatewayError):
-    """The request outlived its time limit."""
+    """The request exceeded its time limit."""
 
     code = "timeout"
 
 
 class InsufficientStorage(GatewayError):
-    """No room on the disk for the conversion, or in the budget for loaded models."""
+    """The disk is full, or the budget for loaded models is used up."""
 
     code = "insufficient_storage"
 
 
 class Unsupported(GatewayError):
-    """The API that was asked offers this, the server does not."""
+    """The API defines this feature, but the server does not have it."""
 
     code = "unsupported"

@@ -1,4 +1,4 @@
-"""What the application is built of: made at start, closed at the end."""
+"""Creates the parts of the application at its start, and closes them at its end."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.allowed_hosts import AllowedHosts
+from gateway.api.prometheus import PrometheusMetrics
 from gateway.api.request_body import Bodies
 from gateway.api.services import Services
 from gateway.health.monitor import Monitor
@@ -18,15 +19,16 @@ from gateway.models.capacity import Capacity
 from gateway.models.catalog import Catalog
 from gateway.models.lifecycle import Lifecycle
 from gateway.models.load_jobs import LoadJobs
-from gateway.models.locks import Changes
-from gateway.models.readiness import Verified
-from gateway.models.reconciler import Restorer
-from gateway.models.rollout import Serving
+from gateway.models.locks import ModelLocks
+from gateway.models.readiness import ReadinessGate
+from gateway.models.reconciler import Reconciler
+from gateway.models.rollout import Rollout
 from gateway.models.status import Status
 from gateway.server.shutdown import Shutdown
 from gateway.settings import Settings
 from gateway.telemetry.metrics import TRITON_RESTARTS
-from triton_models.client.channel import Access
+from gateway.telemetry.tracing import infer_call
+from triton_models.client.channel import ChannelOptions
 from triton_models.repository.repository import Repository
 from triton_models.server.supervisor import Triton
 
@@ -34,44 +36,45 @@ log = logging.getLogger(__name__)
 
 
 CHANNELS = 2
-"""Connections to Triton of one process: one carries over 10,000 requests a second, and each costs CPU."""
+"""Connections of one process to Triton. One carries over 10,000 requests a second, and each costs CPU."""
 
 METRICS_PORT = 8002
-"""Where Triton shows its metrics unless told otherwise."""
+"""Triton's default port for metrics."""
 
 
 @asynccontextmanager
 async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Services]:
-    """Everything started, in the order of need; ended in the reverse order."""
+    """Start all parts, each after the parts that it needs, and close them at the end."""
     repository = Repository(settings.model_repository)
     await asyncio.to_thread(repository.clean)
     async with Triton(
         repository.root,
         settings.response_cache,
-        grpc_url=settings.triton_grpc_url,
-        metrics_url=settings.triton_metrics_url or default_metrics_url(settings.triton_grpc_url),
+        grpc_url=settings.triton_grpc_address,
+        metrics_url=settings.triton_metrics_url or default_metrics_url(settings.triton_grpc_address),
         channels=CHANNELS,
         access=await asyncio.to_thread(triton_access, settings),
         on_restart=TRITON_RESTARTS.inc,
     ) as triton:
         catalog = Catalog(repository)
-        changes = Changes(repository)
-        serving = Serving(settings, repository, triton, changes)
-        capacity = Capacity(settings, repository, triton, changes, serving)
-        lifecycle = Lifecycle(settings, repository, changes, serving, capacity)
+        locks = ModelLocks(repository)
+        rollout = Rollout(settings, repository, triton, locks)
+        capacity = Capacity(settings, repository, triton, locks, rollout)
+        lifecycle = Lifecycle(settings, repository, locks, rollout, capacity)
         jobs = LoadJobs(lifecycle)
         monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
-        verified = Verified(repository, triton, monitor)
-        restorer = Restorer(
-            repository, triton, lifecycle, jobs, capacity, catalog, verified, settings.load_models
+        readiness = ReadinessGate(repository, triton, monitor)
+        reconciler = Reconciler(
+            repository, triton, lifecycle, jobs, capacity, catalog, readiness, settings.load_models
         )
-        status = Status(repository, triton, jobs, restorer, monitor, shutdown)
-        embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, verified)
+        status = Status(repository, triton, jobs, reconciler, monitor, lambda: shutdown.begun)
+        prometheus = PrometheusMetrics(status, triton)
+        embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, readiness)
         bodies = Bodies(settings.max_body_bytes, settings.request_timeout, settings.max_inputs)
-        tasks = [asyncio.create_task(part.run()) for part in (restorer, monitor)]
+        tasks = [asyncio.create_task(part.run()) for part in (reconciler, monitor)]
         try:
             with shutdown.handling(jobs.end_conversions):
-                yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status)
+                yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status, prometheus)
         finally:
             if triton.is_owner:
                 await shutdown.wait_for_others()
@@ -79,34 +82,34 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await jobs.close()
-            await status.close()
+            await prometheus.close()
             await fetcher.close()
             decoder.close()
             embedder.close()
 
 
 def embedders(
-    settings: Settings, catalog: Catalog, triton: Triton, verified: Verified
+    settings: Settings, catalog: Catalog, triton: Triton, readiness: ReadinessGate
 ) -> tuple[TextEmbedder, ImageEmbedder, tuple[ImageFetcher, ImageDecoder]]:
-    """What embeds texts and images, and what gets at these; they share one queue for each model in Triton."""
+    """Create the embedders of texts and images, which share one queue per model, and the image readers."""
     most, timeout = settings.max_inputs, settings.request_timeout
-    admission = Admission(settings.max_queued_rows)
+    admission = Admission(settings.max_queued_inputs, settings.max_queue_seconds)
     texts = TextEmbedder(
         catalog,
         triton,
-        verified,
+        readiness,
         admission,
         max_inputs=most,
         timeout=timeout,
         max_characters=settings.max_text_characters,
     )
     readers = image_readers(settings)
-    images = ImageEmbedder(catalog, triton, verified, admission, *readers, max_inputs=most, timeout=timeout)
+    images = ImageEmbedder(catalog, triton, readiness, admission, *readers, max_inputs=most, timeout=timeout)
     return texts, images, readers
 
 
 def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
-    """What gets at images, within the operator's limits."""
+    """Create the fetcher and the decoder of images, with the limits from the settings."""
     fetcher = ImageFetcher(
         AllowedHosts(settings.image_hosts_allowed),
         max_bytes=settings.max_image_bytes,
@@ -116,16 +119,17 @@ def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
     return fetcher, ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
 
 
-def triton_access(settings: Settings) -> Access:
-    """What the Triton at TRITON_GRPC_URL asks for."""
+def triton_access(settings: Settings) -> ChannelOptions:
+    """Return the TLS files and headers for the connection to the Triton at TRITON_GRPC_ADDRESS."""
     ca, key, certificate = (
         None if path is None else path.read_bytes()
         for path in (settings.triton_grpc_tls_ca, settings.triton_grpc_tls_key, settings.triton_grpc_tls_cert)
     )
     headers = tuple(header.partition("=") for header in settings.triton_grpc_headers)
-    return Access(ca, key, certificate, tuple((name, value) for name, _, value in headers))
+    pairs = tuple((name, value) for name, _, value in headers)
+    return ChannelOptions(ca, key, certificate, pairs, infer_call())
 
 
 def default_metrics_url(grpc_url: str | None) -> str | None:
-    """host:port of the metrics of a Triton with its ports unchanged."""
+    """Return host:port of the metrics of a Triton with default ports; None without an address."""
     return None if grpc_url is None else f"{grpc_url.rpartition(':')[0]}:{METRICS_PORT}"

@@ -1,4 +1,4 @@
-"""What memory the server's processes take, as Linux tells it; and giving back what is not used."""
+"""The resident memory of the server's processes, and the return of unused memory to the system."""
 
 import ctypes
 import os
@@ -11,10 +11,14 @@ _KINDS = {b"tritonserver": "triton", b"converters": "converter"}
 
 
 def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
-    """Resident bytes of this server's processes by what they are: front_end, triton, converter.
+    """Measure the resident memory of this server's processes.
 
-    triton: the embedded one with the processes of its models. What processes share counts in each of them.
-    Empty where there is no /proc.
+    Args:
+        proc: the directory where Linux shows its processes.
+
+    Returns:
+        Bytes by kind of process: `front_end`, `triton` (the embedded Triton and the processes of its models)
+        and `converter`. Memory that processes share counts in each of them. Empty if `proc` does not exist.
     """
     parent = parent_process()
     children: dict[int, list[int]] = defaultdict(list)
@@ -22,7 +26,7 @@ def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
         if entry.name.isdigit() and (fields := _stat(entry)):
             children[int(fields[1])].append(int(entry.name))
     sizes: dict[str, int] = defaultdict(int)
-    # With several workers, all of them and their parent.
+    # With several workers, start at their parent, so that all of them count.
     waiting = [(os.getpid() if parent is None or parent.pid is None else parent.pid, "front_end")]
     while waiting:
         pid, kind = waiting.pop()
@@ -33,23 +37,23 @@ def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
 
 
 def give_back() -> None:
-    """Return freed memory to the system; takes milliseconds and holds no interpreter's lock.
+    """Return freed memory to the system; this takes milliseconds, without the interpreter's lock.
 
-    Reading a tokenizer takes tens of megabytes for a moment, and glibc keeps what lies below anything that
-    lives longer: after a hundred models the process would hold twice what it uses. malloc_trim(3).
+    Reading a tokenizer takes tens of megabytes for a moment. glibc keeps freed memory that lies below a block
+    still in use: after a hundred models the process would hold twice the memory it uses. See malloc_trim(3).
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    # Other C libraries have none, and no such arenas.
+    # Other C libraries do not have this function, nor such arenas.
     if trim is not None:
         trim(0)
 
 
 def _stat(process: Path) -> list[str]:
-    """The fields after the name, which may hold anything: state, parent and so on."""
+    """Return the fields of `stat` after the name, which may hold any character: state, parent and so on."""
     try:
         return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
-        # It has ended since.
+        # The process has ended in the meantime.
         return []
 
 
@@ -72,16 +76,16 @@ def _resident(process: Path) -> int:
 
 
 LARGE_BLOCK = 1 << 20
-"""Bytes from which a block is mapped for itself; the images of most requests are below."""
+"""Size in bytes from which malloc maps a block separately; the images of most requests are smaller."""
 
 _M_MMAP_THRESHOLD = -3
 
 
 def give_back_large_blocks() -> None:
-    """Have the C library return large blocks to the system at once, where it is glibc.
+    """Make glibc return large blocks to the system as soon as they are freed.
 
-    By itself it begins to keep what is freed, in every thread, once a block of this size was freed: 64
-    images of 12 megapixels then left 285 MB behind, and 7 MB with this.
+    By default, once a block of this size has been freed, glibc keeps freed blocks in every thread. 64 images
+    of 12 megapixels then left 285 MB behind; with this setting, 7 MB. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,8 +1,9 @@
 """The operator's settings: environment variables, read once at start, typed and frozen.
 
-`README.md` lists every one of them with its default; a test holds that.
+`docs/reference/configuration.md` lists every setting with its default; a test compares them.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,22 +16,34 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.allowed_hosts import AllowedHosts
 from gateway.credentials import SECRETS
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from triton_models.contract.accuracy import Precision
 from triton_models.contract.names import InvalidModelName
 from triton_models.server.response_cache import parse_response_cache
 
 ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
-"""As the backend's `sessions.py` has them, which the front end cannot import; a test holds them equal."""
+"""Same as in the backend's `sessions.py`, which the gateway cannot import; a test compares them."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+", re.IGNORECASE)
 _HEADER = re.compile(r"[a-z0-9_.-]+=[ -~]+")
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
+RENAMED = {
+    "MAX_QUEUED_ROWS": "MAX_QUEUED_INPUTS",
+    "TRITON_GRPC_URL": "TRITON_GRPC_ADDRESS",
+    "UNLOAD_LEAST_RECENTLY_USED": "EVICT_LEAST_RECENTLY_USED",
+}
+"""Old names of settings, which still work, and the new ones."""
+
+REMOVED = {"MAX_LOADED_BYTES": "it counted bytes of weights, not memory; set MAX_LOADED_MODELS instead"}
+"""Settings that are gone, and what to do instead. The gateway does not start with one of them."""
+
+log = logging.getLogger(__name__)
+
 
 class SettingsError(SystemExit):
-    """An environment variable cannot be used; the text is one line that names it."""
+    """An environment variable cannot be used; the message is one line that names it."""
 
 
 def _split(separator: str) -> BeforeValidator:
@@ -43,7 +56,7 @@ def _split(separator: str) -> BeforeValidator:
 
 
 class Settings(BaseSettings):
-    """One field an environment variable of the same name in capitals."""
+    """Settings of the gateway; each field is the environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=False)
 
@@ -58,16 +71,13 @@ class Settings(BaseSettings):
     max_loaded_models: int | None = Field(
         None, ge=1, description="Models that may be loaded at a time; unset: as many as fit."
     )
-    max_loaded_bytes: int | None = Field(
-        None, ge=1, description="Bytes of weights that may be loaded at a time; unset: as many as fit."
-    )
-    unload_least_recently_used: bool = Field(
+    evict_least_recently_used: bool = Field(
         False, description="Make room for a model by unloading others, instead of refusing it."
     )
     load_models: Annotated[tuple[str, ...], NoDecode, _split(",")] = Field(
         (DEFAULT_MODEL,), description="Models loaded at start, comma-separated; empty for none."
     )
-    triton_grpc_url: str | None = Field(
+    triton_grpc_address: str | None = Field(
         None, description="host:port of a running Triton; unset: the embedded one is started."
     )
     triton_metrics_url: str | None = Field(
@@ -112,8 +122,11 @@ class Settings(BaseSettings):
         None, description="Form of the log's lines; unset: text on a terminal, json elsewhere."
     )
     max_inputs: int = Field(4096, ge=1, description="Texts or images one request may carry.")
-    max_queued_rows: int = Field(
+    max_queued_inputs: int = Field(
         16384, ge=1, description="Inputs of one model that may wait, of small requests and of bulk each."
+    )
+    max_queue_seconds: float = Field(
+        10, gt=0, description="Longest predicted wait of a request; one that would wait longer is refused."
     )
     max_text_characters: int = Field(1_000_000, ge=1, description="Length of one text, in characters.")
     max_body_bytes: int = Field(64 << 20, ge=1024, description="Size of a request's body, in bytes.")
@@ -210,7 +223,7 @@ class Settings(BaseSettings):
     def _model_names(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for name in value:
             try:
-                Reference.parse(name)
+                ModelId.parse(name)
             except InvalidModelName as error:
                 raise ValueError(f"{name!r}: {error}") from error
         most = info.data.get("max_loaded_models")
@@ -237,7 +250,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must be one of {', '.join(ENGINE_NAMES)}")
         return value
 
-    @field_validator("triton_grpc_url")
+    @field_validator("triton_grpc_address")
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
         if value is None:
@@ -249,20 +262,35 @@ class Settings(BaseSettings):
 
 
 def read_settings(credentials: Mapping[str, str] = MappingProxyType({})) -> Settings:
-    """Read the environment.
+    """Read the settings from the environment.
 
-    credentials: variables that were taken out of it (`credentials.py`); they go before those in it.
+    Args:
+        credentials: Variables taken out of the environment by `credentials.py`; they take precedence.
 
     Raises:
-        SettingsError: with one line that names the variable and says what is wrong.
+        SettingsError: A variable has a value that cannot be used, or is no longer supported.
     """
-    taken: dict[str, Any] = {name.lower(): credentials[name] for name in SECRETS if name in credentials}
+    for name, instead in REMOVED.items():
+        if name in os.environ:
+            raise SettingsError(f"{name}: this setting is gone: {instead}")
+    given: dict[str, Any] = {name.lower(): credentials[name] for name in SECRETS if name in credentials}
+    old_names = {new: old for old, new in RENAMED.items() if old in os.environ and new not in os.environ}
+    given |= {new.lower(): os.environ[old] for new, old in old_names.items()}
     try:
-        return Settings(**taken)
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        name = old_names.get(name, name)
         message = first["msg"].removeprefix("Value error, ")
         got = "" if name in SECRETS else f" (got {os.environ.get(name)!r})"
-        # Not chained: pydantic's own text shows the value.
+        # Not chained, since pydantic's own message shows the value.
         raise SettingsError(f"{name}: {message}{got}") from None
+
+
+def warn_of_old_names() -> None:
+    """Log one line for each setting that has its old name in the environment."""
+    for old, new in RENAMED.items():
+        if old in os.environ:
+            used = "is ignored" if new in os.environ else "still works"
+            log.warning("%s is called %s now; the old name %s", old, new, used)

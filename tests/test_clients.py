@@ -1,4 +1,4 @@
-"""docs/clients.md: each block, run as it is by the real client, gives the vectors of `POST /infer`."""
+"""docs/guides/clients.md: each block, run as it is by the real client, gives the vectors of `POST /infer`."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.conftest import MINILM, ROOT, Server
 from tests.support.vectors import cosines
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
-PAGE = (ROOT / "docs" / "clients.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "clients.md").read_text()
 ADDRESS = "http://127.0.0.1:8686"
 TEXTS = ["a diver", "a dog"]
 

@@ -1,4 +1,4 @@
-"""The shape of the project: which way imports go, sizes, and what the documents must name."""
+"""The shape of the project: which way imports go, and sizes."""
 
 import ast
 import re
@@ -17,6 +17,38 @@ MAY_IMPORT = {
     "triton_models": {"triton_models"},
     "inference_store": {"inference_store"},
 }
+ORDER: dict[str, tuple[set[str], ...]] = {
+    "gateway": (
+        {"application"},
+        {"lifespan"},
+        {"server"},
+        {"middleware"},
+        {"api"},
+        {"inference"},
+        {"models"},
+        {"text", "images"},
+        {"telemetry"},
+        {"health"},
+        {"settings"},
+        {"model_id", "memory", "concurrency", "allowed_hosts", "credentials"},
+        {"errors"},
+    ),
+    "converters": (
+        {"__main__"},
+        {"sentence_transformer", "clip"},
+        {"job", "verification", "sources"},
+        {"graph", "memory_reservation", "content_hash", "torchvision_shim", "loading_errors"},
+        {"progress"},
+        {"errors"},
+    ),
+    "triton_models": ({"server"}, {"client", "repository", "backends"}, {"contract"}),
+    "benchmarks": ({"studies"}, {"compare"}, {"loadtest"}),
+}
+"""Rooms of each package from above to below. A room imports itself and rooms below it, none beside it."""
+
+NO_BEGINNING = re.compile(r"(What|Who|Of|Whether|How many)\b")
+"""Words with which no docstring begins: its first line says what a thing is or does."""
+
 ONLY_IN_CONVERTERS = {"torch", "transformers", "sentence_transformers", "open_clip"}
 SOURCES = sorted(
     path
@@ -30,6 +62,8 @@ LISTED = subprocess.run(
     check=True,
 )
 TESTED = sorted(path for name in LISTED.stdout.split() if (path := ROOT / name).exists())
+
+DOCUMENTED = [path for path in TESTED if path.relative_to(ROOT).parts[0] != "tests"]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -57,17 +91,64 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not imported & ONLY_IN_CONVERTERS
 
 
-def test_benchmarks_import_downwards() -> None:
-    """Studies may use comparisons, and those the load test; never the other way round."""
-    layers = ("studies", "compare", "loadtest")
-    for path in (ROOT / "benchmarks").rglob("*.py"):
-        layer = path.relative_to(ROOT).parts[1]
-        for above in layers[: layers.index(layer)] if layer in layers else ():
-            imported = re.search(rf"(from|import) benchmarks(\.| import ){above}\b", path.read_text())
-            assert imported is None, f"{relative(path)} imports {above}"
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of what the file imports, of modules and of names in them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-def test_the_front_end_process_holds_no_torch() -> None:
+@pytest.mark.parametrize("package", ORDER)
+def test_rooms_import_downwards(package: str) -> None:
+    rank = {room: depth for depth, rooms in enumerate(ORDER[package]) for room in rooms}
+    wrong = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        assert room in rank, f"{relative(path)}: say in ORDER where {room} is"
+        for name in imported_modules(path):
+            parts = name.split(".")
+            if parts[0] == package and parts[1] in rank and parts[1] != room and rank[parts[1]] <= rank[room]:
+                wrong.append(f"{relative(path)} imports {name}")
+    assert wrong == []
+
+
+def test_no_modules_import_each_other() -> None:
+    modules = {
+        relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path in DOCUMENTED
+    }
+    graph = {
+        name: {one if one in modules else one.rpartition(".")[0] for one in imported_modules(path)} - {name}
+        for name, path in modules.items()
+    }
+    left = {name: names & graph.keys() for name, names in graph.items()}
+    # Whatever imports nothing that is left is in no circle.
+    while done := {name for name, names in left.items() if not names & left.keys()}:
+        left = {name: names for name, names in left.items() if name not in done}
+    assert left == {}
+
+
+def test_the_gateway_has_few_files_outside_its_rooms() -> None:
+    assert len(list((ROOT / "gateway").glob("*.py"))) <= 10
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=relative)
+def test_docstrings_begin_with_what_a_thing_is_or_does(path: Path) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)):
+            assert not NO_BEGINNING.match(text), (
+                f"{getattr(node, 'name', 'the module')}: {text.splitlines()[0]}"
+            )
+
+
+def test_the_gateway_process_holds_no_torch() -> None:
     program = "import app, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -92,18 +173,6 @@ def test_no_mock_library(path: Path) -> None:
     assert "unittest" + ".mock" not in path.read_text()
 
 
-def test_readme_lists_every_setting_and_default() -> None:
-    from gateway.settings import Settings
-
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    for name, field in Settings.model_fields.items():
-        assert name.upper() in rows, f"README.md: no row for {name.upper()}"
-        default = field.default
-        if default not in (None, ()) and not isinstance(default, bool):
-            shown = ",".join(default) if isinstance(default, tuple) else f"{default}"
-            assert shown in rows[name.upper()], f"README.md: {name.upper()} should show {shown}"
-
-
 def test_the_store_needs_only_what_it_declares() -> None:
     """It is installed without the rest of this project."""
     declared = (ROOT / "inference_store" / "pyproject.toml").read_text()
@@ -113,21 +182,3 @@ def test_the_store_needs_only_what_it_declares() -> None:
             # Only the command that writes protocol.binpb reads tritonclient.
             if (path.name, name) != ("protocol.py", "tritonclient"):
                 assert f'"{packages.get(name, name)}>=' in declared, name
-
-
-def test_readme_lists_every_route() -> None:
-    from gateway.application import create_app
-    from gateway.settings import Settings
-
-    readme = (ROOT / "README.md").read_text()
-    for path in create_app(Settings(load_models=())).openapi()["paths"]:
-        assert f"`{path}`" in readme or f" {path}`" in readme, f"README.md does not mention {path}"
-
-
-def test_readme_layout_names_every_file() -> None:
-    for path in TESTED:
-        part = path.relative_to(ROOT).parts[0]
-        if path.name != "__init__.py" and part not in ("tests", "benchmarks"):
-            # The store is useful alone and has a README of its own.
-            readme = ROOT / (part if part == "inference_store" else "") / "README.md"
-            assert re.search(rf"\b{re.escape(path.name)}\b", readme.read_text()), f"{readme} lacks {path}"

@@ -1,7 +1,7 @@
 """The comparison of text models by one command: `benchmarks/run`.
 
-Installs the peers, measures in rounds, writes tables, a picture and JSON. Progress goes to standard error,
-the tables to standard output.
+The command installs the peers, measures in rounds, and writes tables, a picture and JSON. Progress goes to
+standard error, the tables to standard output.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.compare.servers import ONNX, OURS, SERVERS, Running, Server
 from benchmarks.compare.soak import soak
 from benchmarks.compare.targets import LOADS, TEXTS, Load, Round
 from benchmarks.loadtest.settings import DEFAULT_MODEL
-from triton_models.contract.names import served_name
+from triton_models.contract.names import triton_name_of
 
 NEEDS_SINGLES = {"open", "repeated"}
 FULL_SOAK = 600.0
@@ -82,7 +82,7 @@ def _run_round(
         if server.name != OURS.name or "failure" in measures[server.name]:
             continue
         say(f"round {number}: the engine in process, no server")
-        version = version_directory(OURS.repository, served_name(DEFAULT_MODEL))
+        version = version_directory(OURS.repository, triton_name_of(DEFAULT_MODEL))
         alone = in_process(module, "engine", str(number), str(max(1.0, seconds / 3)), version)
         say(f"  glosses {alone['glosses']['best']:,.0f}/s, passages {alone['passages']['best']:,.0f}/s")
         measures["ceiling"] = alone
@@ -105,10 +105,10 @@ def _prepare(peers: Sequence[str] | None) -> tuple[list[Server], dict[str, str]]
 
 
 def _export() -> None:
-    """Make the ordinary ONNX export that some peers want, once.
+    """Make the ordinary ONNX export that some peers need, once.
 
     Raises:
-        ProcessFailed: It failed.
+        ProcessFailed: The export failed.
     """
     if (ONNX / "exported").is_file():
         return

@@ -27,8 +27,8 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--output",
         type=Path,
-        help="directory of the results (default: docs and benchmarks/results; of a part or a quick run: "
-        "benchmarks/.work/results)",
+        help="directory of the results (default: docs/benchmarks and benchmarks/results; "
+        "of a part or a quick run: benchmarks/.work/results)",
     )
     return made
 
@@ -47,18 +47,18 @@ def run(
     Args:
         comparison: The comparison.
         options: The command line.
-        prepare: Installs and makes everything that is needed.
-        run_round: Measures one round: servers, its number, seconds of a load.
+        prepare: Installs and makes everything that the rounds need.
+        run_round: Measures one round, given the servers, the round's number and the seconds of a load.
         full: Whether the published results are replaced.
         soak_seconds: Duration of the mixed load, for the record.
 
     Returns:
-        The exit status: 0 if everything was measured, whether or not the figures hold.
+        The exit status, which is 0 if everything was measured, whether or not the figures hold.
     """
     seconds = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
     rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
     data = options.output or (ROOT / "benchmarks" / "results" if full else WORK / "results")
-    page = options.output or (ROOT / "docs" if full else WORK / "results")
+    page = options.output or (ROOT / "docs" / "benchmarks" if full else WORK / "results")
     WORK.mkdir(exist_ok=True)
     busy = os.getloadavg()[0]
     try:

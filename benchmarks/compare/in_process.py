@@ -3,7 +3,7 @@
     python -m benchmarks.compare.in_process encode ROUND SECONDS
     python -m benchmarks.compare.in_process engine ROUND SECONDS VERSION_DIRECTORY
 
-`encode` also writes the vectors that all contestants are compared with. The last line printed is JSON.
+`encode` also writes the vectors with which all contestants are compared. The last line printed is JSON.
 """
 
 import json
@@ -33,7 +33,7 @@ SINGLES = 1000
 
 
 def rate(work: Callable[[], Any], seconds: float) -> float:
-    """Return calls a second; `work` is called at least once, and always to its end."""
+    """Return calls per second; `work` is called at least once, and no call is cut off."""
     calls = 0
     start = time.perf_counter()
     while calls == 0 or time.perf_counter() - start < seconds:
@@ -58,7 +58,7 @@ def latency_ms(work: Callable[[str], Any], texts: Sequence[str], seconds: float)
 
 
 def encode(inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """Measure `SentenceTransformer.encode`, which sorts its texts by length; write the reference vectors."""
+    """Measure `SentenceTransformer.encode`, which sorts texts by length, and write the reference vectors."""
     from converters.torchvision_shim import make_importable
 
     make_importable()
@@ -78,7 +78,7 @@ def encode(inputs: Inputs, seconds: float) -> dict[str, Any]:
 
 
 class EngineInProcess:
-    """The engine that serves a version directory, and the tokenizer of the front end."""
+    """The engine that serves a version directory, and the gateway's tokenizer."""
 
     def __init__(self, version_directory: Path, threads: int, streams: int) -> None:
         manifest = Manifest.from_json((version_directory / "model.json").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ class EngineInProcess:
         self._engine = Engine(version_directory / "model.onnx", threads, name, streams)
 
     def run(self, rows: Sequence[TokenIds]) -> NDArray[np.float32]:
-        """Return vectors of tokenised texts, float32 [n, D], by one run."""
+        """Return vectors of tokenised texts, float32 [n, D], in one run."""
         lengths = np.array([row.size for row in rows], dtype=np.int32)
         return self._engine.run(np.concatenate(rows), lengths)
 
@@ -97,7 +97,7 @@ class EngineInProcess:
 
 
 def throughput(engines: Sequence[EngineInProcess], rows: Sequence[TokenIds], seconds: float) -> float:
-    """Return tokenised texts a second in batches of BATCH; each engine has a thread, all share one queue."""
+    """Return tokenised texts per second in batches of BATCH; engines have a thread each and share a queue."""
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     for engine in engines:
         engine.run(batches[0])
@@ -113,12 +113,12 @@ def throughput(engines: Sequence[EngineInProcess], rows: Sequence[TokenIds], sec
             for work in [pool.submit(drain, engine, queue) for engine in engines]:
                 work.result()
 
-        # Whole passes: a part of sorted batches would be of short texts only.
+        # Only whole passes count: the first sorted batches hold only short texts.
         return rate(whole_pass, seconds) * len(rows)
 
 
 def best(texts: Sequence[str], pools: dict[str, list[EngineInProcess]], seconds: float) -> dict[str, float]:
-    """Return texts a second of every way to run them by name, and of the fastest as `best`."""
+    """Return texts per second for every way to run them, by name, and for the fastest as `best`."""
     rows = next(iter(pools.values()))[0].tokenizer.encode(texts).rows
     orders = {"as they come": rows, "sorted": sorted(rows, key=lambda row: row.size)}
     found = {
@@ -130,7 +130,7 @@ def best(texts: Sequence[str], pools: dict[str, list[EngineInProcess]], seconds:
 
 
 def engine(inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
-    """Measure the engine that serves: the ceiling of the server on the same packed model."""
+    """Measure the engine that serves, which is the server's ceiling with the same packed model."""
     number = cores()
     chosen = engine_for(version, number)
     whole = EngineInProcess(version, number, 1)
@@ -144,13 +144,13 @@ def engine(inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
         "engine": chosen.engine,
         "streams": chosen.streams,
         **{name: best(inputs.take(*bulk), pools, seconds) for name, bulk in BULK.items()},
-        # The way that is fastest for one text, whatever serves.
+        # This is the fastest way for one text, whatever engine serves.
         "single_ms": latency_ms(whole.embed, inputs.take("definitions", SINGLES), seconds),
     }
 
 
 def main(part: str, number: int, seconds: float, *version: str) -> None:
-    """Measure, and print JSON."""
+    """Measure one part and print JSON."""
     inputs = Inputs(number)
     found = encode(inputs, seconds) if part == "encode" else engine(inputs, seconds, Path(version[0]))
     print(json.dumps(found))

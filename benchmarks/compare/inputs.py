@@ -6,13 +6,13 @@ from benchmarks.loadtest.images import BuiltInImages, data_uri
 from benchmarks.loadtest.texts import BuiltInTexts
 
 SAMPLE_SEED = 1_000_003
-"""Of the inputs whose vectors are compared, the same in every round."""
+"""The seed of the inputs whose vectors are compared, the same in every round."""
 
 SAMPLE = {"definitions": 48, "passages": 16, "captions": 32, "images": 32}
 
 
 class Inputs:
-    """A source of new inputs: no two are equal, and two objects of one seed give the same ones in turn."""
+    """A source of new inputs. No two are equal, and two objects with one seed give the same sequence."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -39,7 +39,7 @@ class Inputs:
 
 
 def sample(kinds: Sequence[str]) -> list[str]:
-    """Return the inputs that all contestants embed and are compared by."""
+    """Return the inputs that all contestants embed, to compare their vectors."""
     return [one for kind in kinds for one in Inputs(SAMPLE_SEED).take(kind, SAMPLE[kind])]
 
 

@@ -1,4 +1,4 @@
-"""The report of a comparison: from the measures of all rounds to figures, tables, a picture and files."""
+"""The report of a comparison: figures, tables, a picture and files made from the measures of all rounds."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Summary = dict[str, Any]
 def summary(
     comparison: Comparison, rounds: Sequence[Round], machine: dict[str, Any], settings: dict[str, Any]
 ) -> Summary:
-    """Collect everything that is shown, and the rounds themselves."""
+    """Collect everything that the report shows, and the rounds themselves."""
     with_machine = [{**measures, "machine": {"cpu": machine["cpu"]}} for measures in rounds]
     return {
         "machine": machine,
@@ -56,7 +56,7 @@ def _judged(comparison: Comparison, figure: Figure, rounds: Sequence[Round]) -> 
     """Judge one figure over all rounds."""
     titles = {**comparison.titles, **{load.name: load.title for load in comparison.loads}}
     values = spread(rounds, figure.value)
-    # A void load in any round voids the figure: a median of the rest would hide it.
+    # A void load in any round voids the figure, as a median of the rest would hide it.
     failures = {_void(measures, who, figure.load) for measures in rounds for who in figure.servers}
     reasons = sorted(failure for failure in failures if failure)
     return {
@@ -74,7 +74,7 @@ def _judged(comparison: Comparison, figure: Figure, rounds: Sequence[Round]) -> 
 
 
 def _void(measures: Round, who: str, load: str) -> str | None:
-    """Return why a load does not count; a fast answer that is wrong does not count either."""
+    """Return why a load is void, or None; a fast server with wrong vectors is void too."""
     measured = measures.get(who, {})
     if "failure" in measured:
         return f"{who} did not run: {_short(measured['failure'])}"
@@ -101,7 +101,7 @@ def _server(comparison: Comparison, name: str, title: str, rounds: Sequence[Roun
 
 
 def markdown(comparison: Comparison, result: Summary) -> str:
-    """Write the tables, as they are printed and put into the page."""
+    """Return the tables as Markdown, for the terminal and the page."""
     parts = (_heading(result), _figures(result), _servers(comparison, result), _in_process(result))
     return "\n\n".join(parts)
 
@@ -143,7 +143,7 @@ def _figures(result: Summary) -> str:
 
 
 def _servers(comparison: Comparison, result: Summary) -> str:
-    """Write a row a server: inputs a second; for a single connection and the open loop, latencies."""
+    """Return a row for each server: inputs per second, or latencies for one connection and the open loop."""
     heads = [*(load.title for load in comparison.loads), *comparison.samples]
     opened = ", for the open loop p50 / p99, in ms." if _has_open_loop(comparison) else " in ms."
     rows = [
@@ -182,7 +182,7 @@ def _in_process(result: Summary) -> str:
 
 
 def _extent(values: dict[str, float] | str) -> str:
-    """Write median, minimum and maximum; a name as it is."""
+    """Format median, minimum and maximum; a name stays as it is."""
     if isinstance(values, str):
         return values
     if values["rounds"] == 1:
@@ -191,7 +191,7 @@ def _extent(values: dict[str, float] | str) -> str:
 
 
 def _number(value: float, unit: str = "") -> str:
-    """Write a number with about three digits."""
+    """Format a number with about three digits."""
     digits = 0 if abs(value) >= 100 else 2 if abs(value) < 10 else 1
     return f"{value:,.{digits}f}{unit}"
 
@@ -201,18 +201,18 @@ def _short(text: str) -> str:
 
 
 def write(comparison: Comparison, result: Summary, data_directory: Path, page_directory: Path) -> None:
-    """Write the JSON, the picture, and the tables between the markers of `benchmarks.md`."""
+    """Write the JSON, the picture, and the tables between the markers of `comparison.md`."""
     for directory in (data_directory, page_directory):
         directory.mkdir(parents=True, exist_ok=True)
-    data, page = data_directory / f"{comparison.file}.json", page_directory / "benchmarks.md"
+    data, page = data_directory / f"{comparison.file}.json", page_directory / "comparison.md"
     data.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     tables = markdown(comparison, result)
     if comparison.panels:
-        picture = page_directory / f"{comparison.file}.png"
+        picture = page_directory / "results.png"
         draw(comparison, result, picture)
         tables = f"![results]({picture.name})\n\n{tables}"
     begin, end = comparison.markers
-    whole = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
+    whole = page.read_text(encoding="utf-8") if page.is_file() else "# Comparison\n"
     if begin not in whole:
         whole = f"{whole}\n{begin}\n{end}\n"
     before, _, rest = whole.partition(begin)
@@ -221,7 +221,7 @@ def write(comparison: Comparison, result: Summary, data_directory: Path, page_di
 
 
 def draw(comparison: Comparison, result: Summary, picture: Path) -> None:
-    """Draw a panel a load; a dashed line is the engine in process, with no server."""
+    """Draw a panel for each load, with a dashed line for the engine in process, without a server."""
     machine = result["machine"]
     place = f"{machine['cpu']['model']}, {machine['cpu']['cores']} cores"
     title = f"all-MiniLM-L6-v2 on {place}, {machine['date'][:10]}"

@@ -1,4 +1,4 @@
-"""One server under all loads of a round: started afresh, alone on the machine, its vectors checked."""
+"""One server under all loads of a round, newly started and alone on the machine, with its vectors checked."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,10 +17,11 @@ from benchmarks.loadtest.loops import Outcome, closed_loop, given, open_loop, po
 from triton_models.contract.accuracy import cosines
 
 REFERENCE = WORK / "reference.npz"
-"""Vectors of `sample` by the original library: written by each round, one array a kind."""
+"""The file of the original library's vectors for `sample`, written by each round, one array for each kind."""
 
 LEAST_COSINE, LEAST_CENTRED = 0.999, 0.9
-"""Vectors of a random tower lie close together, so their distance from the mean is compared too."""
+"""The least cosines, of the vectors and of their differences from the mean. The differences are compared too
+because the vectors of a tower with random weights lie close together."""
 
 FILL_SECONDS = 60.0
 
@@ -36,7 +37,7 @@ def run_server(
     """Start a server, check its vectors, apply the loads, and measure `more` of it.
 
     Returns:
-        Measures by load; the reason under `failure` where the server failed.
+        The measures by load, and the reason under `failure` if the server failed.
     """
     say(f"round {number}: {server.title}")
     inputs = Inputs(number)
@@ -56,7 +57,7 @@ def run_server(
 
 
 def agreement(comparison: Comparison, up: Running) -> dict[str, Any]:
-    """Compare a server's vectors with the reference's: the least cosines, as they are and from its mean."""
+    """Compare a server's vectors with the reference's by the least cosines, unchanged and from the mean."""
     reference = np.load(REFERENCE)
     found: dict[str, Any] = {}
     for column, kinds in comparison.samples.items():
@@ -83,19 +84,19 @@ def _as_long_as(vectors: NDArray[np.float32], wanted: NDArray[np.float32]) -> ND
 def run_load(
     load: Load, up: Running, inputs: Inputs, seconds: float, highest: float | None
 ) -> dict[str, Any]:
-    """Warm up with inputs of its own, then measure one load and the CPU time of the front end's process.
+    """Warm up with separate inputs, then measure one load and the CPU time of the gateway's process.
 
     Args:
         load: The load.
         up: The server.
-        inputs: Gives new inputs.
+        inputs: Source of new inputs.
         seconds: Duration of the measurement.
-        highest: Requests a second that the server reached in a closed loop, for an open one.
+        highest: Requests per second that the server reached in a closed loop, for an open one.
     """
     made = inputs.take(load.kind, load.distinct or load.number)
     requests = [up.request(load.kind, group) for group in grouped(made, load.per_request)]
     if load.distinct:
-        # Every input was seen once before, however slow the server.
+        # Every input is sent once before, however slow the server is.
         closed_loop(up.address, given(requests), load.connections, FILL_SECONDS)
         requests = random.Random(1).choices(requests, k=load.number)
     else:
@@ -115,7 +116,7 @@ def run_load(
 
 
 def measure(outcome: Outcome, per_request: int, cpu: float) -> dict[str, Any]:
-    """Return the figures of one load as they are recorded; one failed request makes it void."""
+    """Return the figures of one load for the record; a single failed request makes it void."""
     if outcome.failure:
         return {"texts_per_second": None, "failure": outcome.failure}
     return {
@@ -130,7 +131,7 @@ def measure(outcome: Outcome, per_request: int, cpu: float) -> dict[str, Any]:
 
 
 def describe(load: Load, measured: dict[str, Any]) -> str:
-    """Return one line about a measure."""
+    """Describe the measures of one load in a line."""
     if "failure" in measured:
         return f"void, {measured['failure']}"
     unit = load.kind if load.kind in ("images", "captions") else "texts"
@@ -145,6 +146,6 @@ def cpu_seconds(pid: int) -> float:
 
 
 def version_directory(repository: Path, name: str) -> Path:
-    """Return the directory of the model that our server converted; the newest of several versions."""
+    """Return the directory of the newest version of a model that our server converted."""
     versions = [path for path in (repository / name).iterdir() if path.name.isdigit()]
     return max(versions, key=lambda path: path.stat().st_mtime)

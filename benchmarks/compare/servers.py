@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, asked and read."""
+"""The servers under comparison: their commands, requests and answers."""
 
 import json
 import signal
@@ -22,19 +22,19 @@ from benchmarks.loadtest.settings import DEFAULT_MODEL as MODEL
 HOST = "127.0.0.1"
 JSON = {"Content-Type": "application/json"}
 TIMEOUT_SECONDS = 600.0
-"""Of a start, too: the first start of ours converts the model."""
+"""The timeout of a request and of a start; the first start of our server converts the model."""
 
 READY_ANSWERS = 8
 ONNX = WORK / "onnx"
 
 
 class ServerFailed(Exception):
-    """A server did not start; the text is the end of its log."""
+    """A server did not start; the message is the end of its log."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """A route, and how bodies are written and answers are read."""
+    """A route with a writer of bodies and a reader of answers."""
 
     route: str
     body: Callable[[Sequence[str]], dict[str, Any]]
@@ -47,30 +47,30 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Server:
-    """One contestant."""
+    """One server of the comparison."""
 
     name: str
     title: str
     environment: str
-    """Name of its virtual environment; "" is the project's own."""
+    """The name of its virtual environment; "" is the project's own."""
     command: tuple[str, ...]
-    """Arguments after the interpreter; {port}, {model} and {onnx} are filled in."""
+    """The arguments after the interpreter; {port}, {model} and {onnx} are filled in."""
     text: Dialect
     image: Dialect | None = None
     variables: dict[str, str] = field(default_factory=dict)
     directory: Path = ROOT
     load_route: str | None = None
-    """Answers once the model is ready and checked; without a route, the first vector is enough."""
+    """The route that answers once the model is ready and checked; without one, the first vector is enough."""
     load_body: dict[str, str] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's server."""
+        """True for this project's server."""
         return not self.environment
 
     @property
     def repository(self) -> Path:
-        """Our server's model repository."""
+        """The model repository of our server."""
         return Path(self.variables["MODEL_REPOSITORY"])
 
 
@@ -84,7 +84,7 @@ def ours_dialect(route: str, field: str, model: dict[str, str]) -> Dialect:
 
 
 def openai_dialect(model: str, **fields: str) -> Dialect:
-    """Return the dialect of OpenAI's embeddings route, as infinity-emb has it."""
+    """Return the dialect of OpenAI's embeddings route in infinity-emb."""
     return Dialect(
         "/embeddings",
         lambda inputs: {"model": model, "input": list(inputs), **fields},
@@ -118,7 +118,7 @@ def _plain(name: str, title: str, model: str) -> Server:
     return Server(name, title, name, (f"{PEERS}/plain_server.py", name, model, "{port}"), dialect)
 
 
-# With an absolute path optimum-onnx does not find the file that infinity names.
+# optimum-onnx would not find the file that infinity names by an absolute path.
 _OPTIMUM = infinity_command("minilm", ".", "optimum", "--pooling-method", "mean")
 
 OURS = _ours("ours", "this server")
@@ -147,7 +147,7 @@ SERVERS = (
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """A running server that answers."""
 
     server: Server
     port: int
@@ -155,7 +155,7 @@ class Running:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """The host and the port."""
         return HOST, self.port
 
     def dialect(self, kind: str) -> Dialect:
@@ -165,7 +165,7 @@ class Running:
         return dialect
 
     def request(self, kind: str, inputs: Sequence[str]) -> bytes:
-        """Build one request for these inputs, as the bytes that go over the wire."""
+        """Build the bytes of one request for these inputs."""
         dialect = self.dialect(kind)
         return with_body(head(self.address, dialect.route, JSON), dialect.content(inputs))
 
@@ -181,7 +181,7 @@ class Running:
         return answer
 
     def embed(self, kind: str, inputs: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors of the inputs, float32 [n, D], by one request.
+        """Return the vectors of the inputs, float32 [n, D], in one request.
 
         Raises:
             OSError: There is no answer of status 200.
@@ -196,7 +196,7 @@ def running(server: Server) -> Iterator[Running]:
     """Start a server on a free port of the loopback interface, and end it afterwards.
 
     Raises:
-        ServerFailed: It ended, or did not answer in time.
+        ServerFailed: The server ended, or did not answer in time.
     """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -227,7 +227,7 @@ def running(server: Server) -> Iterator[Running]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", up: Running, log: Path) -> None:
-    """Wait until it embeds several times, since each of several front ends starts by itself."""
+    """Wait until the server has embedded several times, as each of several gateways starts separately."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -236,7 +236,7 @@ def _wait(process: "subprocess.Popen[bytes]", up: Running, log: Path) -> None:
             for _ in range(READY_ANSWERS):
                 up.embed("text", ["ready"])
         except OSError as error:
-            # Not listening yet, or not ready; a refused model does not become better by waiting.
+            # The server is not listening or not ready yet. If it refuses the model, waiting does not help.
             if " 422 " in str(error):
                 raise ServerFailed(str(error)) from error
             time.sleep(0.2)

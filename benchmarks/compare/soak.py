@@ -1,4 +1,4 @@
-"""Mixed load for a long time, to see whether the memory of all the server's processes stays the same."""
+"""A long mixed load, to see whether the memory of all the server's processes stays the same."""
 
 import random
 import time
@@ -19,7 +19,7 @@ PASSAGES, REPEATED = 4000, 500
 
 
 def soak(up: Running, seconds: float) -> dict[str, Any]:
-    """Measure resident bytes over time: after a minute (or a tenth of a short run), and at the end."""
+    """Measure resident bytes over time, after a minute (or a tenth of a short run), and at the end."""
     settled = min(SETTLED_SECONDS, seconds / 10)
     requests = _requests(up)
     start = time.monotonic()
@@ -46,7 +46,7 @@ def soak(up: Running, seconds: float) -> dict[str, Any]:
 
 
 def _requests(up: Running) -> Iterator[bytes]:
-    """Yield requests without end: mostly single texts, some lists, some passages, some repeated texts."""
+    """Yield requests forever: mostly single texts, some lists, some passages, some repeated texts."""
     order, inputs = random.Random(SEED), Inputs(SEED)
     passages, repeated = inputs.take("passages", PASSAGES), inputs.take("definitions", REPEATED)
     while True:

@@ -7,10 +7,10 @@ from typing import Any
 from benchmarks.compare.servers import SERVERS, Server
 
 Round = dict[str, dict[str, Any]]
-"""Measures of one round: contestant (a server, "ceiling", "encode"), load, measure."""
+"""The measures of one round by contestant (a server, "ceiling", "encode"), load and name of the measure."""
 
 Value = Callable[[Round], Any]
-"""Reads a value from one round; raises KeyError or TypeError where a part of it was not measured."""
+"""Reads a value from one round; raises KeyError or TypeError if a part of it was not measured."""
 
 OPEN_LOOP_SHARE = 0.7
 
@@ -22,19 +22,19 @@ class Load:
     name: str
     title: str
     kind: str
-    """Of the inputs, as `inputs.Inputs` knows it."""
+    """The kind of the inputs, as in `inputs.Inputs`."""
     number: int
-    """Inputs made for it; the load ends early with them."""
+    """The number of inputs made for the load, which ends early when they run out."""
     connections: int
     per_request: int = 1
     open_loop: bool = False
     distinct: int | None = None
-    """Draw each request from so many inputs, all of which are sent once before."""
+    """The number of inputs from which requests are drawn; all are sent once before."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure that must hold."""
+    """One figure that must keep a limit."""
 
     load: str
     title: str
@@ -53,33 +53,33 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything by which the comparison of text models and that of CLIP differ."""
+    """Everything in which the comparisons of text models and of CLIP differ."""
 
     file: str
-    """Of the results, without its ending."""
+    """The name of the results' files, without its suffix."""
     markers: tuple[str, str]
-    """Between them the tables stand in docs/benchmarks.md."""
+    """The lines before and after the tables in docs/benchmarks/comparison.md."""
     servers: Sequence[Server]
     loads: Sequence[Load]
     figures: Sequence[Figure]
     titles: Mapping[str, str]
-    """Of loads that only our server gets."""
+    """The titles of the loads that only our server gets."""
     samples: Mapping[str, Sequence[str]]
-    """Kinds of the inputs whose vectors are compared, by column of the table."""
+    """The kinds of the inputs whose vectors are compared, by column of the table."""
     unit: str
     in_process: Callable[[Sequence[Round]], dict[str, Value]]
-    """Rows of the table of measurements without a server."""
+    """Returns the rows of the table of measurements without a server."""
     panels: Sequence[tuple[str, str, str, str | None]] = ()
-    """Of the picture: load, title, unit, and the row in process that is drawn as a line."""
+    """The panels of the picture: load, title, unit, and the in-process row that is drawn as a line."""
 
 
 def rate(measures: Round, who: str, load: str) -> float:
-    """Return inputs a second."""
+    """Return a contestant's inputs per second under a load."""
     return float(measures[who][load]["texts_per_second"])
 
 
 def ours(load: str, name: str) -> Value:
-    """Return the reader of one measure of our server."""
+    """Return a reader of one measure of our server."""
     return lambda measures: float(measures["ours"][load][name])
 
 

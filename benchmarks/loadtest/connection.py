@@ -1,6 +1,6 @@
 """One HTTP/1.1 keep-alive connection, as cheap as Python allows: no event loop, no header dictionary.
 
-It does not know when requests are sent, nor what an answer means.
+This module does not decide when requests are sent, and does not interpret answers.
 """
 
 import re
@@ -15,15 +15,15 @@ _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 
 
 class AnswerError(Exception):
-    """An answer that this client cannot use; the text says why."""
+    """This client cannot use an answer; the message says why."""
 
 
 class Stale(Exception):
-    """The server closed a connection that was kept open, before it answered anything."""
+    """The server closed a kept connection before it began to answer."""
 
 
 class Answer(NamedTuple):
-    """One whole answer inside `buffer`: the body is `buffer[start:end]`."""
+    """One answer inside `buffer`, whose body is `buffer[start:end]`."""
 
     status: int
     buffer: bytearray
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A connection with at most one request on its way."""
+    """A connection with at most one request in flight."""
 
     __slots__ = (
         "_answer",
@@ -78,13 +78,13 @@ class Connection:
         return made
 
     def close(self) -> None:
-        """Disconnect, and forget the request and the answer under way."""
+        """Disconnect, and forget the request and the answer in flight."""
         if self.socket is not None:
             self.socket.close()
         self.socket = self._partial = self._answer = self._unsent = None
 
     def send(self, request: bytes) -> bool:
-        """Send as much of a request as the socket takes; true when all of it is sent.
+        """Send as much of a request as the socket takes; return whether all of it is sent.
 
         Raises:
             OSError: The connection is broken.
@@ -101,7 +101,7 @@ class Connection:
         return False
 
     def send_rest(self) -> bool:
-        """Send more of a request that was sent in part; true when all of it is sent.
+        """Send more of a request that was sent in part; return whether all of it is sent.
 
         Raises:
             OSError: The connection is broken.
@@ -118,13 +118,13 @@ class Connection:
         return True
 
     def receive(self, scratch: bytearray) -> Answer | None:
-        """Read the bytes that have arrived; return the answer once it is whole.
+        """Read the bytes that have arrived; return the answer once it is complete.
 
         The answer is valid until `scratch` is used again.
 
         Raises:
-            AnswerError: The bytes are no answer, or it broke off.
-            Stale: The connection had been kept, and was closed before an answer began.
+            AnswerError: The bytes are not an answer, or the answer broke off.
+            Stale: The server closed a kept connection before the answer began.
             OSError: The connection is broken.
         """
         assert self.socket is not None
@@ -168,15 +168,15 @@ def head(address: tuple[str, int], route: str, headers: Mapping[str, str]) -> by
 
 
 def with_body(head: bytes, content: bytes) -> bytes:
-    """Join a head made by `head` and a body to the bytes that go over the wire."""
+    """Return the bytes of a request: a head made by `head`, and a body."""
     return b"%b%d\r\n\r\n%b" % (head, len(content), content)
 
 
 def read_head(buffer: bytearray, size: int) -> Answer | None:
-    """Find the answer that begins in `buffer[:size]`, whole or not; None while its head is not whole.
+    """Find the answer that begins in `buffer[:size]`, complete or not; None until its head is complete.
 
     Raises:
-        AnswerError: It is not HTTP/1.1, or has no Content-Length.
+        AnswerError: The answer is not HTTP/1.1, or has no Content-Length.
     """
     end = buffer.find(b"\r\n\r\n", 0, size)
     if end < 0:

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run. Times in seconds after its start; one row per answered request."""
+    """One measured run. Arrays have one row per answered request; moments are in seconds after the start."""
 
     settings: Settings
     due: Floats
@@ -28,7 +28,7 @@ class Run:
 
     @property
     def failed(self) -> int:
-        """Number of requests without a good answer; one is enough to make the run void."""
+        """The number of requests without a valid answer; a single one makes the run void."""
         return sum(records.failed for records in self.processes)
 
     @property
@@ -39,17 +39,17 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the start to the last answer."""
+        """The seconds from the start to the last answer."""
         return float(self.answered.max()) if self.answered.size else 0.0
 
     @property
     def response_ms(self) -> Floats:
-        """Milliseconds from the moment each request was due to its answer."""
+        """The milliseconds from the moment each request was due to its answer."""
         return (self.answered - self.due) * 1000
 
     @property
     def busy_share(self) -> float:
-        """CPU time of the busiest sending process, as a share of the run."""
+        """The CPU time of the busiest sending process, as a share of the run."""
         return max(records.cpu_seconds for records in self.processes) / max(self.seconds, 1e-9)
 
 
@@ -71,7 +71,7 @@ def joined(settings: Settings, start: float, processes: list[Records], counts: C
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """Compute every figure, with its unit in its name; None where it is not known."""
+    """Compute every figure, with its unit in its name; a figure that is not known is None."""
     requests = int(run.answered.size)
     cpu = sum(records.cpu_seconds for records in run.processes)
     return {

@@ -3,8 +3,8 @@
     python -m benchmarks.loadtest.fixed_server --port 8687
     python benchmark.py --url http://127.0.0.1:8687
 
-It answers each request with the same vector of 384 numbers, about 8 KB of JSON, as soon as it has read it.
-It takes single texts only, and recognises the end of a request by the last byte of its JSON.
+The server answers each request with the same vector of 384 numbers, about 8 KB of JSON, as soon as it has
+read the request. It takes only single texts, and finds the end of a request by the last byte of its JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import uvloop
 
 
 def answer() -> bytes:
-    """Build the one answer, with the headers that the real server sends."""
+    """Build the answer to every request, with the headers that the real server sends."""
     draw = random.Random(1)
     vector = [draw.gauss(0, 0.05) for _ in range(384)]
     fields = {"text_embeddings": [vector], "image_embeddings": None, "processingTimeMs": 0.01}
@@ -27,7 +27,7 @@ def answer() -> bytes:
 
 
 class FixedAnswer(asyncio.Protocol):
-    """One connection."""
+    """One connection of a client."""
 
     ANSWER = answer()
 
@@ -37,7 +37,7 @@ class FixedAnswer(asyncio.Protocol):
         self._received = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer a whole request."""
+        """Answer the request once it is complete."""
         self._received += data
         if self._received.startswith(b"GET ") or self._received.endswith(b"}"):
             self._received = b""

@@ -1,10 +1,10 @@
 """The images of all benchmarks: 640x480 JPEGs of mixed content, no two with the same pixels.
 
-A constant image flatters a server: it is answered from the cache, and always takes the same time to decode.
-So a pool of images is made, from as smooth as the sky to as noisy as gravel; the files have 10 to 260 KB. A
-new image for every request would cost the client nearly as much as its answer costs the server. Instead each
-image is sent with quantisation tables of its own, which scale the coefficients of a JPEG and so change its
-pixels.
+A constant image flatters a server: the answer comes from the cache, and decoding always takes the same time.
+So the client makes a pool of images, from as smooth as the sky to as noisy as gravel, in files of 10 to
+260 KB. A new image for every request would cost the client nearly as much as its answer costs the server.
+Instead each request changes the quantisation tables of an image, which scale the coefficients of a JPEG and
+so change its pixels.
 """
 
 import base64
@@ -26,7 +26,7 @@ QUALITIES = (75, 85, 90, 95)
 _DQT = b"\xff\xdb\x00\x43"
 _TABLE_BYTES = 64
 _VARIED = 6
-"""The first entries in each of two tables, the lowest frequencies, are raised by 0 to 3: 4 ** 12 variants."""
+"""The first entries of each of two tables, the lowest frequencies, rise by 0 to 3, for 4 ** 12 variants."""
 
 _SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".gif": "gif", ".bmp": "bmp",
              ".tif": "tiff", ".tiff": "tiff", ".avif": "avif"}  # fmt: skip
@@ -46,15 +46,15 @@ class BuiltInImages:
 
 
 def pictures(seed: int, number: int) -> Iterator[Image.Image]:
-    """Yield RGB images of WIDTH x HEIGHT: clouds of every fineness behind shapes and lines."""
+    """Yield RGB images of WIDTH x HEIGHT: smooth to noisy clouds behind shapes and lines."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     frequency[0, 0] = 1
     for index in range(number):
-        # From 2, as smooth as a sky, to 0.7, as noisy as gravel; photographs are about 1.
+        # The steepness falls from 2, as smooth as a sky, to 0.7, as noisy as gravel; photographs are about 1.
         steepness = 2 - 1.3 * index / max(1, number - 1)
         waves = rng.normal(size=(3, *frequency.shape)) + 1j * rng.normal(size=(3, *frequency.shape))
-        # The channels share most of their light, as those of photographs do.
+        # The channels share most of their light, as in photographs.
         waves = (waves[0] + 0.3 * waves) / frequency**steepness
         waves[:, 0, 0] = 0
         clouds = np.fft.irfft2(waves, s=(HEIGHT, WIDTH))
@@ -91,7 +91,7 @@ def _with_tables(jpeg: bytes, variant: int) -> bytes:
     at = -1
     for _ in range(2):
         at = jpeg.index(_DQT, at + 1)
-        start = at + len(_DQT) + 1  # behind the table's number
+        start = at + len(_DQT) + 1  # after the table's number
         for entry in range(start, start + _VARIED):
             variant, digit = divmod(variant, 4)
             changed[entry] = min(255, changed[entry] + digit)
@@ -107,7 +107,7 @@ def read_images(settings: Settings) -> list[Path]:
     """Find the images in `--image-dir` and below by their suffixes; return them in random order.
 
     Raises:
-        BenchmarkError: There are too few.
+        BenchmarkError: There are too few images.
     """
     assert settings.image_dir is not None
     found = sorted(path for path in settings.image_dir.rglob("*") if path.suffix.lower() in _SUFFIXES)
@@ -121,7 +121,7 @@ def read_images(settings: Settings) -> list[Path]:
 
 
 def images(settings: Settings, process: int) -> Iterator[str]:
-    """Yield data URIs without end; no other process gets any of them, except with `--distinct`."""
+    """Yield data URIs forever; without `--distinct`, no other process gets any of them."""
     draw = random.Random(f"{settings.seed}/{process}/images")
     if settings.image_dir is not None:
         files = read_images(settings)

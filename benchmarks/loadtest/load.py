@@ -1,7 +1,7 @@
-"""The load generator of all benchmarks: sends requests of any kind over connections and records the answers.
+"""The load generator of all benchmarks: it sends requests over connections and records the answers.
 
-Closed loop: a connection sends its next request when the last one is answered. Open loop: requests are due
-at moments that do not depend on the answers; the wait for a free connection counts as latency.
+In a closed loop, a connection sends its next request when the last one is answered. In an open loop, requests
+are due at moments that do not depend on the answers, and the wait for a free connection counts as latency.
 """
 
 import select
@@ -16,7 +16,7 @@ from benchmarks.loadtest.records import Read, Records, Take, inference_ms
 
 SCRATCH_BYTES = 256 << 10
 LONGEST_WAIT = 0.25
-"""Seconds between two looks at the clock while nothing happens."""
+"""The seconds between two checks for timeouts while nothing happens."""
 
 _READ = selectors.EVENT_READ
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -35,14 +35,14 @@ class Load:
         self._read_answer = read
         self._timeout = timeout
         self._scratch = bytearray(SCRATCH_BYTES)
-        # Made before any socket, so that its number is below what `select` takes.
+        # The selector is made before any socket, so that its number is low enough for `select`.
         self._selector = selectors.DefaultSelector()
         self._duration = self._deadline = float("inf")
         self._next_look = 0.0
         self._failed: list[Connection] = []
 
     def run(self, start: float, show: Callable[[int], None] = lambda _: None) -> Records:
-        """Send everything, beginning at the moment `start`; `show` gets the number of answers so far."""
+        """Send all requests, beginning at the moment `start`; `show` gets the number of answers so far."""
         for connection in self.connections:
             if connection.socket is not None:
                 self._selector.register(connection.socket, _READ, connection)
@@ -58,11 +58,11 @@ class Load:
         return self.records
 
     def _turn(self) -> None:
-        """Wait for something to happen, and handle it."""
+        """Wait for events and handle them."""
         now = time.monotonic()
         wait = 0.0 if self._failed else min(self._next_due() - now, LONGEST_WAIT)
         if 0 < wait < LONGEST_WAIT:
-            # The selector waits in whole milliseconds; `select` on the selector itself is exact.
+            # The selector waits in whole milliseconds, while `select` on the selector itself is exact.
             select.select([self._selector], [], [], wait)
             wait = 0
         for key, events in self._selector.select(max(0, wait)):
@@ -122,7 +122,7 @@ class Load:
     def _note(self, connection: Connection, answer: Answer) -> None:
         now = time.monotonic()
         if connection.request is None:
-            self._disconnect(connection)  # an answer that nobody asked for
+            self._disconnect(connection)  # the answer belongs to no request
             return
         if answer.status != 200:
             said = bytes(answer.buffer[answer.start : min(answer.end, answer.start + 300)])
@@ -168,7 +168,8 @@ class Load:
         self.records.failed += 1
         if self.records.first_failure is None:
             self.records.first_failure = (now, text)
-        # Freed by the next turn: were it sent on from here, a server that is gone would nest without end.
+        # The next turn frees the connection. If it sent again from here, a server that is gone would cause
+        # endless recursion.
         self._failed.append(connection)
 
     def _disconnect(self, connection: Connection) -> None:
@@ -194,7 +195,7 @@ class Load:
         """Send no new request later than `seconds` after the start."""
         self._duration = seconds
 
-    # The open loop overrides the rest.
+    # The open loop overrides the methods below.
 
     def _begin(self, start: float) -> None:
         self._deadline = start + self._duration
@@ -219,7 +220,10 @@ class Load:
 
 
 class OpenLoad(Load):
-    """The open loop. `take` must have a request for each moment of `schedule`, in seconds after the start."""
+    """The open loop.
+
+    `schedule` has the moments of the requests in seconds after the start; `take` must have one for each.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One load sent from this process to any server: a closed or an open loop, and its figures."""
+"""One load from this process to any server, in a closed or an open loop, and its figures."""
 
 import random
 import time
@@ -15,40 +15,40 @@ from benchmarks.loadtest.records import Read, Records, Take, unread
 
 TIMEOUT_SECONDS = 120.0
 ENDLESS = 1 << 62
-"""The quota of a connection that only the time, or the end of the requests, stops."""
+"""The quota of a connection that stops only when the time or the requests end."""
 
 MAX_WAITING = 1024
-"""Connections of an open loop; a server that keeps more requests than this waiting does not hold the rate."""
+"""The connections of an open loop; a server with more waiting requests than this does not hold the rate."""
 
 Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one load; `failure` makes all of it void."""
+    """The result of one load; a `failure` makes it void."""
 
     records: Records
     rate: float
-    """Requests a second."""
+    """Requests per second."""
     failure: str | None = None
 
     @property
     def requests(self) -> int:
-        """Requests that were answered."""
+        """The number of requests that were answered."""
         return len(self.records.answered)
 
     @property
     def mean(self) -> float:
-        """Mean latency in ms."""
+        """The mean latency in ms."""
         return float(self._latencies().mean())
 
     @property
     def client_cpu_ms(self) -> float:
-        """CPU time of this process in ms per request."""
+        """The CPU time of this process in ms per request."""
         return self.records.cpu_seconds * 1000 / max(1, self.requests)
 
     def percentile(self, percent: float) -> float:
-        """A percentile of the latencies in ms."""
+        """Return a percentile of the latencies in ms."""
         return float(np.percentile(self._latencies(), percent))
 
     def _latencies(self) -> NDArray[np.float64]:
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def given(requests: Iterable[bytes]) -> Take:
-    """Hand out these requests one by one."""
+    """Return a `Take` that gives these requests one by one."""
     left = iter(requests)
     return lambda: next(left, None)
 
@@ -74,10 +74,10 @@ def closed_loop(
     start: float | None = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Outcome:
-    """Keep `connections` requests under way until the time or the requests end.
+    """Keep `connections` requests in flight until the time or the requests end.
 
-    The rate is the sum of each connection's own rate over its own time, so that the last requests, which
-    run beside fewer and fewer others, neither raise it nor are lost.
+    The rate is the sum of each connection's own rate over its own time. So the last requests, which run
+    beside fewer and fewer others, are counted but do not raise the rate.
     """
     try:
         opened = connect(address, connections)
@@ -97,7 +97,7 @@ def closed_loop(
 def open_loop(address: Address, take: Take, moments: "array[float]") -> Outcome:
     """Send a request at each of the moments, in seconds after the start, whatever the server does.
 
-    A latency counts from the moment at which a request was due, so that a late start is the server's.
+    A latency counts from the moment at which its request was due, so it includes a late start.
     """
     connections = [Connection(address) for _ in range(MAX_WAITING)]
     start = time.monotonic()
@@ -111,7 +111,7 @@ def open_loop(address: Address, take: Take, moments: "array[float]") -> Outcome:
 
 
 def poisson(rate: float, number: int, seed: int | str) -> "array[float]":
-    """Draw `number` random moments, `rate` a second on average, in seconds after the start."""
+    """Draw `number` random moments, on average `rate` per second, in seconds after the start."""
     draw = random.Random(seed)
     moments = array("d")
     moment = 0.0

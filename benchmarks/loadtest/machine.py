@@ -56,7 +56,7 @@ def _cpuinfo() -> list[str]:
 
 
 def gpus() -> list[str]:
-    """Return name and driver version of each NVIDIA GPU."""
+    """Return the name and the driver version of each NVIDIA GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

@@ -22,7 +22,7 @@ _BINS, _STEPS = 60, 40
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a comparison: the median, with a whisker from `low` to `high`."""
+    """One bar of a comparison, the median with a whisker from `low` to `high`; `ours` sets its colour."""
 
     label: str
     median: float
@@ -49,7 +49,7 @@ def canvas(rows: int, columns: int, size: tuple[float, float], title: str) -> tu
 
 
 def bars(axes: "Axes", title: str, unit: str, rows: Sequence[Bar], line: float | None = None) -> None:
-    """Draw horizontal bars, from below; `line` is drawn dashed, as the engine with no server."""
+    """Draw horizontal bars from the bottom up, and `line`, the engine without a server, as a dashed line."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     for place, bar in enumerate(rows):
         axes.barh(place, bar.median, color=BLUE if bar.ours else SOFT, height=0.7)
@@ -66,7 +66,7 @@ def bars(axes: "Axes", title: str, unit: str, rows: Sequence[Bar], line: float |
 
 
 def check_plot(path: Path) -> None:
-    """Find out before the run whether the picture can be made after it.
+    """Check before the run that the picture can be made after it.
 
     Raises:
         BenchmarkError: matplotlib is missing, or there is no such directory.
@@ -123,7 +123,7 @@ def _latencies(axes: "Axes", run: Run, found: dict[str, Any]) -> None:
     for height, name in ((1.11, "p50"), (1.19, "p95"), (1.27, "p99")):
         at = found["response_ms"][name]
         axes.vlines(at, 0, top * height, color=ACCENT, linewidth=1.2)
-        # There is room on the left, where only shorter lines stand.
+        # There is room on the left, where the lines are shorter.
         left = at > shown * 0.3
         side: Literal["left", "right"] = "right" if left else "left"
         place, offset = (at, top * height), (-5 if left else 5, 0)
@@ -135,7 +135,7 @@ def _latencies(axes: "Axes", run: Run, found: dict[str, Any]) -> None:
 
 
 def _throughput(axes: "Axes", run: Run, found: dict[str, Any]) -> None:
-    # At least ten answers a step on average, so that the line shows the server and not the counting.
+    # Each step has at least ten answers on average; with fewer, the line would show mostly random noise.
     steps = max(2, min(_STEPS, int(run.answered.size / 10)))
     counts, edges = np.histogram(run.answered, bins=steps, range=(0, run.seconds))
     per_second = counts / (edges[1] - edges[0])

@@ -9,7 +9,7 @@ _EVERY_TERMINAL, _EVERY_LOG = 0.25, 5.0
 
 
 class Progress:
-    """Rewrites its line on a terminal; elsewhere writes a new one now and then."""
+    """A line of progress, rewritten in place on a terminal and repeated every few seconds elsewhere."""
 
     def __init__(self, settings: Settings, phase: str, total: int | None) -> None:
         self._phase = phase

@@ -9,21 +9,24 @@ from benchmarks.loadtest.connection import Answer, AnswerError
 _TIME_KEY = b'"processingTimeMs":'
 
 Take = Callable[[], bytes | None]
-"""Gives the next request, ready to be sent; None when there are no more."""
+"""Returns the next request, ready to be sent, or None when there are no more."""
 
 Read = Callable[[Answer], float]
-"""Reads the server's own time in ms from an answer of status 200; raises AnswerError where it is unusable."""
+"""Reads the server's own time in ms from an answer of status 200; raises AnswerError if there is none."""
 
 
 @dataclass
 class Records:
-    """One process's results. Moments are of `time.monotonic`, in seconds, one per answered request."""
+    """The results of one process.
+
+    `due` and `answered` are moments of `time.monotonic` in seconds, one for each answered request.
+    """
 
     due: "array[float]" = field(default_factory=lambda: array("d"))
     answered: "array[float]" = field(default_factory=lambda: array("d"))
     inference_ms: "array[float]" = field(default_factory=lambda: array("d"))
     late: "array[float]" = field(default_factory=lambda: array("d"))
-    """Seconds by which the client itself sent a request late although a connection was free."""
+    """The delays in seconds with which the client itself sent requests although a connection was free."""
     failed: int = 0
     first_failure: tuple[float, str] | None = None
     bytes_out: int = 0
@@ -36,7 +39,7 @@ def inference_ms(answer: Answer) -> float:
     """Read `processingTimeMs` from the end of an answer, without parsing its vectors.
 
     Raises:
-        AnswerError: The answer has none.
+        AnswerError: The answer has no `processingTimeMs`.
     """
     at = answer.buffer.rfind(_TIME_KEY, answer.start, answer.end)
     if at >= 0:

@@ -1,4 +1,4 @@
-"""The figures of the load test as lines of text, in the words of the tool that its users know."""
+"""The figures of the load test as lines of text, in the wording of the tool that its users know."""
 
 from typing import Any
 

@@ -11,10 +11,10 @@ from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.texts import texts
 
 AHEAD_PER_SECOND = 2000
-"""Requests built ahead for each second of a run that ends by its duration."""
+"""The requests built ahead for each second of a run that ends by its duration."""
 
 AHEAD_BYTES = 256 << 20
-"""Memory that requests built ahead take at most, over all processes."""
+"""The most memory of requests built ahead, over all processes."""
 
 
 def headers(settings: Settings) -> dict[str, str]:
@@ -24,7 +24,7 @@ def headers(settings: Settings) -> dict[str, str]:
 
 
 def body(settings: Settings, texts: Iterator[str], images: Iterator[str]) -> bytes:
-    """Build the JSON of one request; a single input goes as a string, as most callers send it."""
+    """Build the JSON of one request; a single input is a string, as most callers send it."""
     fields: dict[str, str | list[str]] = dict(settings.named)
     for name, inputs, number in (
         ("text", texts, settings.texts_sent),
@@ -46,7 +46,7 @@ class Requests:
         self._head = head(settings.address, settings.route, headers(settings))
 
     def take(self) -> bytes:
-        """Return the next request; build it now if none is left of those built ahead."""
+        """Return the next request, which is built now if none is left of those built ahead."""
         return self._ready.popleft() if self._ready else self._build()
 
     def build_ahead(self, process: int) -> None:

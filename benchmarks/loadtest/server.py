@@ -1,4 +1,4 @@
-"""The requests beside the load: a first answer, loading the model, Triton's statistics."""
+"""The requests besides the load: a first answer, loading the model, Triton's statistics."""
 
 import http.client
 import json
@@ -11,13 +11,13 @@ from benchmarks.loadtest.images import images
 from benchmarks.loadtest.requests import body, headers
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 from benchmarks.loadtest.texts import texts
-from triton_models.contract.names import HUB_PREFIX, InvalidModelName, clip_served_names, served_name
+from triton_models.contract.names import HUB_PREFIX, InvalidModelName, clip_triton_names, triton_name_of
 
 LOAD_TIMEOUT = 3600.0
 
 
 class Counts(NamedTuple):
-    """Triton's counters of one model over all its versions, or of the towers asked of a CLIP model."""
+    """Triton's counters for one model over all its versions, or for the towers in use of a CLIP model."""
 
     cache_hits: int
     cache_misses: int
@@ -25,7 +25,7 @@ class Counts(NamedTuple):
     executions: int
 
     def since(self, earlier: "Counts") -> "Counts":
-        """Return what was counted since `earlier`."""
+        """Return the counts since `earlier`."""
         return Counts(*(now - before for now, before in zip(self, earlier, strict=True)))
 
 
@@ -36,7 +36,7 @@ class Server:
         self._settings = settings
 
     def check(self) -> int:
-        """Check one whole answer, loading the model if necessary; return the dimension of its vectors.
+        """Check one answer completely, loading the model if necessary; return the dimension of its vectors.
 
         Raises:
             BenchmarkError: The server does not answer with one finite vector per input.
@@ -74,7 +74,7 @@ class Server:
             return None
 
     def version(self) -> str | None:
-        """Read title and version from the server's OpenAPI document; None if it has none."""
+        """Return title and version from the server's OpenAPI document, or None if it has none."""
         try:
             status, answer = self._ask("GET", "/openapi.json", None, self._settings.timeout)
             info = json.loads(answer)["info"] if status == 200 else {}
@@ -87,11 +87,11 @@ class Server:
         return self._settings.pretrained is not None or self._settings.model.startswith(HUB_PREFIX)
 
     def _served(self) -> set[str]:
-        """Return the names in Triton of the models that are asked."""
+        """Return the names in Triton of the models in use."""
         settings = self._settings
         if not self._is_clip:
-            return {served_name(settings.model)}
-        names = clip_served_names(settings.model, settings.pretrained or "")
+            return {triton_name_of(settings.model)}
+        names = clip_triton_names(settings.model, settings.pretrained or "")
         return set([names.text] * bool(settings.texts_sent) + [names.image] * bool(settings.images_sent))
 
     def _load(self) -> None:
@@ -119,7 +119,7 @@ def ask(
     """Send one request over a connection of its own; return the status and the body of the answer.
 
     Raises:
-        OSError: There is no answer within `timeout` seconds, or it is not HTTP.
+        OSError: There is no answer within `timeout` seconds, or the answer is not HTTP.
     """
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:

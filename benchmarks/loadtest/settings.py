@@ -1,4 +1,4 @@
-"""The options of `benchmark.py` as one value; imports none of its siblings."""
+"""The options of `benchmark.py` as one value. This module imports none of its siblings."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ ARRIVALS = ("poisson", "uniform")
 
 
 class BenchmarkError(Exception):
-    """The load test cannot be run, or its server cannot be used; the text is one line for the user."""
+    """The load test cannot be run, or its server cannot be used; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options; times in seconds, rates in requests a second; None where an option is not set."""
+    """The options. Times are in seconds and rates in requests per second; None means that one is not set."""
 
     url: str = DEFAULT_URL
     model: str = DEFAULT_MODEL
@@ -45,7 +45,7 @@ class Settings:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the server.
+        """The host and port of the server.
 
         Raises:
             BenchmarkError: The URL is not plain http with a host.
@@ -61,12 +61,12 @@ class Settings:
 
     @property
     def texts_sent(self) -> int:
-        """Texts in each request."""
+        """The number of texts in each request."""
         return 0 if self.input == "image" else self.texts_per_request
 
     @property
     def images_sent(self) -> int:
-        """Images in each request."""
+        """The number of images in each request."""
         return 0 if self.input == "text" else self.images_per_request
 
     @property
@@ -77,13 +77,13 @@ class Settings:
 
     @property
     def total_requests(self) -> int | None:
-        """Number of requests to measure; None if only the duration ends the run."""
+        """The number of requests to measure; None if only the duration ends the run."""
         if self.rate is not None and self.duration is not None:
             return max(1, round(self.rate * self.duration))
         return None if self.duration is not None else self.connections * self.requests
 
     def share(self, total: int, process: int) -> int:
-        """Return the part of `total` that one of the processes takes."""
+        """Return one process's part of `total`."""
         return total // self.processes + (process < total % self.processes)
 
     def shown(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The texts of all benchmarks: of mixed length and, unless `--distinct` asks otherwise, all different.
+"""The texts of all benchmarks: of mixed length and, without `--distinct`, all different.
 
-A constant text flatters a server: it is answered from the cache, and all texts of a batch have the same
-length. The built-in texts are random words without a meaning. A server spends its time on their number of
-tokens, which is distributed like that of real texts.
+A constant text flatters a server: the answer comes from the cache, and all texts of a batch have the same
+length. The built-in texts are random words without a meaning. Their cost depends on their number of tokens,
+which is distributed like that of real texts.
 """
 
 import random
@@ -14,27 +14,27 @@ from benchmarks.loadtest.settings import BenchmarkError, Settings
 from benchmarks.loadtest.words import CONTENT_WORDS, FUNCTION_WORDS
 
 LOG_NORMAL = {"glosses": (10, 0.5, 60), "definitions": (14, 0.557, 136)}
-"""Words of a short text, log-normal: median, sigma and maximum. Definitions are as long as WordNet's."""
+"""The words of a short text, log-normal: median, sigma and maximum. Definitions are as long as WordNet's."""
 
 CAPTION_WORDS = (5, 20)
-"""Words of a picture's caption, uniform; each is one token for CLIP too."""
+"""The words of an image's caption, uniform; each word is one token for CLIP too."""
 
 PASSAGE_TOKENS = (100, 400)
-"""Tokens of a passage, uniform, with the full stops and the two special tokens of BERT."""
+"""The tokens of a passage, uniform, including the full stops and the two special tokens of BERT."""
 
 _CODE_WORDS = 3
 _SCATTER = 7_368_787
 """A prime larger than the number of words: multiplying by it scatters the serial numbers."""
 
 _WORDS = (*FUNCTION_WORDS, *CONTENT_WORDS)
-# Each function word as often as its rank says; together they make about 45 % of a text.
+# The frequency of a function word follows its rank; together they make up about 45 % of a text.
 _WEIGHTS = list(
     accumulate([200 / (rank + 3) for rank in range(len(FUNCTION_WORDS))] + [1.0] * len(CONTENT_WORDS))
 )
 
 
 class BuiltInTexts:
-    """Texts by serial number; two numbers never give the same text, not even in two processes."""
+    """Texts by serial number. Two numbers never give the same text, not even in two processes."""
 
     def __init__(self, kind: str, seed: int) -> None:
         self._kind = kind
@@ -67,7 +67,7 @@ class BuiltInTexts:
         words = self._code(serial)
         while left > 1:
             length = min(self._random.randint(8, 24), left - 1)
-            length += left - length == 2  # a lone token left over would be no sentence
+            length += left - length == 2  # a single token left over could not be a sentence
             words += self._random.choices(_WORDS, cum_weights=_WEIGHTS, k=max(0, length - len(words)))
             sentences.append(" ".join(words).capitalize() + ".")
             left -= len(words) + 1
@@ -95,7 +95,7 @@ def read_texts(settings: Settings) -> list[str]:
 
 
 def texts(settings: Settings, process: int) -> Iterator[str]:
-    """Yield texts without end; no other process gets any of them, except with `--distinct`."""
+    """Yield texts forever; without `--distinct`, no other process gets any of them."""
     draw, made = random.Random(f"{settings.seed}/{process}"), BuiltInTexts(settings.texts, settings.seed)
     if settings.distinct is not None:
         if settings.text_file is not None:

@@ -1,4 +1,4 @@
-"""The words of the built-in texts: common English, each one token in BERT's vocabulary."""
+"""The words of the built-in texts: common English words, each a single token in BERT's vocabulary."""
 
 FUNCTION_WORDS = (
     "the of a and to in that is for with as by on or from at it an be was which are this not have "

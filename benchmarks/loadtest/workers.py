@@ -1,4 +1,4 @@
-"""The processes of the load test: each sends its share of the requests over its share of the connections."""
+"""The processes of the load test; each sends its share of the requests over its share of the connections."""
 
 import gc
 import multiprocessing
@@ -21,7 +21,7 @@ from benchmarks.loadtest.requests import Requests
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 
 _START_AFTER = 0.1
-"""Seconds between the signal and the start, so that all processes start at the same moment."""
+"""The seconds between the signal and the start, so that all processes start at the same moment."""
 
 Show = Callable[[int], None]
 
@@ -60,13 +60,13 @@ class Workers:
             self._processes.append(process)
 
     def __enter__(self) -> Self:
-        """Return this object; the processes run already."""
+        """Return this object; the processes are already running."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the processes, even those that still send."""
+        """Terminate the processes, even those that still send."""
         for process in self._processes:
             process.terminate()
             process.join()
@@ -111,7 +111,7 @@ class Workers:
 
 
 def _allow_sockets(number: int) -> None:
-    """Raise the limit of open files as far as the connections need it."""
+    """Raise the limit of open files as far as the connections require."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = number + 100
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -140,7 +140,7 @@ def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  
         return
     _share_out(settings.share(settings.warmup, number), connections)
     warm_up = Load(connections, requests.take, settings.timeout).run(time.monotonic(), show)
-    # All objects made so far live to the end, so the garbage collector need not look at them.
+    # All objects made so far live to the end, so the garbage collector need not scan them.
     gc.freeze()
     pipe.send(warm_up)
     start: float = pipe.recv()

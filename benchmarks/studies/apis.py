@@ -1,6 +1,6 @@
-"""What other APIs and forms of the answer cost, on MiniLM: `python -m benchmarks.studies.apis`.
+"""The speed of other APIs and forms of the answer, on MiniLM: `python -m benchmarks.studies.apis`.
 
-Every pair is measured in turns on one running server; a figure is a ratio within a round.
+Every pair is measured in turn on one running server, and each figure is a ratio within a round.
 """
 
 import argparse
@@ -46,11 +46,11 @@ def _octets(answer: bytes) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to ask for vectors of texts, and how a client reads the answer into an array."""
+    """One way to request vectors of texts, and to read the answer into an array."""
 
     route: str
     texts: str
-    """The field of the texts."""
+    """The name of the field for the texts."""
     fields: dict[str, str]
     read: Callable[[bytes], NDArray[np.float32]]
     headers: dict[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Form:
         return json.dumps({**self.fields, self.texts: list(texts)}, ensure_ascii=False).encode()
 
     def request(self, up: Running, texts: Sequence[str]) -> bytes:
-        """Build one request, as the bytes that go over the wire."""
+        """Build the bytes of one request."""
         return with_body(head(up.address, self.route, {**JSON, **self.headers}), self.content(texts))
 
 
@@ -75,7 +75,7 @@ OF_SINGLES = ("json", "v1", "base64")
 
 
 def singles(up: Running, form: Form, texts: Sequence[str], seconds: float) -> float:
-    """Return requests a second of one text each, with answers that are not parsed.
+    """Return requests per second of one text each; the answers are not parsed.
 
     Raises:
         ConnectionError: A request failed.
@@ -88,7 +88,7 @@ def singles(up: Running, form: Form, texts: Sequence[str], seconds: float) -> fl
 
 
 def bulk(up: Running, form: Form, texts: Sequence[str], seconds: float) -> tuple[float, int]:
-    """Return texts a second, one request after the other and read into an array, and bytes of an answer."""
+    """Return texts per second, for one request after another read into arrays, and the bytes of an answer."""
     groups = cycle(grouped(texts, BULK))
     done, size, start = 0, 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -109,7 +109,7 @@ def one_round(up: Running, number: int, seconds: float) -> dict[str, float]:
     for name in OF_SINGLES:
         rates["unique"][name] = singles(up, FORMS[name], inputs.take("definitions", UNIQUE), seconds)
     for name in OF_SINGLES:
-        # Sent once before, so that all are answered by the cache.
+        # All texts are sent once before, so that the cache answers them.
         singles(up, FORMS[name], repeated, seconds)
         rates["repeated"][name] = singles(up, FORMS[name], repeated * 20, seconds)
     for ratio, over, under in (

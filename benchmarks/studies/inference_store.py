@@ -1,6 +1,6 @@
-"""What the inference store costs and gives: `python -m benchmarks.studies.inference_store`.
+"""Cost and speed of the inference store: `python -m benchmarks.studies.inference_store`.
 
-The server behind the store answers 1 KB at once, so that all time is spent on the wire and in the store. The
+The server behind the store returns 1 KB at once, so that all time is spent on the wire and in the store. The
 load comes from perf_analyzer: `pip download tritonclient==2.45.0 --no-deps`, unzip it, install Debian's
 libb64-0d and PyPI's nvidia-cuda-runtime-cu12, and add the library directory of the latter to LD_LIBRARY_PATH.
 """
@@ -94,8 +94,8 @@ def started(command: list[str], output: Path, pattern: re.Pattern[str]) -> Itera
 
 
 def load(analyzer: str, port: int, connections: int, seconds: float) -> tuple[float, float]:
-    """Return requests a second, and the median latency in ms."""
-    # Three windows, all of which count: the spread between rounds is reported instead.
+    """Return requests per second, and the median latency in ms."""
+    # All three windows count; the spread between rounds is reported instead.
     window = f"--measurement-interval={seconds / 3 * 1000:.0f} --stability-percentage=999 --max-trials=3"
     asked = f"-m m -i grpc -u 127.0.0.1:{port} --concurrency-range={connections} {window}"
     command = [analyzer, *asked.split()]
@@ -108,7 +108,7 @@ def load(analyzer: str, port: int, connections: int, seconds: float) -> tuple[fl
 
 
 def measure(analyzer: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Measure all rows in turns; one figure a round."""
+    """Measure all rows in turn; each has one figure for each round."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         root = Path(name)

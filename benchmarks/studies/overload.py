@@ -1,9 +1,9 @@
-"""What too much load does to throughput and latency: `python -m benchmarks.studies.overload`.
+"""The effect of overload on throughput and latency: `python -m benchmarks.studies.overload`.
 
-It asks a running server. Each round measures the capacity in a closed loop, and then sends a multiple of it
-in an open loop. An overload is compared with the capacities just before and after it, because a machine's
-speed changes; the median over the rounds counts. Then single texts are measured alone and beside bulk. Every
-text is new, so that no cache answers. The last line on standard output is one JSON object.
+The study needs a running server. Each round measures the capacity in a closed loop, and then sends a multiple
+of it in an open loop. The overload is compared with the capacities just before and after it, because a
+machine's speed changes; the median over the rounds counts. Then single texts are measured alone and beside
+bulk. Every text is new, so that no cache answers. The last line on standard output is one JSON object.
 """
 
 import argparse
@@ -33,21 +33,21 @@ from benchmarks.loadtest.workers import schedule
 
 CAPACITY_CONNECTIONS = 64
 OPEN_CONNECTIONS = 1000
-"""Connections of the open loop: more than the server lets wait, so that each request is sent when due."""
+"""The connections of the open loop: more than the server lets wait, so that requests are sent when due."""
 
 START_SECONDS = 3.0
 
 OTHERS = 1 << 30
-"""Added to a seed, gives other texts of the same kind."""
+"""The difference of two seeds for different texts of the same kind."""
 
 BULK_CONNECTIONS = 2
 SINGLE_CONNECTIONS = 2
 
 
 class Overload(OpenLoad):
-    """An open loop in which a refusal is an answer: it counts statuses, and the time of each refusal.
+    """An open loop in which a refusal is an answer; it counts statuses and times each refusal.
 
-    Where server and load generator share a machine, a refusal may wait until the generator gets a core. The
+    If server and load generator share a machine, a refusal may wait until the generator gets a core. The
     generator knows an upper bound of that wait, because it should be awake when the next request is due.
     """
 
@@ -75,7 +75,7 @@ class Overload(OpenLoad):
 
 
 def closed(settings: Settings, start: float | None = None, *, ahead: bool = False) -> Outcome:
-    """Send a closed loop, from the moment `start` or now; build its requests as needed, or `ahead`.
+    """Send a closed loop from the moment `start` or now, with requests built as needed or `ahead`.
 
     Raises:
         BenchmarkError: A request failed.
@@ -99,7 +99,7 @@ def closed(settings: Settings, start: float | None = None, *, ahead: bool = Fals
 
 
 def capacity(settings: Settings) -> tuple[float, float]:
-    """Return requests a second and the 99th percentile of their time in ms, of a closed loop."""
+    """Return the requests per second of a closed loop and the 99th percentile of their latency in ms."""
     outcome = closed(settings, ahead=True)
     return outcome.rate, outcome.percentile(99)
 
@@ -135,7 +135,7 @@ def overload(settings: Settings) -> dict[str, Any]:
 
 
 def beside_bulk(singles: Settings, bulk: Settings) -> dict[str, float]:
-    """Measure single texts alone, bulk alone, and the two at once, each time with new texts."""
+    """Measure single texts alone, bulk alone, and both at once, each time with new texts."""
     alone = _at_once([singles])[0]
     bulk_alone = _at_once([bulk])[0]
     beside, with_singles = _at_once([replace(load, seed=load.seed + OTHERS) for load in (singles, bulk)])
@@ -152,7 +152,7 @@ def beside_bulk(singles: Settings, bulk: Settings) -> dict[str, float]:
 def _at_once(loads: list[Settings]) -> list[Outcome]:
     """Send closed loops at the same time, each in a process of its own.
 
-    Their requests are built as needed: bulk is large, and singles are few.
+    The requests are built as needed, because bulk requests are large and single ones few.
     """
     with ProcessPoolExecutor(len(loads), get_context("spawn")) as processes:
         # The processes need a moment to start.
@@ -197,7 +197,7 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
         BenchmarkError: The server does not answer, or it refused a request within its capacity.
     """
     Server(settings).check()
-    # A longer measurement would bring the machine's noise of another moment into the ratio.
+    # In a longer measurement, changes in the machine's speed would enter the ratio.
     steady = replace(settings, connections=CAPACITY_CONNECTIONS, duration=min(20.0, seconds))
     capacity(replace(steady, duration=2.0))
     seeds = itertools.count(settings.seed + 1)

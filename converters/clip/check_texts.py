@@ -1,6 +1,6 @@
-"""The texts that a CLIP model's text tower is checked with, beside those of every model.
+"""Texts that a CLIP model's text tower is checked with, in addition to those of every model.
 
-Captions as people write them, and what open_clip's cleaning and its tokenizer are there for.
+They are captions as people write them, and texts that need open_clip's cleaning and its tokenizer.
 """
 
 import random
@@ -35,13 +35,13 @@ _ENDS = "in black and white|with a shallow depth of field|as a watercolor|at sun
     "|"
 )
 _FORWARD_FLOPS = 6e12
-"""Spent at most on the reference's vectors of the texts: about a minute on two cores."""
+"""Limit of operations for the reference's vectors of the texts: about a minute on two cores."""
 _FEWEST = 48
 _TOKENS = 77
 
 
 def clip_texts(weights: int) -> list[str]:
-    """The same texts at every call, fewer for a tower of many `weights`; all for 0."""
+    """Return the same texts at every call, but fewer for a tower of many `weights`; all for 0."""
     choice = random.Random(4)  # noqa: S311 - the same texts every time, no secret
     captions = [_caption(choice) for _ in range(120)]
     captions.append(" ".join(_caption(choice) for _ in range(20)))
@@ -54,7 +54,7 @@ def clip_texts(weights: int) -> list[str]:
 
 
 def _caption(choice: random.Random) -> str:
-    """5 to 20 words."""
+    """Return a caption of 4 to 17 words."""
     parts = [choice.choice(words) for words in (_SUBJECTS, _VERBS, _PLACES)]
     parts += [choice.choice(words) for words in (_ENDS, _PLACES) if choice.random() < 0.5]
     return " ".join(parts)

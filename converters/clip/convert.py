@@ -1,6 +1,6 @@
-"""One CLIP model, from the parts that `clip_source` found to the files of its two towers.
+"""Conversion of one CLIP model, from the parts that `source.find` found to the files of its two towers.
 
-Knows nothing about where the parts came from or where the files go.
+Independent of where the parts came from and where the files go.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "
 
 @dataclass(frozen=True)
 class ClipOrigin:
-    """What the caller knows about a model and the conversion records."""
+    """Facts about a model that the caller knows and the conversion records."""
 
     model_name: str
     pretrained: str
@@ -48,7 +48,7 @@ class ClipOrigin:
 
 @dataclass(frozen=True)
 class _Tower:
-    """How one tower came out. settings: what its manifest says beside what both towers' say."""
+    """One converted tower; `settings` are the manifest's fields that are specific to it."""
 
     result: CheckResult
     dimensions: int
@@ -59,19 +59,29 @@ class _Tower:
 def build(
     reference: ClipReference, origin: ClipOrigin, text: Path, image: Path, threads: int, progress: Progress
 ) -> tuple[Manifest, Manifest]:
-    """Convert both towers into the existing directories `text` and `image`; returns their manifests.
+    """Convert both towers.
 
-    threads: of the engine in the check; the number that will serve.
+    Args:
+        reference: The loaded model.
+        origin: Facts that are recorded.
+        text: Existing directory for the text tower's files.
+        image: Existing directory for the image tower's files.
+        threads: Threads of the engine in the check; the number that will serve.
+        progress: Receiver of the steps.
+
+    Returns:
+        The manifests of the text tower and the image tower.
 
     Raises:
-        InvalidModel: it is of a kind that cannot be converted, or fails to export.
-        CheckFailed: a converted tower does not give the reference's vectors.
-        OSError: the disk is full.
+        InvalidModel: The model is of a kind that cannot be converted, or cannot be exported.
+        CheckFailed: A converted tower does not give the reference's vectors.
+        OSError: The disk is full.
     """
     text_tower = _build_text(reference, text, threads, progress)
     image_tower = _build_image(reference, image, threads, progress)
     pair = pair_digest(text_tower.sha256, image_tower.sha256)
-    # Of both towers, so that no version of a tower belongs to two pairs: they stand beside each other.
+    # Each hash covers both towers, so that no version of a tower belongs to two pairs: several versions of a
+    # tower can exist side by side.
     text_tower, image_tower = (
         replace(tower, sha256=hashlib.sha256(f"{tower.sha256} {pair}".encode()).hexdigest())
         for tower in (text_tower, image_tower)
@@ -122,7 +132,7 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
 def _convert_text(
     reference: ClipReference, samples: Samples, path: Path, threads: int, progress: Progress
 ) -> tuple[TextPlan, CheckResult, Samples]:
-    """Export and verify; in another way where the packed graph is not right or cannot be exported."""
+    """Export and verify; use another graph if the packed one is wrong or cannot be exported."""
     plan = packed(reference.model, normalize=reference.text_unit)
     if plan is not None:
         try:
@@ -143,10 +153,11 @@ def _convert_text(
 
 
 def _try(plan: TextPlan, samples: Samples) -> None:
-    """A trial batch in torch, before the minutes of exporting and checking.
+    """Run a trial batch in torch, before the minutes of exporting and checking.
 
     Raises:
-        CheckFailed: other vectors than the reference's. InvalidModel: it cannot be computed.
+        CheckFailed: The vectors differ from the reference's.
+        InvalidModel: The graph cannot be computed.
     """
     rows = samples.spread(_TRIAL_TEXTS, check.KEPT_TOKENS)
     ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
@@ -212,12 +223,12 @@ def _encode(
     rows: Rows,
     report: Callable[[float, str], None],
 ) -> NDArray[np.float32]:
-    """The reference's vectors of all rows (ids or images): float32 [n, D].
+    """Return the reference's vectors of all rows (ids or images): float32 [n, D].
 
-    In batches of one size: the speed of many, the memory of few.
+    The rows are encoded in small batches, which are fast and take little memory.
 
     Raises:
-        InvalidModel: a vector is not finite, or another one when it is asked for again.
+        InvalidModel: A vector is not finite, or differs when it is computed again.
     """
     parts = []
     for start in range(0, len(rows), _REFERENCE_BATCH):
@@ -226,7 +237,7 @@ def _encode(
     vectors = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
-    # torch takes no array of negative strides.
+    # torch does not accept arrays with negative strides.
     again = encode(np.ascontiguousarray(rows[:_REFERENCE_BATCH][::-1]))[::-1]
     if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
         raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")

@@ -1,4 +1,4 @@
-"""The image tower of a CLIP model: its graph, the images of the check, and the check itself.
+"""Image tower of a CLIP model: its graph, the images of the check, and the check itself.
 
 image uint8 [batch, H, W, 3]  ->  image_embedding float32 [batch, D]
 """
@@ -18,7 +18,7 @@ from torch.nn import functional
 from converters.clip.text_tower import first_of
 from converters.errors import CheckFailed
 from converters.verification.check import NORM_TOLERANCE, CheckResult
-from converters.verification.engine_check import chosen
+from converters.verification.engine_check import check_with_fastest
 from triton_models.backends.onnxruntime.engine_selection import Selection
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_engine_selection import select_for_images
@@ -35,7 +35,7 @@ PHOTOGRAPHS = (
     "motorcycle_left.png",
     "camera.png",
 )
-"""Files of scikit-image, where it is installed."""
+"""Files of scikit-image, used if it is installed."""
 BATCHES = 16
 LARGEST_BATCH = 12
 KEPT_IMAGES = 6
@@ -45,9 +45,13 @@ Run = Callable[[Pixels], NDArray[np.float32]]
 
 
 class ImageGraph(nn.Module):
-    """Scaling, normalisation and the tower.
+    """Scaling of the pixel values, their normalisation, and the tower.
 
-    mean, std: of the three colours, of values from 0 to 1. normalize: the tower's vectors get unit length.
+    Args:
+        visual: The tower.
+        mean: Mean of each of the three colours, for values from 0 to 1.
+        std: Standard deviation of each of the three colours, for values from 0 to 1.
+        normalize: Whether the tower's vectors get unit length.
     """
 
     def __init__(
@@ -62,16 +66,19 @@ class ImageGraph(nn.Module):
         self.normalize = normalize
 
     def forward(self, image: Tensor) -> Tensor:
-        """float32 [batch, D] of uint8 [batch, H, W, 3]."""
+        """Return float32 [batch, D] for uint8 [batch, H, W, 3]."""
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
         vectors = first_of(self.visual((pixels - self.mean) / self.std))
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
 def check_images(height: int, width: int, resized: Callable[[Image.Image], Pixels]) -> list[Pixels]:
-    """Noise, gradients and photographs, the same at every call: uint8 [H, W, 3] each.
+    """Return noise, gradients, plain images and photographs, the same at every call: uint8 [H, W, 3] each.
 
-    resized: open_clip's own way of bringing a picture to the size.
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        resized: Brings a picture to this size as open_clip does.
     """
     random_numbers = np.random.default_rng(20240917)
     images = [random_numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(NOISE)]
@@ -81,7 +88,7 @@ def check_images(height: int, width: int, resized: Callable[[Image.Image], Pixel
 
 
 def _gradient(random_numbers: np.random.Generator, height: int, width: int) -> Pixels:
-    """Smooth waves, a frequency and a phase for each colour: pictures are smooth, noise is not."""
+    """Return smooth waves with their own frequencies per colour: pictures are smooth, noise is not."""
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = [
         np.sin(6.28 * (frequency[0] * down + frequency[1] * across) + phase)
@@ -94,7 +101,7 @@ def _gradient(random_numbers: np.random.Generator, height: int, width: int) -> P
 
 
 def _photographs() -> list[Image.Image]:
-    """Those that an installed scikit-image carries; none where it is not installed."""
+    """Return the photographs of scikit-image; none if it is not installed."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         return []
@@ -103,17 +110,17 @@ def _photographs() -> list[Image.Image]:
 
 
 def verify(check: ImageCheck, path: Path, threads: int, report: Callable[[float, str], None]) -> CheckResult:
-    """Check `path` with the engine that will serve, and record that engine beside it.
+    """Check the model at `path` with the engine that will serve, and record that engine beside the model.
 
     Raises:
-        CheckFailed: as `engines.chosen`.
+        CheckFailed: As in `engine_check.check_with_fastest`.
     """
 
     def checked(selection: Selection) -> CheckResult:
         least_alone = LEAST_COSINE if selection.fixed_by_operator else LEAST_ALONE
         return compare(ImageEngine(path, threads, selection.name).run, check, report, least_alone)
 
-    return chosen(
+    return check_with_fastest(
         lambda without: select_for_images(path, kept(check), threads, without), checked, path.parent
     )
 
@@ -124,7 +131,8 @@ def compare(
     """Compare every image, alone and in `BATCHES` mixed batches, with the reference.
 
     Raises:
-        CheckFailed: with the number of the worst image.
+        CheckFailed: A vector is wrong or depends on its batch; if a cosine is too low, the message has the
+            number of the worst image.
     """
     images, vectors = check.images, check.embeddings
     alone = np.concatenate([run(image[np.newaxis]) for image in images])
@@ -152,13 +160,13 @@ def compare(
 
 
 def mixed_batches(count: int) -> list[list[int]]:
-    """The rows of each batch, the same at every call: in ever new orders and sizes."""
+    """Return the rows of each batch, in random orders and sizes that are the same at every call."""
     choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
     return [choice.sample(range(count), choice.randint(2, min(LARGEST_BATCH, count))) for _ in range(BATCHES)]
 
 
 def kept(check: ImageCheck) -> ImageCheck:
-    """The part of the check that is repeated after each load: of every kind of image some."""
+    """Return the part of the check that is repeated after each load: a few images, evenly spread."""
     places = np.unique(np.linspace(0, len(check.images) - 1, KEPT_IMAGES).round().astype(int))
     return ImageCheck(check.images[places], check.embeddings[places])
 

@@ -1,7 +1,7 @@
-"""From a CLIP model's name to its two installed towers: find, wait for memory, convert, move into place.
+"""Pipeline from a CLIP model's name to its two installed towers: find, wait for memory, convert, install.
 
-Both towers are built before either is installed. A kill between the two moves leaves towers of
-different `pair`, which readers take for no model.
+Both towers are built before either is installed. If the process is killed between the two installations, the
+towers differ in `pair`, and readers do not accept them as a model.
 """
 
 import importlib.util
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.errors import NameCollision, SourceNotFound
-from converters.job import Request, locked, reserved
+from converters.errors import SourceNotFound
+from converters.job import Request, locked, refuse_collision, reserved
 from converters.progress import Progress
-from converters.sentence_transformer.pipeline import refuse_foreign
 from triton_models.contract.config import model_config, to_text
-from triton_models.contract.manifest import Manifest, ManifestError
-from triton_models.contract.names import HUB_PREFIX, ClipNames, clip_served_names
-from triton_models.repository.repository import CONFIG, ModelNotInRepository, Repository
+from triton_models.contract.manifest import Manifest
+from triton_models.contract.names import HUB_PREFIX, ClipNames, clip_triton_names
+from triton_models.repository.repository import CONFIG, Repository
 
 if TYPE_CHECKING:
     from converters.clip.source import ClipFound
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipConverted:
-    """Both towers as they were installed."""
+    """Names and manifests of the two installed towers."""
 
     names: ClipNames
     text: Manifest
@@ -35,24 +34,27 @@ class ClipConverted:
 
 
 def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
-    """Convert and install.
+    """Convert a CLIP model and install its towers.
 
-    request: its revision and trust_remote_code are not used. pretrained: a tag, a file's name, or empty.
+    Args:
+        request: The request; its `revision` and `trust_remote_code` are not used.
+        pretrained: A tag, the name of a checkpoint file, or empty.
+        progress: Receiver of the steps.
 
     Raises:
-        ConversionError: see `converters.errors`.
-        InvalidModelName: the names cannot be ones.
-        OSError: the disk is full or the repository cannot be written.
+        ConversionError: See `converters.errors`.
+        InvalidModelName: The names are not valid.
+        OSError: The disk is full or the repository cannot be written.
     """
-    names = clip_served_names(request.model_name, pretrained)
+    names = clip_triton_names(request.model_name, pretrained)
     repository = Repository(request.output)
     with ExitStack() as stack:
         if not request.locked:
-            for served in (names.text, names.image):
-                stack.enter_context(locked(repository, served, progress))
+            for triton_name in (names.text, names.image):
+                stack.enter_context(locked(repository, triton_name, progress))
         _refuse_unknown(request.model_name)
-        for served in (names.text, names.image):
-            _refuse_collision(repository, served, request.model_name, pretrained)
+        for triton_name in (names.text, names.image):
+            refuse_collision(repository, triton_name, request.model_name, pretrained)
         return _convert(request, pretrained, names, repository, progress)
 
 
@@ -61,7 +63,7 @@ def _convert(
 ) -> ClipConverted:
     with repository.staging(names.text) as staged:
         progress.step("download", 0.0, "Loading torch and open_clip")
-        # open_clip knows its models only once torch is there.
+        # open_clip's list of models cannot be read without torch.
         from converters.torchvision_shim import make_importable
 
         make_importable()
@@ -71,10 +73,10 @@ def _convert(
         found = source.find(request.model_name, pretrained, request.sources, progress)
         with reserved(repository, staged, weight_bytes(found.checkpoint), progress):
             text, image = _build(request, pretrained, found, staged, progress)
-        for served, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
-            config = to_text(model_config(served, manifest))
+        for triton_name, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
+            config = to_text(model_config(triton_name, manifest))
             (staged / tower / CONFIG).write_text(config, encoding="utf-8")
-            repository.install(staged / tower, served, beside=request.beside)
+            repository.install(staged / tower, triton_name, beside=request.beside)
         return ClipConverted(names, text, image)
 
 
@@ -101,24 +103,10 @@ def _build(
 def _refuse_unknown(model_name: str) -> None:
     """Refuse an architecture that open_clip lacks before torch is imported, which takes 7 s of CPU."""
     if model_name.startswith(HUB_PREFIX) or "open_clip" in sys.modules:
-        # Of a repository on the Hub; or open_clip is here already and says it itself.
+        # The model is a repository on the Hub, or open_clip is already imported and `source.find` refuses it.
         return
     spec = importlib.util.find_spec("open_clip")
     assert spec is not None
     roots = map(Path, spec.submodule_search_locations or ())
     if not any((root / "model_configs" / f"{model_name}.json").is_file() for root in roots):
         raise SourceNotFound(f"open_clip has no architecture {model_name!r}")
-
-
-def _refuse_collision(repository: Repository, served: str, model_name: str, pretrained: str) -> None:
-    refuse_foreign(repository, served)
-    try:
-        other = repository.manifest(served)
-    except (ModelNotInRepository, ManifestError):
-        # Nothing there, or something damaged that the new model replaces.
-        return
-    if (other.model_name, other.pretrained) != (model_name, pretrained):
-        taken = f"{other.model_name} {other.pretrained or ''}".rstrip()
-        raise NameCollision(
-            f"{model_name} {pretrained} would be served as {served}, which is the name of {taken} already"
-        )

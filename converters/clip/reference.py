@@ -1,6 +1,6 @@
-"""A CLIP model as open_clip runs it: what every converted vector is compared with.
+"""Reference of a CLIP model: open_clip's own vectors, with which every converted vector is compared.
 
-Always float32 on the CPU. Weights are read without running pickled code.
+The reference always runs in float32 on the CPU. Weights are read without running pickled code.
 """
 
 import inspect
@@ -33,10 +33,14 @@ _CONFIG = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class ClipReference:
-    """A loaded model.
+    """A CLIP model loaded by open_clip.
 
-    model: in evaluation mode, float32. tokenizer: as the front end will tokenise. preprocess: as open_clip
-    prepares images for it. text_unit, image_unit: its towers give vectors of unit length (CoCa).
+    Attributes:
+        model: The model in evaluation mode, float32.
+        tokenizer: Tokenizer as the gateway will use it.
+        preprocess: Preprocessing that open_clip applies to images.
+        text_unit: Whether the text tower gives vectors of unit length (CoCa).
+        image_unit: Whether the image tower gives vectors of unit length (CoCa).
     """
 
     model: Any
@@ -47,11 +51,11 @@ class ClipReference:
 
     @property
     def preprocessing(self) -> ImagePreprocessing:
-        """What the front end does to a picture."""
+        """The preprocessing that the gateway applies to a picture."""
         size = self.preprocess.size
         height, width = (size, size) if isinstance(size, int) else size
         mode, interpolation = self.preprocess.resize_mode, self.preprocess.interpolation
-        # open_clip takes everything but "bilinear" for bicubic.
+        # open_clip treats every value except "bilinear" as bicubic.
         return ImagePreprocessing(
             height=height,
             width=width,
@@ -61,13 +65,13 @@ class ClipReference:
         )
 
     def encode_texts(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [n, D] of int64 [n, context length]."""
+        """Return vectors, float32 [n, D], of ids, int64 [n, context length]."""
         with torch.inference_mode():
             vectors: NDArray[np.float32] = self.model.encode_text(torch.from_numpy(ids)).numpy()
         return vectors
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [n, D] of uint8 [n, H, W, 3], by open_clip's own transform."""
+        """Return vectors, float32 [n, D], of images, uint8 [n, H, W, 3], by open_clip's own transform."""
         transform = image_transform_v2(self.preprocess, is_train=False)
         pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
         with torch.inference_mode():
@@ -75,7 +79,7 @@ class ClipReference:
         return vectors
 
     def resized(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3]: a picture as open_clip's transform leaves it before scaling."""
+        """Return a picture as open_clip's transform leaves it before scaling its values, uint8 [H, W, 3]."""
         plain = PreprocessCfg(**{**vars(self.preprocess), "mean": (0.0,) * 3, "std": (1.0,) * 3})
         pixels: Tensor = image_transform_v2(plain, is_train=False)(picture)
         scaled: NDArray[np.uint8] = (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
@@ -83,10 +87,10 @@ class ClipReference:
 
 
 def weight_bytes(checkpoint: Path) -> int:
-    """Size of a checkpoint's weights in float32.
+    """Return the size of a checkpoint's weights in float32, in bytes.
 
     Raises:
-        InvalidModel: it cannot be read without running pickled code, or not at all.
+        InvalidModel: The file cannot be read, or not without running pickled code, or holds no weights.
     """
     try:
         if checkpoint.suffix == ".safetensors":
@@ -95,7 +99,7 @@ def weight_bytes(checkpoint: Path) -> int:
             with safe_open(checkpoint, framework="pt") as file:
                 return sum(4 * int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118 - no dict
         with warnings.catch_warnings():
-            # Of pickle protocols that torch does not write.
+            # torch warns of pickle protocols that it does not write itself.
             warnings.simplefilter("ignore")
             state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_is_zip(checkpoint))
     except pickle.UnpicklingError as error:
@@ -117,20 +121,22 @@ def weight_bytes(checkpoint: Path) -> int:
 def load(found: ClipFound, scratch: Path) -> ClipReference:
     """Build the model of a source.
 
-    scratch: an existing directory, for the configuration that open_clip reads.
+    Args:
+        found: Parts of the model.
+        scratch: An existing directory for the configuration that open_clip reads.
 
     Raises:
-        InvalidModel: it cannot be loaded or lacks weights.
+        InvalidModel: The model cannot be loaded or lacks weights.
     """
     home = scratch / "open_clip"
     home.mkdir()
     (home / _CONFIG).write_text(json.dumps({"model_cfg": found.config, "preprocess_cfg": found.preprocess}))
     for path in found.tokenizer_files:
         (home / path.name).symlink_to(path)
-    # The way of a local directory, for all sources: it reads nothing from elsewhere.
+    # All sources are loaded as a local directory, for which open_clip reads nothing from elsewhere.
     name = f"local-dir:{home}"
     before = logging.root.manager.disable
-    # open_clip warns of a model without weights, which come in the next step.
+    # open_clip warns that the model has no weights; the next step loads them.
     logging.disable(logging.WARNING)
     try:
         _check_size(name, found.checkpoint)
@@ -148,14 +154,14 @@ def load(found: ClipFound, scratch: Path) -> ClipReference:
 
 
 def _check_size(name: str, checkpoint: Path) -> None:
-    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
+    """Refuse a configuration with more weights than the checkpoint, before memory for them is allocated."""
     try:
         with torch.device("meta"):
             model: Any = open_clip.create_model(
                 name, device="meta", load_weights=False, pretrained_text=False
             )
     except LOADING_ERRORS:
-        # Not every tower can be built without memory; what cannot be at all is told by the next step.
+        # Not every tower can be built without memory. If it cannot be built at all, the next step fails.
         return
     claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
     elements = weight_bytes(checkpoint) // 4
@@ -163,11 +169,11 @@ def _check_size(name: str, checkpoint: Path) -> None:
 
 
 def _unit(method: Callable[..., Any]) -> bool:
-    """Whether a method of open_clip normalises unless told not to."""
+    """Return whether a method of open_clip normalises by default."""
     return bool(inspect.signature(method).parameters["normalize"].default)
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether torch wrote the file in the form that can be read piece by piece."""
+    """Return whether torch wrote the file in the format that can be read piece by piece."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"

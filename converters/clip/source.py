@@ -1,12 +1,12 @@
-"""Where a CLIP model's architecture, weights and tokenizer come from, by the names that open_clip uses.
+"""Sources of a CLIP model's architecture, weights and tokenizer, by the names that open_clip uses.
 
-    ViT-B-32 + laion2b_s34b_b79k   open_clip's architecture, the tag's weights: below a source directory by
-                                   the name of their Hub repository, in the Hub's cache, on the Hub
+    ViT-B-32 + laion2b_s34b_b79k   open_clip's architecture with the tag's weights: in a source directory, by
+                                   the name of their Hub repository, in the Hub's cache, or on the Hub
     ViT-B-32 + name.pt             a checkpoint file directly in a source directory
     hf-hub:owner/name              a repository with open_clip_config.json, from the same three places
 
-What a configuration names in turn (tokenizers, text models of transformers) is looked for in the same
-places; nothing else is read.
+Tokenizers and transformers text models that a configuration names are looked up in the same places. Nothing
+else is read.
 """
 
 import json
@@ -51,7 +51,7 @@ VISION_KEYS = frozenset(
     "patch_dropout patch_size pos_embed_type timm_drop timm_drop_path timm_model_name timm_model_pretrained "
     "timm_pool timm_proj timm_proj_bias".split()
 )
-"""What open_clip 3.3 makes of `text_cfg` and `vision_cfg`; a test holds them equal to its own lists."""
+"""Keys that open_clip 3.3 reads from `text_cfg` and `vision_cfg`; a test compares them with its own lists."""
 _MODEL_KEYS = frozenset(
     "custom_text embed_dim init_logit_bias init_logit_scale multimodal_cfg nonscalar_logit_scale output_dict "
     "pad_id quick_gelu text_cfg vision_cfg".split()
@@ -71,10 +71,14 @@ _MOST_TAGS = 12
 
 @dataclass(frozen=True)
 class ClipFound:
-    """One model's parts.
+    """The parts of one model.
 
-    config: open_clip's `model_cfg`; models of transformers in it are named by directory. preprocess: what
-    the source says of `preprocess_cfg`. checkpoint: the weights. tokenizer_files: none for open_clip's own.
+    Attributes:
+        config: open_clip's `model_cfg`; it names transformers models by their directory.
+        preprocess: The entries of `preprocess_cfg` that the source gives.
+        checkpoint: File of the weights.
+        tokenizer_files: Files of the tokenizer; empty for open_clip's own.
+        source: Origin of the weights, as it is recorded.
     """
 
     config: dict[str, Any]
@@ -87,11 +91,11 @@ class ClipFound:
 def find(model_name: str, pretrained: str, source_dirs: Sequence[Path], progress: Progress) -> ClipFound:
     """Look for a model in all sources in their order.
 
-    model_name, pretrained: accepted by `validate_clip_name`.
+    `validate_clip_name` must have accepted `model_name` and `pretrained`.
 
     Raises:
-        SourceNotFound: no such architecture, tag, file or repository, or the Hub cannot be reached.
-        InvalidModel: what is there is not a model of open_clip.
+        SourceNotFound: No such architecture, tag, file or repository exists, or the Hub cannot be reached.
+        InvalidModel: The source is not a model of open_clip.
     """
     progress.step("download", 0.0, f"Looking for {model_name} {pretrained}".rstrip())
     places = _Places(source_dirs, progress)
@@ -107,17 +111,17 @@ def find(model_name: str, pretrained: str, source_dirs: Sequence[Path], progress
 
 
 class _Places:
-    """The three places, in their order: source directories, the Hub's cache, the Hub."""
+    """The three places that are searched, in their order: source directories, the Hub's cache, the Hub."""
 
     def __init__(self, source_dirs: Sequence[Path], progress: Progress) -> None:
         self.roots = [root.absolute() for root in source_dirs]
         self._progress = progress
 
     def file(self, repo: str, names: Sequence[str]) -> tuple[Path, Source]:
-        """The first of `names` that the repository has.
+        """Return the first of `names` that the repository has, and its source.
 
         Raises:
-            SourceNotFound: nowhere.
+            SourceNotFound: No place has any of them.
         """
         for name in names:
             for root in self.roots:
@@ -140,11 +144,12 @@ class _Places:
                 return path, Source("hub", str(path), directory.name, fingerprint(path))
         raise SourceNotFound(f"{repo} on the Hugging Face Hub has no {' and no '.join(names)}")
 
-    def companion(self, name: Any) -> Path:  # noqa: ANN401 - what a file of others holds
-        """The directory of a tokenizer or of a text model's configuration, by its name on the Hub.
+    def companion(self, name: Any) -> Path:  # noqa: ANN401 - JSON of a model's file
+        """Return the directory of a tokenizer or of a text model's configuration, by its name on the Hub.
 
         Raises:
-            SourceNotFound: nowhere. InvalidModel: no such name can be.
+            SourceNotFound: No place has it.
+            InvalidModel: The name is not a valid model name.
         """
         try:
             validate_model_name(str(name))
@@ -171,7 +176,7 @@ class _Places:
 
 
 def _builtin(model_name: str, pretrained: str, config: dict[str, Any], places: _Places) -> ClipFound:
-    """An architecture of open_clip with the weights of a tag or of a file."""
+    """Find an architecture of open_clip with the weights of a tag or of a file."""
     if pretrained.endswith(CHECKPOINT_SUFFIXES):
         paths = [root / pretrained for root in places.roots]
         checkpoint = next((path for path in paths if path.is_file()), None)
@@ -193,7 +198,7 @@ def _builtin(model_name: str, pretrained: str, config: dict[str, Any], places: _
 
 
 def _repository(repo: str, places: _Places) -> ClipFound:
-    """A repository that holds configuration and weights."""
+    """Find a repository with a configuration and weights."""
     path, _ = places.file(repo, [CONFIG])
     checkpoint, source = places.file(repo, _WEIGHTS)
     try:
@@ -204,7 +209,8 @@ def _repository(repo: str, places: _Places) -> ClipFound:
         raise InvalidModel(f"{CONFIG} is broken: {error!r}") from error
     if not all(isinstance(part, dict) for part in parts):
         raise InvalidModel(f"{CONFIG} is broken: its parts must be JSON objects")
-    # A directory brings its tokenizer along; open_clip takes that of a repository by the name it is given.
+    # A directory contains its tokenizer. For a repository, open_clip uses the tokenizer that the
+    # configuration names.
     home = path.parent if any(path.is_relative_to(root) for root in places.roots) else None
     return _found(parts[0], parts[1], checkpoint, source, home, places)
 
@@ -239,13 +245,13 @@ def _found(
 
 
 def check(config: dict[str, Any]) -> None:
-    """Refuse what open_clip would hand on to functions that open files, ask the Hub or run code."""
+    """Refuse values that open_clip would pass to functions that open files, ask the Hub or run code."""
     check_keys("model_cfg", dict.fromkeys(config), _MODEL_KEYS)
     named = ("hf_model_name", "hf_tokenizer_name")
     parts = {"text_cfg": TEXT_KEYS, "vision_cfg": VISION_KEYS, "multimodal_cfg": MULTIMODAL_KEYS}
     for part, allowed in parts.items():
         settings = config.get(part)
-        # The two names are looked up by this program, which refuses paths in words of its own.
+        # This program looks up the two names itself and refuses paths with a message of its own.
         given = (
             {k: None if k in named else v for k, v in settings.items()}
             if isinstance(settings, dict)

@@ -1,15 +1,15 @@
-"""The text tower of a CLIP model as one module with the signature of the model contract.
+"""Text tower of a CLIP model as one module with the signature of the model contract.
 
     input_ids int64 [total], item_shape int32 [batch, 1]  ->  sentence_embedding float32 [batch, D]
 
-Three ways, the first that a tower allows:
+There are three ways to compute it; the first one that a tower allows is used:
 
-    packed   causal, pooled at end-of-text: what follows that token cannot reach it, so it is not sent;
-             attention alone is padded
-    padded   masks its padding (towers of transformers): padding is made inside the graph, to the longest
-    fixed    sees its padding, or is pooled where padding can be: every text has the full length
+    packed   the tower is causal and pooled at end-of-text: later tokens cannot affect that token, so they
+             are not sent; only attention is padded
+    padded   the tower masks its padding (towers of transformers): the graph pads to the longest text
+    fixed    the tower attends to its padding, or is pooled where padding can be: every text has full length
 
-Knows nothing about files, tokenizers or ONNX.
+Independent of files, tokenizers and ONNX.
 """
 
 import copy
@@ -31,10 +31,13 @@ _FAR_BELOW = torch.finfo(torch.float32).min / 2  # half, so that adding a score 
 
 @dataclass(frozen=True)
 class TextPlan:
-    """How the tower is computed, and why; recorded in the manifest.
+    """The chosen way to compute the tower, and the reason for it, which the manifest records.
 
-    graph: see the head of this file. fixed_length: what every row is filled up to; None for rows of any
-    length.
+    Attributes:
+        how: One of the three ways at the head of this file.
+        reason: The reason for it, a clause.
+        graph: The tower as a module with the signature at the head of this file.
+        fixed_length: Tokens to which every row is padded; None for rows of any length.
     """
 
     how: Literal["packed", "padded", "fixed"]
@@ -44,9 +47,11 @@ class TextPlan:
 
 
 def packed(model: nn.Module, *, normalize: bool) -> TextPlan | None:
-    """The plan for a causal tower with end-of-text pooling; None for any other.
+    """Return the plan for a causal tower with end-of-text pooling; None for any other tower.
 
-    normalize: `encode_text` gives vectors of unit length.
+    Args:
+        model: The whole CLIP model.
+        normalize: Whether `encode_text` gives vectors of unit length.
     """
     tower: Any = getattr(model, "text", model)
     mask = getattr(tower, "attn_mask", None)
@@ -67,9 +72,13 @@ def packed(model: nn.Module, *, normalize: bool) -> TextPlan | None:
 
 
 def unpacked(model: nn.Module, context_length: int, separator: int | None, *, normalize: bool) -> TextPlan:
-    """The plan for any tower.
+    """Return the plan for any tower.
 
-    separator: an id that open_clip replaces by 0.
+    Args:
+        model: The whole CLIP model.
+        context_length: Tokens to which open_clip pads every text.
+        separator: An id that open_clip replaces by 0; None if there is none.
+        normalize: Whether `encode_text` gives vectors of unit length.
     """
     tower = getattr(model, "text", None)
     text_only = without(model, "visual", "text_decoder")
@@ -83,7 +92,7 @@ def unpacked(model: nn.Module, context_length: int, separator: int | None, *, no
 
 
 def word_table(model: nn.Module) -> nn.Embedding:
-    """The vectors of the text tower's tokens."""
+    """Return the table of the text tower's token vectors."""
     tower: Any = getattr(model, "text", model)
     table: nn.Embedding = (
         tower.transformer.get_input_embeddings()
@@ -94,14 +103,14 @@ def word_table(model: nn.Module) -> nn.Embedding:
 
 
 def without(model: nn.Module, *names: str) -> nn.Module:
-    """The same model, sharing its weights, without some of its modules."""
+    """Return a copy of the model that shares its weights but lacks the named modules."""
     copied = copy.copy(model)
     copied._modules = {name: module for name, module in model._modules.items() if name not in names}
     return copied
 
 
 class PackedText(nn.Module):
-    """open_clip's `encode_text` of a causal tower over one row of all tokens."""
+    """open_clip's `encode_text` of a causal tower, computed over one row of all tokens."""
 
     def __init__(self, tower: Any, pooling: str, *, normalize: bool) -> None:  # noqa: ANN401 - CLIP or TextTransformer
         super().__init__()
@@ -116,7 +125,7 @@ class PackedText(nn.Module):
         self.normalize = normalize
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
-        """float32 [batch, D] of int64 [total] and int32 [batch, 1]."""
+        """Return float32 [batch, D] for int64 [total] and int32 [batch, 1]."""
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         layout = Layout.of(item_shape.reshape(-1).to(torch.int64), ids.shape[0], VECTOR)
         place = torch.arange(layout.longest)
@@ -136,9 +145,10 @@ class PackedText(nn.Module):
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _pooled(self, ids: Tensor, layout: Layout) -> Tensor:
-        """The place of end-of-text in each row, int64 [batch]: the first of its id, or of the greatest id.
+        """Return the place of end-of-text in each row, int64 [batch].
 
-        Not by argmax: engines differ in which of several they take, and a text may spell the token out.
+        It is the first token with the id of end-of-text, or with the greatest id. argmax is not used: a text
+        may spell the token out, and engines differ in which of several maxima they take.
         """
         padded = torch.where(layout.valid, layout.pad(ids), -1)
         wanted = padded.amax(1, keepdim=True) if self.end_of_text is None else self.end_of_text
@@ -147,10 +157,10 @@ class PackedText(nn.Module):
 
 
 def _attention(attention: nn.MultiheadAttention, states: Tensor, layout: Layout, bias: Tensor) -> Tensor:
-    """Self-attention of float32 [total, E]; bias: float32 [batch, 1, longest, longest]."""
+    """Return the self-attention of float32 [total, E]; bias: float32 [batch, 1, longest, longest]."""
     heads, width = attention.num_heads, attention.head_dim
     projected = functional.linear(states, attention.in_proj_weight, attention.in_proj_bias)
-    # [total, 3 E] to [3, batch, heads, longest, d].
+    # From [total, 3 E] to [3, batch, heads, longest, d].
     padded = layout.pad(projected)
     padded = padded.reshape(*padded.shape[:2], 3, heads, width).permute(2, 0, 3, 1, 4)
     query, key, value = padded[0] * width**-0.5, padded[1], padded[2]
@@ -160,7 +170,7 @@ def _attention(attention: nn.MultiheadAttention, states: Tensor, layout: Layout,
 
 
 class PaddedText(nn.Module):
-    """A tower of transformers, which masks what is its padding id, padded to the longest text of a batch."""
+    """A tower of transformers, which masks its padding id, padded to the longest text of a batch."""
 
     def __init__(self, tower: HFTextEncoder, pad_id: int, *, normalize: bool) -> None:
         super().__init__()
@@ -169,7 +179,7 @@ class PaddedText(nn.Module):
         self.normalize = normalize
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
-        """As `PackedText.forward`."""
+        """Same as `PackedText.forward`."""
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         layout = Layout.of(item_shape.reshape(-1).to(torch.int64), ids.shape[0])
         vectors = first_of(self.tower(torch.where(layout.valid, layout.pad(ids), self.pad_id)))
@@ -186,7 +196,7 @@ class FixedText(nn.Module):
         self.separator = separator
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
-        """As `PackedText.forward`."""
+        """Same as `PackedText.forward`."""
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         if self.separator is not None:
             ids = torch.where(ids == self.separator, 0, ids)
@@ -196,7 +206,7 @@ class FixedText(nn.Module):
 
 
 def first_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The vectors of a tower that may give its tokens beside them."""
+    """Return the vectors of a tower whose output may also contain those of its tokens."""
     return output[0] if isinstance(output, tuple) else output
 
 

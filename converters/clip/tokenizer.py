@@ -1,6 +1,6 @@
-"""open_clip's tokenizer as a file of the `tokenizers` library, and the proof that it is the same.
+"""open_clip's tokenizer as a file of the `tokenizers` library, and the check that both give the same ids.
 
-Cleaning a text comes before the file (`triton_models/contract/cleaning.py`), padding comes after it.
+A text is cleaned before the file is applied (`triton_models/contract/cleaning.py`) and padded afterwards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,16 +25,20 @@ from triton_models.contract.manifest import TextCleaning
 _WORD_END = "</w>"
 _CODE_POINTS = 0x110000
 _NEITHER = r"\x{345}"
-"""With case ignored, `regex` finds U+0345 in none of the classes, and `SimpleTokenizer` drops it."""
+"""If case is ignored, U+0345 is in none of the classes of `regex`, and `SimpleTokenizer` drops it."""
 _SURROGATES = range(0xD800, 0xE000)
 
 
 class ClipTokenizer:
-    """Texts to ids, as the front end makes them.
+    """Tokenizer that maps texts to ids as the gateway does.
 
-    tokenizer: the file's content; it truncates and adds the special tokens. cleaning: what comes before it.
-    context_length: what open_clip fills every text up to, with pad_id. separator: an id that open_clip
-    replaces by 0 in every text; None for none. max_characters: as in the manifest.
+    Attributes:
+        tokenizer: Content of the file; it truncates and adds the special tokens.
+        cleaning: Cleaning of a text before the file is applied.
+        context_length: Tokens to which open_clip pads every text.
+        pad_id: Id of padding tokens.
+        separator: An id that open_clip replaces by 0 in every text; None if there is none.
+        max_characters: As in the manifest.
     """
 
     def __init__(self, reference: Any) -> None:  # noqa: ANN401 - open_clip's tokenizers share no type
@@ -55,26 +59,29 @@ class ClipTokenizer:
             raise InvalidModel(f"the tokenizer {type(reference).__name__} is not supported")
 
     def ids(self, text: str) -> NDArray[np.int64]:
-        """int64 [L], 1 <= L <= context_length: truncated, special tokens included, without padding."""
+        """Return the ids of a text, int64 [L], 1 <= L <= context_length.
+
+        They are truncated and include the special tokens, but no padding.
+        """
         return np.asarray(self.tokenizer.encode(CLEANINGS[self.cleaning](text)).ids, dtype=np.int64)
 
     def filled(self, text: str) -> NDArray[np.int64]:
-        """int64 [context_length], with padding."""
+        """Return the ids of a text with padding, int64 [context_length]."""
         row = np.full(self.context_length, self.pad_id, dtype=np.int64)
         ids = self.ids(text)
         row[: len(ids)] = ids
         return row
 
     def reference_ids(self, text: str) -> NDArray[np.int64]:
-        """int64 [context_length]: what open_clip makes of a text."""
+        """Return open_clip's own ids of a text, int64 [context_length]."""
         ids: NDArray[np.int64] = self._reference([text])[0].numpy()
         return ids
 
     def check_same(self, texts: Sequence[str]) -> None:
-        """Compare with open_clip on every text.
+        """Compare the ids with open_clip's for every text.
 
         Raises:
-            InvalidModel: other ids.
+            InvalidModel: The ids of a text differ.
         """
         for text in texts:
             ids = self.filled(text)
@@ -92,7 +99,7 @@ def _cleaning(function: Callable[[str], str]) -> TextCleaning:
 
 
 def _byte_pairs(reference: SimpleTokenizer) -> Tokenizer:
-    """CLIP's own byte-pair encoding."""
+    """Return CLIP's own byte-pair encoding as a tokenizer of `tokenizers`."""
     if reference.reduction_fn is not None:
         raise InvalidModel(
             "the tokenizer drops tokens at random (reduction_mask), which is for training only"
@@ -101,8 +108,8 @@ def _byte_pairs(reference: SimpleTokenizer) -> Tokenizer:
     merges = sorted(reference.bpe_ranks, key=reference.bpe_ranks.__getitem__)
     specials = [reference.decoder[number] for number in reference.all_special_ids]
     for special in specials:
-        # A text may spell a special token out, and open_clip then takes it for one. In the file it is a word
-        # like any other, put together by merges that no other word can meet.
+        # A text may spell a special token out, and open_clip then treats it as that token. In the file it is
+        # an ordinary word, built by merges that no other word can reach.
         number = vocabulary.pop(special)
         pieces = [
             piece.value for piece in BPE(vocabulary, merges, end_of_word_suffix=_WORD_END).tokenize(special)
@@ -130,9 +137,9 @@ def _byte_pairs(reference: SimpleTokenizer) -> Tokenizer:
 
 
 def _pattern(specials: Sequence[str]) -> str:
-    """`SimpleTokenizer.pat` for the regular expressions of `tokenizers`.
+    """Return `SimpleTokenizer.pat` for the regular expressions of `tokenizers`.
 
-    Those know an older Unicode than Python's `regex`; what they lack of letters and numbers is added.
+    Those know an older Unicode than Python's `regex`; the letters and numbers that they lack are added.
     """
     letters, numbers = (rf"\p{{{kind}}}{_ranges(_lacking(kind))}" for kind in ("L", "N"))
     words = "'s|'t|'re|'ve|'m|'ll|'d"
@@ -141,17 +148,17 @@ def _pattern(specials: Sequence[str]) -> str:
 
 
 def _lacking(kind: str) -> list[int]:
-    """Code points that are of a kind (`L`, `N`) in `regex` and not in `tokenizers`."""
+    """Return the code points that are of a kind (`L`, `N`) in `regex` but not in `tokenizers`."""
     every = [number for number in range(_CODE_POINTS) if number not in _SURROGATES]
     text = "".join(map(chr, every))
     places = {match.start() for match in regex.finditer(rf"\p{{{kind}}}", text)}
-    # What is left after removing has its place in the text with it.
+    # Each part that is left after removing comes with its place in the text.
     left = Split(Regex(rf"\p{{{kind}}}+"), behavior="removed").pre_tokenize_str(text)
     return [every[place] for _, (start, end) in left for place in range(start, end) if place in places]
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Code points, ascending, as what stands between the brackets of a regular expression."""
+    """Format ascending code points for the brackets of a regular expression."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][1] == number - 1:
@@ -162,7 +169,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _hugging_face(reference: HFTokenizer) -> tuple[Tokenizer, int]:
-    """The tokenizer of a model of transformers, and the id it fills with."""
+    """Return the tokenizer of a transformers model, and its padding id."""
     live = reference.tokenizer
     if reference.tokenizer_mode:
         raise InvalidModel(f"the tokenizer mode {reference.tokenizer_mode!r} is not supported")

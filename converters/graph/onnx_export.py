@@ -1,4 +1,4 @@
-"""A module with the model contract's signature to `model.onnx`."""
+"""Export of a module with the model contract's signature to `model.onnx`."""
 
 import logging
 import warnings
@@ -10,16 +10,16 @@ from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
 OPSET = 18
-"""Understood by ONNX Runtime 1.14 and later, so by every Triton container of the last years."""
+"""Supported by ONNX Runtime 1.14 and later, and so by every Triton container of recent years."""
 
 UNLIKE_LENGTHS = (5, 9, 3, 4)
-"""None of them 1: the exporter would take a dimension of 1 for a constant."""
+"""Lengths of the example texts; none is 1, because the exporter treats a dimension of 1 as a constant."""
 
 ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What a graph raises that cannot be traced or written as ONNX."""
+"""Exceptions for a graph that cannot be traced or written as ONNX."""
 
 _LARGEST_INLINE = 1_500_000_000
-"""Bytes of weights; above, they go to a file beside the graph. A protobuf file ends at 2 GB."""
+"""Most bytes of weights in the graph's own file; more go to a second file. A protobuf file ends at 2 GB."""
 
 
 def trace(
@@ -28,13 +28,18 @@ def trace(
     lengths: Sequence[int] = UNLIKE_LENGTHS,
     outputs: Sequence[str] = ("sentence_embedding",),
 ) -> torch.onnx.ONNXProgram:
-    """A text `graph` (int64 [total], int32 [batch, 1] -> float32 [batch, D]) as an ONNX program.
+    """Trace a text graph to an ONNX program.
 
-    vocab_size: example ids are drawn below it. lengths: of the example's texts. outputs: names of what the
-    graph gives.
+    Args:
+        graph: Maps int64 [total] and int32 [batch, 1] to float32 [batch, D], and to further outputs if it
+            has any.
+        vocab_size: The example ids are below it.
+        lengths: Token counts of the example texts.
+        outputs: Names of the graph's outputs.
 
     Raises:
-        torch.onnx.errors.OnnxExporterError, RuntimeError, and whatever the graph raises while it is traced.
+        OnnxExporterError: The graph cannot be exported. torch may also raise RuntimeError, and exceptions
+            of the graph itself pass through.
     """
     shape = torch.tensor(lengths, dtype=torch.int32).reshape(-1, 1)
     ids = torch.arange(int(shape.sum()), dtype=torch.int64) % vocab_size
@@ -42,10 +47,12 @@ def trace(
 
 
 def trace_images(graph: nn.Module, height: int, width: int) -> torch.onnx.ONNXProgram:
-    """An image `graph` (uint8 [batch, height, width, 3] -> float32 [batch, D]) as an ONNX program.
+    """Trace an image graph to an ONNX program.
+
+    `graph` maps uint8 [batch, height, width, 3] to float32 [batch, D].
 
     Raises:
-        As `trace`.
+        OnnxExporterError: As in `trace`.
     """
     images = torch.zeros(3, height, width, 3, dtype=torch.uint8)
     return _trace(graph, (images,), ["image"], ["image_embedding"])
@@ -54,17 +61,17 @@ def trace_images(graph: nn.Module, height: int, width: int) -> torch.onnx.ONNXPr
 def _trace(
     graph: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
-    """Of every input the first dimension may change."""
+    """Trace a graph whose inputs have a variable first dimension."""
     dynamic = torch.export.Dim.DYNAMIC
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
     fast = torch.backends.mha.get_fastpath_enabled()
-    # In evaluation mode torch's own attention is one operation that no exporter knows.
+    # In evaluation mode, torch's own attention is a single operation that no exporter supports.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # torch's own use of what it deprecates.
+            # torch itself uses something that it has deprecated.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             traced = torch.export.export(
                 graph, example, dynamic_shapes=tuple({0: dynamic} for _ in example), strict=False
@@ -80,17 +87,17 @@ def _trace(
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         chatter.setLevel(level)
-        # Exporting leaves a module in training mode, its children included.
+        # Exporting leaves the module and its children in training mode.
         graph.eval()
     assert program is not None
     return program
 
 
 def write(program: torch.onnx.ONNXProgram, path: Path) -> None:
-    """Write a program to `path`, weights beyond the size of one file to `<path>.data` beside it.
+    """Write a program to `path`; if its weights are too large for one file, write them to `<path>.data`.
 
     Raises:
-        OSError: the disk is full.
+        OSError: The disk is full.
     """
     _strip(program)
     weights = [value.const_value for value in program.model.graph.initializers.values()]
@@ -99,7 +106,7 @@ def write(program: torch.onnx.ONNXProgram, path: Path) -> None:
 
 
 def _strip(program: torch.onnx.ONNXProgram) -> None:
-    """Remove what exporting notes in the graph: paths and source lines of this machine."""
+    """Remove the notes that exporting leaves in the graph: paths and source lines of this machine."""
     model = program.model
     model.metadata_props.clear()
     model.doc_string = None

@@ -1,11 +1,11 @@
-"""Packed attention: texts of different lengths one after another, padded only inside attention.
+"""Packed attention: texts of different lengths in one row, padded only inside attention.
 
-transformers lets an attention function and the function that makes its mask be registered under a
-name. Ours run on one row of all tokens, `[1, heads, total, d]`: they gather it to
-`[heads, batch, longest, d]`, attend, and gather back. The mask of a layer (causal, sliding window,
-two-sided window) comes from the architecture's own rule, so one function serves them all.
+transformers allows an attention function and the function that makes its mask to be registered under a
+name. The functions of this module run on one row of all tokens, `[1, heads, total, d]`. They gather the row
+to `[heads, batch, longest, d]`, attend, and gather it back. The mask of a layer (causal, sliding window,
+two-sided window) comes from the architecture's own rule, so one function serves all of them.
 
-Only gathers: `index_add` and `scatter_add` become `ScatterND(reduction=add)`, which ONNX Runtime's
+They only use gathers: `index_add` and `scatter_add` become `ScatterND(reduction=add)`, which ONNX Runtime's
 CPU kernel runs in parallel without synchronisation.
 """
 
@@ -19,18 +19,18 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 VECTOR = 16
-"""fp32 numbers in the widest vector register.
+"""Number of fp32 values in the widest vector register.
 
-Kernels compute a row of attention in whole registers and its rest by other instructions, which round
-otherwise; where the rest begins depends on the longest text of the batch. Without a rest, a text's
-vector is the same to the last bit alone and among others, also in bfloat16, where rounding once
-differently is no longer small.
+Kernels compute a row of attention in whole registers and the remainder with other instructions, which round
+differently. The remainder's start depends on the longest text of the batch. Without a remainder, a text's
+vector is the same to the last bit alone and in a batch. This also holds in bfloat16, where a single
+different rounding is no longer small.
 """
 
 ATTENTION = "packed"
-"""The name under which transformers knows the attention function."""
+"""Name under which the functions are registered with transformers."""
 
-# Arguments of attention functions that leave the result as it is once the mask and the scale are given.
+# Arguments of attention functions that do not change the result once the mask and the scale are given.
 _WITHOUT_EFFECT = frozenset(
     {
         "cache_position",
@@ -49,20 +49,23 @@ _FAR_BELOW = torch.finfo(torch.float32).min / 2  # half, so that adding a score 
 
 
 class CannotPack(Exception):
-    """The architecture does more in its attention than the packed function can."""
+    """The architecture's attention does more than the packed function supports."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token of a packed batch is.
+    """Positions of the tokens of a packed batch.
 
-    longest: length of the longest text, rounded up. lengths: int64 [batch].
-    valid: bool [batch, longest], False on padding.
-    tokens: int64 [batch, longest], the place of each token in the packed row; on padding that of the text's
-        own last token. Padding is weighed with zero, and zero times NaN is NaN: with another text's token
-        there, one text whose numbers are not finite would spoil the vectors of others.
-    cells: int64 [total], the place of each packed token in a flattened [batch * longest].
-    rows, positions: int64 [total], the text of each token and its place in it, from 0.
+    Attributes:
+        longest: Length of the longest text, rounded up.
+        lengths: int64 [batch].
+        valid: bool [batch, longest], False for padding.
+        tokens: int64 [batch, longest], the place of each token in the packed row. Padding has the place of
+            its own text's last token: its weight is zero, but zero times NaN is NaN. With a token of another
+            text, a text whose numbers are not finite would spoil the vectors of others.
+        cells: int64 [total], the place of each packed token in a flattened [batch * longest].
+        rows: int64 [total], the text of each token.
+        positions: int64 [total], the place of each token in its text, from 0.
     """
 
     longest: int
@@ -75,12 +78,15 @@ class Layout:
 
     @classmethod
     def of(cls, lengths: Tensor, total: int, multiple: int = 1) -> "Layout":
-        """The layout of texts of `lengths` (int64 [batch], all at least 1) that sum to `total`.
+        """Make the layout of a batch.
 
-        multiple: what `longest` is rounded up to.
+        Args:
+            lengths: Token counts of the texts, int64 [batch], all at least 1.
+            total: Sum of `lengths`.
+            multiple: `longest` is rounded up to a multiple of it.
         """
         rounded = (lengths.max() + (multiple - 1)) // multiple * multiple
-        # A symbolic number while the graph is traced; int() would make it one number for ever.
+        # A symbolic number while the graph is traced; int() would make it a constant.
         longest: int = rounded.item()  # type: ignore[assignment]
         torch._check(longest >= 1)  # type: ignore[no-untyped-call]
         ends = lengths.cumsum(0)
@@ -100,19 +106,19 @@ class Layout:
         )
 
     def pad(self, packed: Tensor, dim: int = 0) -> Tensor:
-        """Make of the dimension `total` the two `batch, longest`; padding repeats a text's last token."""
+        """Replace the dimension `total` by the two `batch, longest`; padding repeats a text's last token."""
         # index_select becomes one Gather; indexing with a tensor becomes transpositions around a GatherND.
         chosen = packed.index_select(dim, self.tokens.flatten())
         before, after = packed.shape[:dim], packed.shape[dim + 1 :]
         return chosen.reshape(*before, self.lengths.shape[0], self.longest, *after)
 
     def pack(self, padded: Tensor, dim: int = 0) -> Tensor:
-        """Make of the two dimensions `batch, longest`, from `dim` on, the one `total`."""
+        """Replace the two dimensions `batch, longest`, of which `dim` is the first, by `total`."""
         return padded.flatten(dim, dim + 1).index_select(dim, self.cells)
 
 
 class PackedAttention:
-    """The pair of functions registered with transformers; works inside `on(layout)` only."""
+    """The pair of functions registered with transformers; they work only inside `on(layout)`."""
 
     def __init__(self) -> None:
         self._layout: Layout | None = None
@@ -121,10 +127,10 @@ class PackedAttention:
 
     @contextmanager
     def on(self, layout: Layout) -> Iterator[None]:
-        """Run a model on a batch of this layout.
+        """Set the layout of the batch on which a model runs inside the `with` block.
 
         Raises:
-            CannotPack: on leaving, if the model did not use the attention function at all.
+            CannotPack: On leaving the block, if the model did not call the attention function at all.
         """
         self._layout, self._biases, self._calls = layout, [], 0
         try:
@@ -135,9 +141,10 @@ class PackedAttention:
             self._layout, self._biases = None, []
 
     def mask(self, *, mask_function: Callable[..., Tensor], **_: Any) -> Tensor:  # noqa: ANN401 - transformers passes shapes that do not hold here
-        """The bias of one kind of layer: float32 [batch, longest, longest], far below zero where masked.
+        """Return the bias of one kind of layer: float32 [batch, longest, longest], far below zero if masked.
 
-        mask_function: the architecture's rule, (batch, head, query, key) to bool, on indices.
+        Args:
+            mask_function: The architecture's rule, which maps indices (batch, head, query, key) to bool.
         """
         layout = self._require_layout()
         batch = torch.arange(layout.lengths.shape[0]).view(-1, 1, 1, 1)
@@ -164,12 +171,12 @@ class PackedAttention:
         softcap: float | None = None,
         **options: object,
     ) -> tuple[Tensor, None]:
-        """Attention of [1, heads, total, d] on itself: float32 [1, total, heads, d].
+        """Compute the self-attention of [1, heads, total, d]; returns float32 [1, total, heads, d].
 
         `key` and `value` may have fewer heads, each shared by a group of query heads.
 
         Raises:
-            CannotPack: an option or a mask that this function does not know.
+            CannotPack: The model passes an option or a mask that this function does not support.
         """
         del module
         layout = self._require_layout()
@@ -182,7 +189,7 @@ class PackedAttention:
         if not any(attention_mask is bias for bias in self._biases):
             raise CannotPack("its attention takes a mask of its own making")
         assert attention_mask is not None
-        # Scaled before padding: fewer numbers. Then [1, heads, total, d] to [heads, batch, longest, d].
+        # Scaling before padding affects fewer numbers. `pad` makes [heads, batch, longest, d].
         query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         query, key, value = (layout.pad(states[0], 1) for states in (query, key, value))
         groups = query.shape[0] // key.shape[0]

@@ -1,7 +1,8 @@
-"""Token vectors to one vector a text, as sentence-transformers' `Pooling` does it.
+"""Pooling of token vectors to one vector per text, as in sentence-transformers' `Pooling`.
 
-The library's module works on padded batches with one prompt length for all; this one on packed
-tokens, each of which says whether it is pooled. Formulas: `sentence_transformers...modules.pooling`.
+The library's module works on padded batches with one prompt length for all texts. This one works on packed
+tokens with a flag per token that says whether it is pooled. Formulas:
+`sentence_transformers...modules.pooling`.
 """
 
 import torch
@@ -9,30 +10,36 @@ from torch import Tensor, nn
 
 from converters.graph.packed_attention import Layout
 
-# The library's own guard against a division by zero where no token is pooled.
+# The library's own guard against division by zero when no token is pooled.
 _LEAST = 1e-9
 
 
 class GatherPooling(nn.Module):
-    """Pooling by gathering, in the given modes, concatenated in their order."""
+    """Pooling layer made of gathers; the vectors of its modes are concatenated in their order."""
 
     def __init__(self, modes: tuple[str, ...]) -> None:
         super().__init__()
         self.modes = modes
 
     def forward(self, tokens: Tensor, layout: Layout, pooled: Tensor) -> Tensor:
-        """Pool `tokens` (float32 [total, H]) to float32 [batch, H * modes].
+        """Pool token vectors.
 
-        pooled: bool [total], False on tokens that are left out (a prompt).
+        Args:
+            tokens: float32 [total, H].
+            layout: Layout of the batch.
+            pooled: bool [total], False for tokens that are left out, such as a prompt.
+
+        Returns:
+            float32 [batch, H * modes].
         """
         mask = layout.pad(pooled) & layout.valid
         return torch.cat([self._pool(mode, tokens, layout, mask) for mode in self.modes], dim=-1)
 
     def _pool(self, mode: str, tokens: Tensor, layout: Layout, mask: Tensor) -> Tensor:
-        """One mode; mask: bool [batch, longest]."""
+        """Pool in one mode; mask: bool [batch, longest]."""
         place = torch.arange(layout.longest)
         if mode == "cls":
-            # The first pooled token, or the first of all where none is.
+            # The first pooled token, or the first token if none is pooled.
             first = torch.where(mask, place, layout.longest).amin(1)
             return self._at(tokens, layout, torch.where(first < layout.longest, first, 0))
         if mode == "lasttoken":
@@ -51,5 +58,5 @@ class GatherPooling(nn.Module):
 
     @staticmethod
     def _at(tokens: Tensor, layout: Layout, position: Tensor) -> Tensor:
-        """The token at `position` (int64 [batch]) of each text: [batch, H]."""
+        """Return the token vector at `position` (int64 [batch]) of each text, [batch, H]."""
         return tokens.index_select(0, layout.lengths.cumsum(0) - layout.lengths + position)

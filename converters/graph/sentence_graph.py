@@ -3,7 +3,7 @@
     input_ids int64 [total], item_shape int32 [batch, 1]
         ->  sentence_embedding float32 [batch, D], token_embeddings float32 [total, H]
 
-Knows nothing about files, tokenizers or ONNX.
+Independent of files, tokenizers and ONNX.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,19 @@ from triton_models.contract.tokens import NOT_POOLED, TOKEN_ID_BITS
 Attention = Literal["packed", "padded", "none"]
 
 LARGEST = 3e38
-"""Of a number that counts as finite: a little more becomes inf in bfloat16."""
+"""Largest number that counts as finite; slightly larger ones become inf in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the backbone takes beside ids and mask.
+    """Inputs of the backbone in addition to ids and mask.
 
-    token_types: zeros are passed. positions: position ids are passed. padding_id: positions count from
-    this id plus one and jump over tokens of this id (RoBERTa); None where they count from 0.
-    pad_id: the id that padding is filled with.
+    Attributes:
+        token_types: Whether token types are passed, all 0.
+        positions: Whether position ids are passed.
+        padding_id: Positions count from this id plus one and skip tokens with this id (RoBERTa); None if
+            they count from 0.
+        pad_id: Id of padding tokens.
     """
 
     token_types: bool
@@ -40,7 +43,7 @@ class Inputs:
 
 
 class Backbone(nn.Module):
-    """A transformer over one row of all tokens (packed), or over padding made inside the graph."""
+    """A transformer that runs on one row of all tokens (packed), or on padding made inside the graph."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, attention: Attention) -> None:
         super().__init__()
@@ -49,13 +52,13 @@ class Backbone(nn.Module):
         self.packed = attention == "packed"
 
     def forward(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Token vectors, float32 [total, H], of `ids`, int64 [total]."""
+        """Return the token vectors, float32 [total, H], of `ids`, int64 [total]."""
         if self.packed:
             positions = self._positions(ids, layout).unsqueeze(0) if self.inputs.positions else None
             with packed_attention.on(layout):
                 return self._run(ids.unsqueeze(0), layout.valid, positions)[0]
         padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
-        # Padding comes last, so the model's own positions are right; no need to pass them.
+        # Padding comes last, so the model's own positions are right and need not be passed.
         return layout.pack(self._run(padded, layout.valid, None))
 
     def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> Tensor:
@@ -68,7 +71,10 @@ class Backbone(nn.Module):
         return hidden
 
     def _positions(self, ids: Tensor, layout: Layout) -> Tensor:
-        """int64 [total]; see `create_position_ids_from_input_ids` of transformers' RoBERTa."""
+        """Return position ids, int64 [total].
+
+        Source: `create_position_ids_from_input_ids` of transformers' RoBERTa.
+        """
         if self.inputs.padding_id is None:
             return layout.positions
         counted = (ids != self.inputs.padding_id).to(torch.int64)
@@ -78,12 +84,13 @@ class Backbone(nn.Module):
 
 
 class StaticMean(nn.Module):
-    """Static vectors, float32 [total, H], and their mean over each text, float32 [batch, H].
+    """Static token vectors, float32 [total, H], and their mean over each text, float32 [batch, H].
 
-    By one matrix product, not by padding: static models have no longest text, and one long text
-    among many short ones would multiply the memory. The product weighs all tokens in every row, most of them
-    with zero, and zero times NaN is NaN. So words whose vector is not finite are zeros in the product, and
-    texts that have one are marked afterwards. The last row of the table is such a word, see `plant`.
+    The means are one matrix product, without padding: static models have no maximum length, and with padding
+    one long text among many short ones would multiply the memory. The product weights all tokens in every
+    row, most of them with zero, and zero times NaN is NaN. Words whose vector is not finite are therefore
+    zeros in the product, and texts that contain one are marked afterwards. The last row of the table is such
+    a word, see `plant`.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -97,7 +104,7 @@ class StaticMean(nn.Module):
         self.register_buffer("flaws", torch.cat([~sound, torch.ones(1, dtype=torch.bool)]).to(torch.int64))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors of `ids` (int64 [total]), and the mean of each text's."""
+        """Return the vectors of `ids` (int64 [total]), and their mean over each text."""
         ends = lengths.cumsum(0)
         starts = ends - lengths
         place = torch.arange(ids.shape[0]).unsqueeze(0)
@@ -105,7 +112,7 @@ class StaticMean(nn.Module):
         vectors: Tensor = self.embedding(ids)
         mean = within.to(vectors.dtype) @ vectors / lengths.unsqueeze(1)
         flaws = self.flaws.index_select(0, ids)
-        # Counted by running sums of whole numbers: the cost of a few numbers a text.
+        # Running sums of integers count these words at the cost of a few numbers per text.
         running = flaws.cumsum(0)
         before = running.index_select(0, starts) - flaws.index_select(0, starts)
         is_sound = (running.index_select(0, ends - 1) == before).unsqueeze(1)
@@ -115,12 +122,14 @@ class StaticMean(nn.Module):
 
 
 class SentenceGraph(nn.Module):
-    """Ids in, embeddings of sentences and tokens out; see the head of this file.
+    """The graph from ids to embeddings of sentences and tokens; see the head of this file.
 
-    modules: what follows the first module, in the saved order: modules of sentence-transformers that
-        read and write a dict of features, and `GatherPooling` in the place of `Pooling`.
-    truncate: keep this many leading dimensions; None keeps all.
-    prompt_flag: tokens marked NOT_POOLED are left out of pooling.
+    Args:
+        first: The first module.
+        modules: The modules after it, in the saved order: modules of sentence-transformers that read and
+            write a dict of features, and `GatherPooling` in place of `Pooling`.
+        truncate: Number of leading dimensions to keep; None keeps all.
+        prompt_flag: Whether tokens marked NOT_POOLED are left out of pooling.
     """
 
     def __init__(
@@ -137,8 +146,8 @@ class SentenceGraph(nn.Module):
         self.prompt_flag = prompt_flag
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [batch, D] and [total, H] of int64 [total] and int32 [batch, 1]."""
-        # By bits and not by Mod: OpenVINO computes Mod in fp32, which takes one id for another.
+        """Return float32 [batch, D] and [total, H] for int64 [total] and int32 [batch, 1]."""
+        # A bit mask and not Mod: OpenVINO computes Mod in fp32, which confuses ids.
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         lengths = item_shape.reshape(-1).to(torch.int64)
         if isinstance(self.first, StaticMean):
@@ -164,25 +173,25 @@ class SentenceGraph(nn.Module):
         return embedding, tokens
 
     def _pooled(self, input_ids: Tensor) -> Tensor:
-        """Which tokens are pooled, bool [total]."""
+        """Return a mask of the tokens that are pooled, bool [total]."""
         if self.prompt_flag:
             return torch.bitwise_and(input_ids, NOT_POOLED) == 0
         return torch.ones_like(input_ids, dtype=torch.bool)
 
 
 def _dense(module: Any, features: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401 - sentence-transformers' Dense
-    """What the module gives, and NaN where what it is given is not finite."""
+    """Run the module and return NaN where its input is not finite."""
     given = features[module.module_input_name].mean(-1, keepdim=True)
     features = module(features)
     name = module.module_output_name
-    # OpenVINO's ReLU makes zero of NaN, tanh makes one of inf. The difference is zero, or NaN.
+    # OpenVINO's ReLU turns NaN into 0, and tanh turns inf into 1. `given - given` is 0, or else NaN.
     return {**features, name: features[name] + (given - given)}
 
 
 def plant(model: nn.Module, table: nn.Embedding) -> int:
-    """Give a model's table of word vectors one row more, of NaN, and return the id of that row.
+    """Add a row of NaN to a model's table of word vectors, and return the id of that row.
 
-    No text has the id. The checks send it among other texts, whose vectors must not change.
+    No text contains the id. The checks send it among other texts, whose vectors must not change.
     """
     weight = table.weight
     flaw = torch.full_like(weight[:1], torch.nan)
@@ -195,5 +204,5 @@ def plant(model: nn.Module, table: nn.Embedding) -> int:
 
 
 def use_attention(model: PreTrainedModel, attention: Attention) -> None:
-    """Make a transformers model use packed attention, or the plain one that exporters understand."""
+    """Make a transformers model use packed attention, or the eager one, which exporters understand."""
     model.set_attn_implementation(ATTENTION if attention == "packed" else "eager")

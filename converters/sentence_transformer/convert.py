@@ -1,7 +1,7 @@
-"""One SentenceTransformer, from a local directory to the files of one served version.
+"""Conversion of one SentenceTransformer, from a local directory to the files of one served version.
 
-Knows nothing about where the directory came from or where the files go. The only way into the
-modules that import torch.
+Independent of where the directory came from and where the files go. Imports torch, so the pipeline imports
+this module late.
 """
 
 import importlib.metadata
@@ -35,10 +35,10 @@ from converters.graph.sentence_graph import (
 )
 from converters.progress import Progress, part
 from converters.sentence_transformer import reference
-from converters.sentence_transformer.reference import Reference
+from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
-from converters.sentence_transformer.tokenizer import TextTokenizer
-from converters.sources.inspection import Anatomy
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
+from converters.sources.inspection import SourceLayout
 from converters.verification import check, engine_check
 from converters.verification.check import CheckResult, Samples
 from triton_models.backends.onnxruntime.sessions import POOLED, TOKENS
@@ -51,7 +51,7 @@ _TRIAL_TOKENS = 400
 
 @dataclass(frozen=True)
 class Origin:
-    """What the caller knows and wants of a model, and the conversion records."""
+    """Facts and wishes of the caller about a model, which the conversion records."""
 
     model_name: str
     revision: str | None
@@ -63,7 +63,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How the graph computes attention, and why; recorded in the manifest."""
+    """A graph, and how and why it computes attention as it does, which the manifest records."""
 
     attention: Attention
     reason: str
@@ -73,7 +73,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the graph goes, and what runs it."""
+    """Target of the export: the graph's file, its precision, and the number of threads that run it."""
 
     path: Path
     threads: int
@@ -82,9 +82,9 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a graph is made of: the reference's first module, and what follows it."""
+    """The parts of a graph: the reference with its first module, and the modules after it."""
 
-    reference: Reference
+    reference: ReferenceModel
     modules: list[nn.Module]
 
     def packed(self) -> _Plan:
@@ -111,23 +111,23 @@ class _Parts:
 
 
 def build(
-    directory: Path, anatomy: Anatomy, origin: Origin, into: Path, threads: int, progress: Progress
+    directory: Path, layout: SourceLayout, origin: Origin, into: Path, threads: int, progress: Progress
 ) -> Manifest:
     """Convert the model of `directory` and write its files to the existing directory `into`.
 
-    threads: of the engine in the check; the number that will serve.
+    The engine runs with `threads` in the check, which is the number that will serve.
 
     Raises:
-        InvalidModel: it cannot be loaded, is of a kind that cannot be converted, or fails to export.
-        CheckFailed: the converted model does not give the reference's vectors.
-        OSError: the disk is full.
+        InvalidModel: The model cannot be loaded, is of a kind that cannot be converted, or fails to export.
+        CheckFailed: The converted model does not give the reference's vectors.
+        OSError: The disk is full.
     """
     progress.step("convert", 0.05, "Loading the reference")
-    loaded = reference.load(directory, anatomy, trust_remote_code=origin.trust_remote_code)
+    loaded = reference.load(directory, layout, trust_remote_code=origin.trust_remote_code)
     modules = _modules_after(loaded)
-    tokenizer = TextTokenizer(loaded)
+    tokenizer = ReferenceTokenizer(loaded)
     samples = prepare(loaded, tokenizer, part(progress, "convert", 0.15, 0.45))
-    # After all that the reference is asked: from here on its table belongs to the graph.
+    # This comes after all calls of the reference, because from here on its table belongs to the graph.
     samples = replace(samples, planted_id=_plant(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
     plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
@@ -142,7 +142,7 @@ def build(
 def _convert(
     parts: _Parts, samples: Samples, target: _Target, progress: Progress
 ) -> tuple[_Plan, CheckResult]:
-    """Export and verify; padded where the packed graph cannot be exported or fails its check."""
+    """Export and verify; if the packed graph cannot be exported or fails its check, use a padded one."""
     plan = _plan(parts, samples)
     try:
         return plan, _export_and_verify(plan, samples, target, progress)
@@ -154,7 +154,7 @@ def _convert(
 
 
 def _plan(parts: _Parts, samples: Samples) -> _Plan:
-    """Packed where a trial batch in torch gives the reference's vectors, else padded."""
+    """Return the plan: static, packed if a trial batch in torch gives the reference's vectors, or padded."""
     if parts.reference.backbone is None:
         return parts.static()
     plan = parts.packed()
@@ -190,11 +190,11 @@ def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress:
     return engine_check.verify(samples, target.path, target.threads, target.precision, report)
 
 
-def _modules_after(loaded: Reference) -> list[nn.Module]:
-    """What the graph holds after the first module.
+def _modules_after(loaded: ReferenceModel) -> list[nn.Module]:
+    """Return the modules of the graph after the first one.
 
     Raises:
-        InvalidModel: naming a module that is not supported.
+        InvalidModel: A module is not supported, which the message names, or there is no Pooling.
     """
     is_static = loaded.backbone is None
     modules: list[nn.Module] = []
@@ -214,8 +214,8 @@ def _modules_after(loaded: Reference) -> list[nn.Module]:
     return modules
 
 
-def _inputs(loaded: Reference) -> Inputs:
-    """What this architecture takes, read off its modules and off what the reference passes."""
+def _inputs(loaded: ReferenceModel) -> Inputs:
+    """Return the inputs of this architecture, by its modules and by the inputs that the reference passes."""
     first, backbone = loaded.first, loaded.backbone
     assert backbone is not None
     modules = dict(backbone.named_modules())
@@ -236,7 +236,7 @@ def _inputs(loaded: Reference) -> Inputs:
     )
 
 
-def _vocab_size(loaded: Reference) -> int:
+def _vocab_size(loaded: ReferenceModel) -> int:
     first, backbone = loaded.first, loaded.backbone
     if backbone is None:
         return int(first.num_embeddings)
@@ -244,8 +244,8 @@ def _vocab_size(loaded: Reference) -> int:
     return int(table.num_embeddings)
 
 
-def _plant(loaded: Reference) -> int:
-    """The id of the token without a finite vector; `StaticMean` makes its own."""
+def _plant(loaded: ReferenceModel) -> int:
+    """Add a token without a finite vector and return its id; `StaticMean` adds its own."""
     if loaded.backbone is None:
         return int(loaded.first.embedding.weight.shape[0])
     table: Any = loaded.backbone.get_input_embeddings()
@@ -253,15 +253,15 @@ def _plant(loaded: Reference) -> int:
 
 
 def _manifest(
-    loaded: Reference,
-    tokenizer: TextTokenizer,
+    loaded: ReferenceModel,
+    tokenizer: ReferenceTokenizer,
     plan: _Plan,
     samples: Samples,
     result: CheckResult,
     origin: Origin,
     into: Path,
 ) -> Manifest:
-    """What is recorded; the sha256 also covers what changes a text's ids beside the tokenizer."""
+    """Return the manifest; its sha256 also covers the settings that change a text's ids."""
     text_settings: dict[str, Any] = {
         "prompts": loaded.prompts,
         "default_prompt_name": loaded.default_prompt_name,

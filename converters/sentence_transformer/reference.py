@@ -1,6 +1,6 @@
-"""The model as sentence-transformers runs it: what every converted vector is compared with.
+"""Reference of a SentenceTransformer: the library's own vectors, with which converted ones are compared.
 
-Always float32 on the CPU, always from a local directory that `inspect_source` has accepted.
+The reference always runs in float32 on the CPU, from a local directory that `inspection.inspect` accepted.
 """
 
 import copy
@@ -19,13 +19,14 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from converters.errors import InvalidModel, describe
 from converters.loading_errors import LOADING_ERRORS
-from converters.sources.inspection import Anatomy
+from converters.sources.inspection import SourceLayout
 from triton_models.contract.prompts import InputType
 from triton_models.contract.tokens import token_ids
 
-# Weights that no embedding depends on: a head of the pre-training that pooling never reads.
+# Weights that no embedding depends on: a pre-training head that pooling never reads.
 _UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
-# Of `processing_kwargs`: read back from the tokenizer, or nothing to a text that is alone in its batch.
+# Options of `processing_kwargs`: those of the first list are read back from the tokenizer; the others do not
+# affect a text that is alone in its batch.
 _READ_BACK = ("max_length", "truncation")
 _PROCESSING: dict[str, tuple[object, ...]] = {
     "padding": (True, False, "longest"),
@@ -35,11 +36,15 @@ _PROCESSING: dict[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A loaded SentenceTransformer and what it publishes about itself.
+class ReferenceModel:
+    """A loaded SentenceTransformer and the settings that it publishes.
 
-    model: in evaluation mode, float32. prompts: texts by name. include_prompt: False where pooling
-    leaves the prompt's tokens out. truncate: dimensions kept of the output, None for all.
+    Attributes:
+        model: The model in evaluation mode, float32.
+        prompts: Texts of the prompts, by name.
+        default_prompt_name: Name of the default prompt; None if there is none.
+        include_prompt: False if pooling leaves the prompt's tokens out.
+        truncate: Dimensions of the output that are kept; None for all.
     """
 
     model: SentenceTransformer
@@ -55,11 +60,14 @@ class Reference:
 
     @property
     def backbone(self) -> PreTrainedModel | None:
-        """The transformers model, None for static embeddings."""
+        """The transformers model; None for static embeddings."""
         return self.first.model if isinstance(self.first, Transformer) else None
 
-    def fresh(self) -> "Reference":
-        """A copy with the same weights, whose state is its own: as it was loaded, if this one is."""
+    def fresh(self) -> "ReferenceModel":
+        """Return a copy that shares the weights but has its own state.
+
+        It is in the state of a newly loaded model if this one still is.
+        """
         shared: list[Any] = [
             *self.model.parameters(),
             getattr(self.first, "processor", None),
@@ -70,12 +78,19 @@ class Reference:
     def encode(
         self, texts: Sequence[str], prompt: str | None = None, input_type: InputType | None = None
     ) -> NDArray[np.float32]:
-        """float32 [n, D], each text alone in its batch, with the default prompt or the given one.
+        """Embed each text alone in its batch.
 
-        input_type: by `encode_query` or `encode_document`, with the prompt that these choose.
+        Args:
+            texts: Texts without their prompt.
+            prompt: The prompt; None for the default one.
+            input_type: `encode_query` or `encode_document` is used for it, with the prompt that these
+                choose; `encode` for None.
+
+        Returns:
+            float32 [n, D].
 
         Raises:
-            InvalidModel: the reference itself fails on a text.
+            InvalidModel: The reference itself fails on a text.
         """
         options: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
         try:
@@ -92,13 +107,21 @@ class Reference:
     def encode_tokens(
         self, text: str, ids: NDArray[np.int64], input_type: InputType | None = None
     ) -> NDArray[np.float32]:
-        """float32 [L, H], a vector for each token of a text with its prompt; ids: int64 [L], of its tokens.
+        """Embed each token of a text.
+
+        Args:
+            text: Text including its prompt.
+            ids: Its tokens, int64 [L].
+            input_type: Type of the text, if any.
+
+        Returns:
+            float32 [L, H].
 
         Raises:
-            InvalidModel: the reference itself fails on the text.
+            InvalidModel: The reference itself fails on the text.
         """
         if self.backbone is None:
-            # It has no word for them: the rows of its table.
+            # The library has no token embeddings for static models; they are the rows of the table.
             table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
             return table[token_ids(ids)]
         try:
@@ -110,20 +133,20 @@ class Reference:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Reference:
+def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> ReferenceModel:
     """Load the SentenceTransformer of a directory.
 
     Raises:
-        InvalidModel: it cannot be loaded, lacks weights, or does what the converted graph could not.
+        InvalidModel: The model cannot be loaded, lacks weights, or does something that a graph cannot do.
     """
-    _check_size(anatomy, trust_remote_code=trust_remote_code)
+    _check_size(layout, trust_remote_code=trust_remote_code)
     try:
         model = SentenceTransformer(
             str(directory),
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            # Plain attention exists for every architecture, whatever the model asks for.
+            # Eager attention exists for every architecture, whatever the model asks for.
             model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
     except LOADING_ERRORS as error:
@@ -134,11 +157,11 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
     first = model[0]
     if isinstance(first, Transformer):
         _check_interface(first)
-        _check_complete(first, anatomy.transformer_dir, trust_remote_code=trust_remote_code)
+        _check_complete(first, layout.transformer_dir, trust_remote_code=trust_remote_code)
     elif not isinstance(first, StaticEmbedding):
         raise InvalidModel(f"the first module is {type(first).__name__}, which is not supported")
     pooling = [module for module in model if hasattr(module, "include_prompt")]
-    return Reference(
+    return ReferenceModel(
         model=model,
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
@@ -147,25 +170,25 @@ def load(directory: Path, anatomy: Anatomy, *, trust_remote_code: bool) -> Refer
     )
 
 
-def _check_size(anatomy: Anatomy, *, trust_remote_code: bool) -> None:
-    """Refuse a configuration of more weights than there are, before anything of that size is allocated."""
-    if not (anatomy.transformer_dir / "config.json").is_file() or trust_remote_code:
+def _check_size(layout: SourceLayout, *, trust_remote_code: bool) -> None:
+    """Refuse a configuration with more weights than are stored, before memory for them is allocated."""
+    if not (layout.transformer_dir / "config.json").is_file() or trust_remote_code:
         return
     try:
-        config = AutoConfig.from_pretrained(anatomy.transformer_dir, local_files_only=True)
+        config = AutoConfig.from_pretrained(layout.transformer_dir, local_files_only=True)
         with torch.device("meta"):
             model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
     except LOADING_ERRORS:
-        # The library says it better when it loads the model.
+        # The library gives a better message when it loads the model.
         return
     claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
-    # Of models that encode and decode, sentence-transformers loads the encoder.
+    # Of an encoder-decoder model, sentence-transformers loads only the encoder.
     factor = 6 if config.is_encoder_decoder else 2
-    anatomy.stored.refuse_beyond(claimed, "config.json", factor)
+    layout.stored.refuse_beyond(claimed, "config.json", factor)
 
 
 def _check_interface(first: Transformer) -> None:
-    """Refuse inputs and outputs that the contract has no words for."""
+    """Refuse inputs and outputs that the model contract does not support."""
     if "message" in first.modality_config:
         raise InvalidModel("the model takes chat messages, not plain texts; that is not supported")
     how: Any = first.modality_config.get("text")
@@ -189,7 +212,7 @@ def _check_interface(first: Transformer) -> None:
 
 
 def _check_positions(first: Transformer) -> None:
-    """Refuse positions that are stretched by the longest text of a batch, or by the longest so far."""
+    """Refuse positions that depend on the longest text of a batch, or on the longest text so far."""
     config: Any = first.model.config
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
@@ -206,7 +229,7 @@ def _check_positions(first: Transformer) -> None:
 
 
 def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
-    """Refuse a checkpoint that lacks weights: transformers fills them with random numbers and goes on."""
+    """Refuse a checkpoint that lacks weights, because transformers would fill them with random numbers."""
     kind: Any = type(first.model)
     _, report = kind.from_pretrained(
         home,

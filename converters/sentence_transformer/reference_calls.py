@@ -1,7 +1,8 @@
-"""How the reference is asked for the vectors that a conversion is checked with.
+"""Calls of the reference for the vectors that a conversion is checked with.
 
-In every way that callers can ask: by `encode` with each prompt, by `encode_query` and `encode_document`. And
-twice: a reference whose vectors depend on what it embedded before has none to compare with.
+The reference is called in every way that callers can use: `encode` with each prompt, `encode_query` and
+`encode_document`. It is also called twice for some texts: if its vectors depend on what it embedded before,
+they cannot be compared with.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InvalidModel, shorten
-from converters.sentence_transformer.reference import Reference
-from converters.sentence_transformer.tokenizer import TextTokenizer
+from converters.sentence_transformer.reference import ReferenceModel
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.verification.check_texts import check_texts
 from triton_models.contract.accuracy import LEAST_ALONE, cosines
 from triton_models.contract.prompts import INPUT_TYPES, InputType, prompt_name_of
@@ -26,8 +27,10 @@ _WORDS_ASKED_TWICE = (1000, 330, 80, 12, 1)
 class Job:
     """Texts that are embedded in one way.
 
-    prompt: as it is resolved; the library resolves that of an input type itself.
-    input_type: by `encode_query` or `encode_document`; None by `encode`.
+    Attributes:
+        texts: Texts without their prompt.
+        prompt: The resolved prompt; for an input type, the library resolves it itself.
+        input_type: `encode_query` or `encode_document` is called for it; `encode` for None.
     """
 
     texts: Sequence[str]
@@ -35,8 +38,11 @@ class Job:
     input_type: InputType | None = None
 
 
-def jobs(reference: Reference, tokenizer: TextTokenizer) -> list[Job]:
-    """All texts with the default prompt, and some in each other way: two where no difference is expected."""
+def jobs(reference: ReferenceModel, tokenizer: ReferenceTokenizer) -> list[Job]:
+    """Return jobs for all texts with the default prompt, and for some texts in each other way.
+
+    An input type for which no difference is expected gets only two texts.
+    """
     texts = check_texts()
     default = reference.prompts.get(reference.default_prompt_name or "", "")
     found = [Job(texts, default)]
@@ -54,12 +60,12 @@ def jobs(reference: Reference, tokenizer: TextTokenizer) -> list[Job]:
 
 
 def vectors(
-    reference: Reference, asked: Sequence[Job], report: Callable[[float, str], None]
+    reference: ReferenceModel, asked: Sequence[Job], report: Callable[[float, str], None]
 ) -> list[NDArray[np.float32]]:
-    """The reference's vectors of each job, float32 [n, D].
+    """Return the reference's vectors of each job, float32 [n, D].
 
     Raises:
-        InvalidModel: it fails on a text, or gives other vectors when it is asked again.
+        InvalidModel: The reference fails on a text, or gives other vectors when it is called again.
     """
     again = _Again(reference)
     parts: list[NDArray[np.float32]] = []
@@ -79,10 +85,15 @@ def vectors(
 def require_same_for_same_ids(
     shown: Sequence[str], ids: Sequence[NDArray[np.int64]], found: NDArray[np.float32]
 ) -> None:
-    """Refuse a reference that makes two vectors of the same tokens; found: float32 [n, D].
+    """Refuse a reference that gives different vectors for the same tokens.
+
+    Args:
+        shown: The texts, for the message.
+        ids: Tokens of each text, int64 [L].
+        found: Vectors of the texts, float32 [n, D].
 
     Raises:
-        InvalidModel: naming the text.
+        InvalidModel: Two vectors differ; the message names the text.
     """
     first: dict[bytes, int] = {}
     for row, row_ids in enumerate(ids):
@@ -97,11 +108,11 @@ def require_same_for_same_ids(
 class _Again:
     """A few texts, embedded by two copies of a reference that has embedded nothing yet.
 
-    One is asked the longest first, the other the shortest. Attention that turns from sparse to full for good
-    at the first short text shows that way, and positions that are stretched by the longest text so far.
+    One copy embeds the longest text first, the other the shortest. This reveals attention that turns from
+    sparse to full for good at the first short text, and positions stretched by the longest text so far.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: ReferenceModel) -> None:
         self._reference = reference
         by_words = {len(text.split()): text for text in check_texts()}
         self._texts = [by_words[words] for words in _WORDS_ASKED_TWICE]
@@ -111,21 +122,21 @@ class _Again:
         self._compare(other)
 
     def require_same(self) -> None:
-        """Ask the reference itself, after all that it has embedded.
+        """Embed the texts with the reference itself, after everything that it has embedded.
 
         Raises:
-            InvalidModel: a vector is another one.
+            InvalidModel: A vector differs.
         """
         self._compare(self._ask(self._reference, range(len(self._texts))))
 
-    def _ask(self, reference: Reference, order: Iterable[int]) -> NDArray[np.float32]:
-        """float32 [n, D], of the texts in their own order."""
+    def _ask(self, reference: ReferenceModel, order: Iterable[int]) -> NDArray[np.float32]:
+        """Embed the texts in the given order; returns float32 [n, D], in the texts' own order."""
         found = {number: reference.encode([self._texts[number]]) for number in order}
         return np.concatenate([found[number] for number in range(len(self._texts))])
 
     def _compare(self, found: NDArray[np.float32]) -> None:
         if not np.isfinite(self._expected).all():
-            # No vector at all is another fault, and told as such by the check.
+            # A vector that is not finite is another fault, which `samples.prepare` reports.
             return
         same = cosines(found, self._expected)
         worst = int(same.argmin())

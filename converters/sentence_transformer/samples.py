@@ -1,4 +1,4 @@
-"""TODO."""
+"""Inputs of the check, tokenised, with the reference's vectors."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,18 +7,20 @@ import numpy as np
 
 from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer import reference_calls
-from converters.sentence_transformer.reference import Reference
-from converters.sentence_transformer.tokenizer import TextTokenizer
+from converters.sentence_transformer.reference import ReferenceModel
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.verification.check import _TOKEN_TEXTS, KEPT_TOKENS, Samples, TokenSample
 from converters.verification.check_texts import overlong_text
 
 
-def prepare(reference: Reference, tokenizer: TextTokenizer, report: Callable[[float, str], None]) -> Samples:
-    """Tokenize and embed the check texts with the reference.
+def prepare(
+    reference: ReferenceModel, tokenizer: ReferenceTokenizer, report: Callable[[float, str], None]
+) -> Samples:
+    """Tokenize the check texts, and embed them with the reference.
 
     Raises:
-        InvalidModel: the saved tokenizer differs from the reference's, or the reference gives no numbers, or
-            others each time.
+        InvalidModel: The saved tokenizer differs from the reference's, or the reference's vectors are not
+            finite or not repeatable.
     """
     jobs = reference_calls.jobs(reference, tokenizer)
     for job in jobs:

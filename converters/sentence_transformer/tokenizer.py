@@ -1,6 +1,6 @@
-"""The reference's tokenizer as a file of the `tokenizers` library, and the proof that it is the same.
+"""The reference's tokenizer as a file of the `tokenizers` library, and the check that both give the same ids.
 
-The front end reads the file without transformers, so everything the reference does to a text must be
+The gateway reads the file without transformers, so everything that the reference does to a text must be
 in it: lower-casing, special tokens, truncation.
 """
 
@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
 from converters.errors import InvalidModel, is_of_a_library, shorten
-from converters.sentence_transformer.reference import Reference
+from converters.sentence_transformer.reference import ReferenceModel
 from converters.verification.tokenizer_cost import most_characters
 from triton_models.contract.prompts import INPUT_TYPES, InputType
 from triton_models.contract.tokens import mark_not_pooled
@@ -23,17 +23,23 @@ _FEATURES = frozenset(
 )
 
 
-class TextTokenizer:
-    """Texts to elements of `input_ids`, as the front end does it.
+class ReferenceTokenizer:
+    """Tokenizer that maps texts to elements of `input_ids` as the gateway does.
 
-    tokenizer: the file's content. add_special_tokens, special_ids, include_prompt: as in the manifest.
-    lengths: of the input types that have a limit of tokens of their own. max_characters: as in the manifest.
+    Attributes:
+        tokenizer: Content of the file.
+        is_static: Whether the model is a static embedding.
+        add_special_tokens: As in the manifest.
+        special_ids: As in the manifest.
+        include_prompt: As in the manifest.
+        lengths: Token limits of the input types that have one of their own.
+        max_characters: As in the manifest.
 
     Raises:
-        InvalidModel: a text can hold the tokenizer for seconds, or it is of a kind without a file.
+        InvalidModel: A text can block the tokenizer for seconds, or this kind of tokenizer has no file.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: ReferenceModel) -> None:
         first = reference.first
         self.is_static = isinstance(first, StaticEmbedding)
         self.add_special_tokens = not self.is_static
@@ -45,9 +51,9 @@ class TextTokenizer:
         else:
             if not hasattr(first.tokenizer, "backend_tokenizer"):
                 raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
-            # Before the first text.
+            # This comes before the first text is tokenised, which could take long.
             self.max_characters = most_characters(first.tokenizer.backend_tokenizer)
-            # Each use sets truncation and padding in the tokenizer; until then it has those of its file.
+            # Each use sets the tokenizer's truncation and padding; until then it has those of its file.
             own = {kind: _limit(first, kind) for kind in INPUT_TYPES}
             default = _limit(first, None)
             self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
@@ -60,16 +66,16 @@ class TextTokenizer:
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens kept by truncation, special ones included; None for no limit."""
+        """Number of tokens that truncation keeps, special ones included; None for no limit."""
         return self.length(None)
 
     def length(self, input_type: InputType | None) -> int | None:
-        """The same of texts of an input type."""
+        """Return the number of tokens that truncation keeps of a text of this type; None for no limit."""
         truncation = self.tokenizer.truncation
         return self.lengths.get(input_type, None if truncation is None else int(truncation["max_length"]))
 
     def ids(self, text: str, prompt: str = "", input_type: InputType | None = None) -> NDArray[np.int64]:
-        """int64 [L], with the flags that the graph reads."""
+        """Return the elements of `input_ids` for a text, int64 [L], with the flags that the graph reads."""
         ids = np.asarray(self._encode(prompt + text, input_type), dtype=np.int64)
         if self.include_prompt or not prompt:
             return ids
@@ -77,7 +83,7 @@ class TextTokenizer:
         return mark_not_pooled(ids, len(alone) - (alone[-1] in self.special_ids))
 
     def _encode(self, text: str, input_type: InputType | None) -> list[int]:
-        """Ids of a whole text, truncated as its type is."""
+        """Return the ids of a text including its prompt, truncated as texts of its type are."""
         before = self.tokenizer.truncation
         if input_type in self.lengths:
             direction = "right" if before is None else before["direction"]
@@ -92,15 +98,15 @@ class TextTokenizer:
 
     def check_same(
         self,
-        reference: Reference,
+        reference: ReferenceModel,
         texts: Sequence[str],
         prompt: str = "",
         input_type: InputType | None = None,
     ) -> None:
-        """Compare with the reference on every text.
+        """Compare the ids with the reference's for every text.
 
         Raises:
-            InvalidModel: other ids, or inputs that the graph does not take.
+            InvalidModel: The ids differ, the tokenizer fails, or it gives inputs that are not supported.
         """
         for text in texts:
             try:
@@ -123,8 +129,8 @@ class TextTokenizer:
                 raise InvalidModel(f"tokenizer.json gives other ids than the reference for {shorten(text)}")
 
 
-def _limit(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - as `Reference.first`
-    """Tokens that the reference keeps of a text of this type; None for any number."""
+def _limit(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - a `ReferenceModel.first`
+    """Return the number of tokens that the reference keeps of a text of this type; None for no limit."""
     first.preprocess(["text"], task=input_type)
     truncation = first.tokenizer.backend_tokenizer.truncation
     return None if truncation is None else int(truncation["max_length"])

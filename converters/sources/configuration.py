@@ -1,10 +1,11 @@
-"""Which keys a model's configuration files may hold.
+"""Checks of the keys that a model's configuration files may hold.
 
-sentence-transformers, transformers and open_clip hand what these files hold on to functions that open files,
-ask the Hub or run code. So what is handed on as keyword arguments is named here, key by key, and the rest is
-refused. What lies open by design (config.json) may hold anything but what the libraries would follow.
+sentence-transformers, transformers and open_clip pass values of these files to functions that open files, ask
+the Hub or run code. The keys that become keyword arguments are therefore listed here one by one, and all
+others are refused. A file that is open by design (config.json) may hold any key except those that the
+libraries would follow.
 
-Knows nothing about torch; what stands in a file is not taken on trust, whatever its type.
+Does not import torch. No value in a file is trusted, whatever its type.
 """
 
 import json
@@ -28,7 +29,7 @@ TOKENIZER_FILES = (
     "sentencepiece.model",
     "tokenizer.model",
 )
-# A pointer to another repository or directory, which no request may lead to.
+# Keys that point to another repository or directory; no request may lead there.
 _POINTERS = ("tokenizer_name_or_path", "base_model_name_or_path")
 
 _COMMON = frozenset("dtype torch_dtype attn_implementation use_cache".split())
@@ -56,11 +57,11 @@ TRANSFORMER_KEYS = frozenset(_HANDED_ON) | frozenset(
     "processing_kwargs query_expansion query_length tokenizer_name_or_path transformer_task "
     "unpad_inputs".split()
 )
-"""Of sentence_*_config.json, which become the arguments of sentence-transformers' `Transformer`."""
+"""Keys of sentence_*_config.json, which become arguments of sentence-transformers' `Transformer`."""
 _PROCESSING = frozenset("add_special_tokens max_length padding padding_side truncation".split())
 
-# Of tokenizer_config.json, whose keys become arguments of the tokenizer's class: those that may hold more
-# than a number or a switch.
+# Keys of tokenizer_config.json that may hold more than a number or a switch. The file's keys become arguments
+# of the tokenizer's class.
 _TOKENIZER_CONFIG = _TOKENIZER | frozenset(
     "added_tokens_decoder auto_map backend chat_template errors feature_extractor_type lang language "
     "language_codes langs model_input_names model_type model_specific_special_tokens never_split "
@@ -68,11 +69,11 @@ _TOKENIZER_CONFIG = _TOKENIZER | frozenset(
     "token_type_ids_pattern tokenizer_class transformers_version truncation_strategy "
     "word_tokenizer_type wordpieces_prefix".split()
 )
-# Old files hold paths of the machine that wrote them here; transformers puts what it has found itself there.
+# In old files these keys hold paths of the machine that wrote them; transformers replaces them by its own.
 _STALE = frozenset("_name_or_path name_or_path special_tokens_map_file tokenizer_file".split())
 _WORDS = re.compile(r"[A-Za-z0-9_]+")
 
-# Of config.json and of what processors read, at any depth.
+# Keys of config.json and of the processors' files, at any depth.
 _FOLLOWED = {
     "backbone": "another model",
     "configuration_files": "another configuration",
@@ -87,11 +88,11 @@ _NO_PATHS = frozenset("id2label label2id prompts task_specific_params chat_templ
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
-def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - what a file of others holds
-    """The content of a JSON file.
+def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - JSON of a model's file
+    """Return the content of a JSON file.
 
     Raises:
-        InvalidModel: it is broken, or holds something else than a `kind`.
+        InvalidModel: The file is broken, or its content is not a `kind`.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -105,10 +106,13 @@ def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - what a file of o
 def check(home: Path, *, trust_remote_code: bool = False) -> None:
     """Refuse a directory of transformers whose configuration would lead out of it.
 
-    trust_remote_code: the model's own code may read what it likes, so it may have keys of its own.
+    Args:
+        home: The directory.
+        trust_remote_code: Whether the model's own code may run; it may read any key, so the files may have
+            keys of their own.
 
     Raises:
-        InvalidModel: a file is broken, or holds a key or value that is not accepted; says which.
+        InvalidModel: A file is broken, or holds a key or value that is not accepted; the message names it.
     """
     checks: dict[str, Callable[[str, dict[str, Any]], None]] = {
         "config.json": check_config,
@@ -125,10 +129,10 @@ def check(home: Path, *, trust_remote_code: bool = False) -> None:
 
 
 def check_keys(where: str, given: Any, allowed: frozenset[str]) -> None:  # noqa: ANN401
-    """Refuse every key but these, and values that are paths.
+    """Refuse every key that is not allowed, and every value that is a path.
 
     Raises:
-        InvalidModel: with the key's name.
+        InvalidModel: A key or value is refused; the message names the key.
     """
     if given is None:
         return
@@ -172,7 +176,7 @@ def _check_transformer(name: str, settings: dict[str, Any], trusted: bool) -> No
     for key, allowed in _HANDED_ON.items():
         given = settings.get(key)
         if isinstance(given, dict):
-            # The library takes these out or replaces them; as they are by default they say nothing.
+            # The library removes or replaces these keys; with their default values they change nothing.
             given = {
                 inner: value
                 for inner, value in given.items()
@@ -190,7 +194,7 @@ def _check_transformer(name: str, settings: dict[str, Any], trusted: bool) -> No
 def _check_tokenizer_config(name: str, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key in _STALE or not any(isinstance(part, str) for _, part in _entries({key: value})):
-            # Numbers and switches name nothing.
+            # Numbers and switches cannot name a file or a repository.
             continue
         if key.endswith("_file") and value in TOKENIZER_FILES:
             continue
@@ -201,7 +205,7 @@ def _check_tokenizer_config(name: str, settings: dict[str, Any]) -> None:
 
 
 def _check_special_tokens(name: str, mapping: dict[str, Any]) -> None:
-    """Refuse more than tokens: transformers makes arguments of the tokenizer's class of this file, too."""
+    """Refuse everything but tokens: transformers also passes this file's keys to the tokenizer's class."""
     for key, value in mapping.items():
         if key not in _SPECIAL_TOKENS and not _is_special_token(key, value):
             raise _refusal(name, key)
@@ -214,9 +218,9 @@ def _check_processor(name: str, settings: dict[str, Any]) -> None:
         _check_value(name, key, value)
 
 
-def _check_value(where: str, key: str, value: Any) -> None:  # noqa: ANN401 - what a file of others holds
+def _check_value(where: str, key: str, value: Any) -> None:  # noqa: ANN401 - JSON of a model's file
     if _IMPLEMENTATIONS.fullmatch(key):
-        # Anything else than a word names a repository of the Hub, whose code would be fetched and run.
+        # A value that is not a plain word names a Hub repository, whose code would be fetched and run.
         words = value.values() if isinstance(value, dict) else [value]
         if not all(word is None or _WORDS.fullmatch(str(word)) for word in words):
             raise InvalidModel(f"{where} asks for code of others ({key}), which is not run")
@@ -224,8 +228,8 @@ def _check_value(where: str, key: str, value: Any) -> None:  # noqa: ANN401 - wh
         raise InvalidModel(f"{where} names a path ({key}), which is not followed; remove it")
 
 
-def _entries(data: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - what a file of others holds
-    """Every key at any depth with its value; elements of lists by their list's key. Without recursion."""
+def _entries(data: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - JSON of a model's file
+    """Yield every key at any depth with its value, without recursion; list elements have their list's key."""
     waiting: list[tuple[str, Any]] = [("", data)]
     while waiting:
         key, value = waiting.pop()
@@ -238,12 +242,12 @@ def _entries(data: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - what a f
 
 
 def _leads_out(text: str) -> bool:
-    """Whether a string is a path out of the model's directory, or an address."""
+    """Return whether a string is a path out of the model's directory, or a URL."""
     return text.startswith(("/", "~/", "\\")) or "://" in text or ".." in re.split(r"[/\\]", text)
 
 
-def _is_special_token(key: str, value: Any) -> bool:  # noqa: ANN401 - what a file of others holds
-    """Whether this is a token (`unk_token`) as tokenizers write it: its text, or an object with it."""
+def _is_special_token(key: str, value: Any) -> bool:  # noqa: ANN401 - JSON of a model's file
+    """Return whether this is a token (`unk_token`) as tokenizers write it: its text, or an object with it."""
     return key.endswith("_token") and (
         value is None
         or isinstance(value, str)
@@ -251,7 +255,7 @@ def _is_special_token(key: str, value: Any) -> bool:  # noqa: ANN401 - what a fi
     )
 
 
-def _are_plain_names(value: Any) -> bool:  # noqa: ANN401 - what a file of others holds
+def _are_plain_names(value: Any) -> bool:  # noqa: ANN401 - JSON of a model's file
     return isinstance(value, list) and all(
         isinstance(name, str) and re.fullmatch(r"tokenizer[\w.-]*\.json", name) for name in value
     )

@@ -1,8 +1,8 @@
-"""Where a model's files come from, by its name.
+"""Lookup of a model's files by the model's name.
 
-In this order: a directory of that name under the operator's source directories, a model that an
-installed Python package carries, the Hugging Face cache, the Hub. Nothing else is read. Knows
-nothing about torch; reads no model.
+The places are searched in this order: a directory of that name in the operator's source directories, a model
+in an installed Python package, the Hugging Face cache, the Hub. Nothing else is read. This module does not
+import torch and does not read the model.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from triton_models.contract.names import validate_model_name
 
 @dataclass(frozen=True)
 class PackageDirectory:
-    """A model that lies as a directory in an installed package."""
+    """A model stored as a directory in an installed package."""
 
     package: str
     directory: str
@@ -29,7 +29,7 @@ class PackageDirectory:
 
 @dataclass(frozen=True)
 class PackageArchive:
-    """A model that lies as one zip file, cut in parts, in several installed packages, a part in each."""
+    """A model stored as one zip file that is split over several installed packages, one part in each."""
 
     packages: tuple[str, ...]
     parts: tuple[str, ...]
@@ -44,12 +44,17 @@ PACKAGES: dict[str, PackageDirectory | PackageArchive] = {
         "all-mpnet-base-v2",
     ),
 }
-"""What PyPI packages are known to carry, by the model's name on the Hub."""
+"""Models that PyPI packages are known to contain, by the model's name on the Hub."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A model's files. directory: to read now; source: what is recorded about where it came from."""
+    """A model's files.
+
+    Attributes:
+        directory: Directory in which the files can be read now.
+        source: Origin of the files, as it is recorded.
+    """
 
     directory: Path
     source: Source
@@ -60,13 +65,18 @@ def find(
 ) -> Found:
     """Look for a model in all sources in their order.
 
-    revision: a branch, tag or commit of the Hub; only the cache and the Hub have revisions, so a
-    given one leaves the first two sources out. scratch: an existing directory for what has to be unpacked.
+    Args:
+        model_name: The model's name.
+        revision: Branch, tag or commit on the Hub. Only the cache and the Hub have revisions, so the first
+            two sources are skipped if one is given.
+        source_dirs: The operator's source directories.
+        scratch: An existing directory for unpacked files.
+        progress: Receiver of the steps.
 
     Raises:
-        InvalidModelName: the name cannot be one.
-        SourceNotFound: nowhere, or the Hub cannot be reached and it is nowhere else.
-        InvalidModel: what is there under that name is no directory, or a damaged archive.
+        InvalidModelName: The name is not valid.
+        SourceNotFound: No source has the model, or the Hub cannot be reached and no other source has it.
+        InvalidModel: The source is not a directory, has links to files elsewhere, or is a damaged archive.
     """
     validate_model_name(model_name)
     progress.step("download", 0.0, f"Looking for {model_name}")
@@ -90,13 +100,13 @@ def _in_directories(model_name: str, source_dirs: Sequence[Path]) -> Found | Non
 
 
 def refuse_links_out(directory: Path, source_dirs: Sequence[Path]) -> None:
-    """Refuse a model in a source directory with links to files elsewhere, which are not its author's to show.
+    """Refuse a model in a source directory with links to files elsewhere, to which it must not give access.
 
-    The directory itself may be a link: that is the operator's. So may links be within the source directories,
-    and those of a snapshot of the Hub's cache into its own blobs.
+    The directory itself may be a link, because the operator made it. Links within the source directories are
+    allowed, and so are those of a snapshot in the Hub's cache to its own blobs.
 
     Raises:
-        InvalidModel: there is one; says which.
+        InvalidModel: There is such a link; the message names it.
     """
     home = directory.resolve()
     roots = [home, *(root.resolve() for root in source_dirs)]
@@ -108,7 +118,7 @@ def refuse_links_out(directory: Path, source_dirs: Sequence[Path]) -> None:
         try:
             target = path.resolve()
         except (OSError, RuntimeError):
-            # A loop, which leads nowhere.
+            # The link is part of a loop and leads nowhere.
             continue
         if not any(target.is_relative_to(root) for root in roots):
             raise InvalidModel(
@@ -118,7 +128,7 @@ def refuse_links_out(directory: Path, source_dirs: Sequence[Path]) -> None:
 
 
 def _in_packages(model_name: str, scratch: Path, progress: Progress) -> Found | None:
-    # As in sentence-transformers, a bare name is one of its own organisation.
+    # As in sentence-transformers, a bare name belongs to its own organisation.
     known = PACKAGES.get(model_name if "/" in model_name else f"sentence-transformers/{model_name}")
     if known is None:
         return None
@@ -139,7 +149,7 @@ def _in_packages(model_name: str, scratch: Path, progress: Progress) -> Found | 
 
 
 def _package_root(name: str) -> Path | None:
-    """The directory of an installed package, found without importing it."""
+    """Return the directory of an installed package, found without importing it; None if there is none."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None

@@ -1,6 +1,6 @@
-"""The Hugging Face cache and Hub: whole snapshots of the files that a conversion reads.
+"""Access to the Hugging Face cache and Hub: whole snapshots of the files that a conversion reads.
 
-Heeds the environment that huggingface_hub heeds (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT).
+The environment variables of huggingface_hub apply (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT).
 """
 
 import fnmatch
@@ -41,20 +41,20 @@ _ANSWER_SECONDS = 10.0
 
 
 def repository_ids(model_name: str) -> tuple[str, ...]:
-    """The Hub repositories a name can mean: a bare name is also tried in sentence-transformers' own."""
+    """Return the Hub repositories that a name can mean; a bare name is first one of sentence-transformers."""
     return (model_name,) if "/" in model_name else (f"sentence-transformers/{model_name}", model_name)
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """The snapshot in the cache, or None where there is none with a model's files.
+    """Return the snapshot in the cache; None if there is none with a model's files.
 
     Raises:
-        InvalidModelName: the revision could lead out of the cache, where it is part of a path.
+        InvalidModelName: The revision, which is part of a path in the cache, could lead out of it.
     """
     if revision is not None:
         validate_revision(revision)
-    # The cache knows what the repository holds, and would call a snapshot without the other form of
-    # the weights incomplete.
+    # One format of the weights at a time: the cache knows all files of the repository, and would call a
+    # snapshot without the other format incomplete.
     for weights in ("*.safetensors", "*.bin"):
         try:
             directory = Path(
@@ -69,7 +69,7 @@ def cached(repo: str, revision: str | None) -> Path | None:
         except LocalEntryNotFoundError:
             continue
         except HFValidationError:
-            # A directory may be named so, a repository of the Hub cannot.
+            # A local directory may have this name, but a Hub repository cannot.
             return None
         has_config = any((directory / name).is_file() for name in ("modules.json", "config.json"))
         if has_config and any(directory.rglob(weights)):
@@ -78,7 +78,7 @@ def cached(repo: str, revision: str | None) -> Path | None:
 
 
 def cached_file(repo: str, name: str) -> Path | None:
-    """One file of the default branch in the cache; None where it is not there."""
+    """Return one file of the default branch from the cache; None if it is not there."""
     path = try_to_load_from_cache(repo, name)
     return Path(path) if isinstance(path, str) else None
 
@@ -89,13 +89,18 @@ def download(
     progress: Progress,
     choose: Callable[[list[str]], list[str]] | None = None,
 ) -> Path:
-    """Fetch the snapshot.
+    """Fetch a snapshot and return its directory.
 
-    choose: of a repository's files those to fetch; `needed` by default.
+    Args:
+        repo: The repository, `owner/name`.
+        revision: Branch, tag or commit; None for the default branch.
+        progress: Receiver of the steps.
+        choose: Selects the files to fetch from those of the repository; `needed` by default.
 
     Raises:
-        SourceNotFound: no such repository or revision, access refused, or the Hub cannot be reached.
-        InvalidModelName: as `cached`.
+        SourceNotFound: There is no such repository or revision, the Hub refuses access, or it cannot be
+            reached.
+        InvalidModelName: As in `cached`.
     """
     if revision is not None:
         validate_revision(revision)
@@ -116,7 +121,7 @@ def download(
             )
         )
     except (DryRunError, HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError) as error:
-        # A dry run hides why it failed behind an error of its own.
+        # A dry run wraps the cause of its failure in an error of its own.
         cause = error.__cause__ if isinstance(error, DryRunError) else error
         raise SourceNotFound(f"{repo} is in no local source and {_reason(cause, revision)}") from error
 
@@ -133,7 +138,7 @@ def _reason(error: BaseException | None, revision: str | None) -> str:
 
 
 def needed(files: list[str]) -> list[str]:
-    """Those of a repository's files that a conversion reads: one form of the weights, no code."""
+    """Return the repository's files that a conversion reads: one format of the weights, no code."""
     kept = [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in _UNREAD)]
     chosen = [name for name in kept if any(fnmatch.fnmatch(name, pattern) for pattern in _PLAIN)]
     weights = [name for name in kept if name.endswith((".safetensors", ".bin"))]
@@ -148,7 +153,7 @@ def needed(files: list[str]) -> list[str]:
 
 
 def _bar(repo: str, progress: Progress) -> type[tqdm]:
-    """A tqdm class, as huggingface_hub takes one, that reports the bytes fetched and draws nothing."""
+    """Return a tqdm class for huggingface_hub that reports the fetched bytes and draws nothing."""
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own signature

@@ -1,8 +1,8 @@
-"""What a model's directory says about itself, read before any library loads it.
+"""Inspection of a model's directory before any library loads it.
 
-sentence-transformers and transformers follow what a directory's configuration asks for: other
-repositories, other files, code. Everything that leads outside the directory, or to a model that is
-no text embedding model, is refused here. Knows nothing about torch.
+sentence-transformers and transformers follow whatever a directory's configuration names: other repositories,
+other files, code. A configuration that leads out of the directory, or to a model that is not a text embedding
+model, is refused here. Does not import torch.
 """
 
 import math
@@ -19,21 +19,24 @@ from converters.sources.weights import Stored
 SUPPORTED_MODULES = frozenset(
     {"Transformer", "StaticEmbedding", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
 )
-"""Classes of sentence-transformers that the graph can hold, by the last part of their name."""
+"""Classes of sentence-transformers that the graph supports, by the last part of their name."""
 
 _FIRST = ("Transformer", "StaticEmbedding")
-# A head in a checkpoint's `architectures` that makes it a model of another task, whatever its encoder gives.
+# Heads in a checkpoint's `architectures` that make it a model for another task, whatever its encoder returns.
 _OTHER_TASK = re.compile(
     r".*For(\w*Classification|\w*QuestionAnswering|MultipleChoice|NextSentencePrediction|CTC)"
 )
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class SourceLayout:
     """The parts of a source.
 
-    transformer_dir: of the transformer (or the static embedding). weight_bytes: of all weights in float32.
-    stored: the weights of the transformer. notice: what a caller should know of the model, if anything.
+    Attributes:
+        transformer_dir: Directory of the transformer or the static embedding.
+        weight_bytes: Size of all weights in float32.
+        stored: The weights of the transformer.
+        notice: A sentence about the model that a caller should know; None if there is none.
     """
 
     transformer_dir: Path
@@ -42,11 +45,11 @@ class Anatomy:
     notice: str | None = None
 
 
-def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
+def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
     """Read the configuration of a source.
 
     Raises:
-        InvalidModel: not a model, broken, or of a kind that is not converted; says which and why.
+        InvalidModel: The source is not a model, is broken, or cannot be converted; the message says why.
     """
     first, is_static = "", False
     notice = None
@@ -67,14 +70,14 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> Anatomy:
         raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
     if (home / "tokenizer.json").is_file():
         read_json(home / "tokenizer.json", dict)
-    return Anatomy(home, _weight_bytes(directory, home), stored, notice)
+    return SourceLayout(home, _weight_bytes(directory, home), stored, notice)
 
 
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:
-        # A name that is too long, say.
+        # For example, the name is too long.
         return False
 
 
@@ -87,7 +90,7 @@ def _check_kind(directory: Path) -> None:
 
 
 def _check_task(config: dict[str, Any]) -> str:
-    """Refuse a plain checkpoint of transformers that is made for another task; returns a notice of others."""
+    """Refuse a plain transformers checkpoint that is made for another task; return a notice for any other."""
     named = config.get("architectures")
     heads = [str(name)[:100] for name in named] if isinstance(named, list) else []
     for head in heads:
@@ -104,7 +107,7 @@ def _check_task(config: dict[str, Any]) -> str:
 
 
 def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bool]:
-    """The first module's directory and whether it is a static embedding."""
+    """Check the modules, and return the first one's directory and whether it is a static embedding."""
     modules = read_json(directory / "modules.json", list)
     if not modules:
         raise InvalidModel("modules.json lists no modules")
@@ -133,12 +136,12 @@ def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bo
 
 
 def _check_module(home: Path, kind: str) -> None:
-    """Refuse a module whose configuration would import what it names, or make it larger than its weights."""
+    """Refuse a module whose configuration imports code outside torch.nn or exceeds its weights in size."""
     if kind not in ("Dense", "LayerNorm") or not _is_directory(home) or not (home / "config.json").is_file():
         return
     config = read_json(home / "config.json", dict)
     activation = str(config.get("activation_function"))
-    # Of other libraries' classes sentence-transformers says that they are not trusted.
+    # For classes of other libraries, sentence-transformers itself reports that they are not trusted.
     if activation.startswith("torch.") and not activation.startswith("torch.nn."):
         raise InvalidModel(f"{kind} names the activation {activation[:100]!r}, which is none of torch.nn")
     sizes = [config.get(key) for key in ("in_features", "out_features", "dimension")]
@@ -147,7 +150,7 @@ def _check_module(home: Path, kind: str) -> None:
 
 
 def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> None:
-    """Refuse what would lead the libraries out of the directory or to another kind of model."""
+    """Refuse files that would lead the libraries out of the directory or to another kind of model."""
     if (home / "adapter_config.json").exists() or (directory / "adapter_config.json").exists():
         raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
     if not (home / "config.json").is_file():
@@ -168,7 +171,7 @@ def _check_weights(home: Path) -> Stored:
 
 def _weight_bytes(directory: Path, home: Path) -> int:
     files = [path for path in directory.rglob("*") if path.suffix in (".safetensors", ".bin")]
-    # One form of the weights is read where there are two.
+    # If there are two formats of the weights, only one is read.
     preferred = [path for path in files if path.suffix == ".safetensors"] or files
     config = read_json(home / "config.json", dict) if (home / "config.json").is_file() else {}
     is_half = str(config.get("dtype", config.get("torch_dtype"))) in ("float16", "bfloat16")

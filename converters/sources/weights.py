@@ -1,6 +1,6 @@
-"""What files of weights hold, read from their heads: nothing of them is unpacked or run.
+"""Contents of weight files, read from their headers: nothing is unpacked or run.
 
-Knows nothing about torch.
+Does not import torch.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 from converters.errors import InvalidModel
 from converters.sources.configuration import read_json
 
-# In half precision; smaller types need libraries that are not here.
+# Bytes of a number in half precision; smaller types need libraries that are not installed.
 _LEAST_BYTES = 2
 _LONGEST_HEAD = 100 * 2**20
-# Numbers that are no matter, whatever a model's size: 64 MB of them.
+# So many numbers more are harmless for any model: 64 MB in float32.
 _SPARE = 16 << 20
 _DEEPEST = 1024
 _COUNTS = ("layers", "layer", "blocks", "experts", "depth")
@@ -24,20 +24,29 @@ _COUNTS = ("layers", "layer", "blocks", "experts", "depth")
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of one directory. elements: numbers in them. unpacked: bytes. tensors: 0 where unknown."""
+    """The weights of one file or directory.
+
+    Attributes:
+        elements: Count of numbers.
+        unpacked: Size in bytes, unpacked.
+        tensors: Count of tensors; 0 if unknown.
+    """
 
     elements: int
     unpacked: int
     tensors: int
 
     def refuse_beyond(self, claimed: int, what: str, factor: int = 2) -> None:
-        """Refuse a configuration that makes the libraries allocate far more than is stored.
+        """Refuse a configuration that makes the libraries allocate far more numbers than are stored.
 
-        claimed: numbers that the configuration asks for. factor: how many times the stored ones are fine:
-        heads that are not stored, tables that are computed.
+        Args:
+            claimed: Count of numbers that the configuration asks for.
+            what: Name of the configuration, for the message.
+            factor: Accepted ratio of claimed to stored numbers; it allows for heads that are not stored and
+                tables that are computed.
 
         Raises:
-            InvalidModel: it claims more.
+            InvalidModel: The configuration claims more.
         """
         if claimed > factor * self.elements + _SPARE:
             raise InvalidModel(
@@ -47,7 +56,7 @@ class Stored:
 
 
 def stored(directory: Path) -> Stored:
-    """The weights directly in a directory: one form of them where there are two."""
+    """Return the weights directly in a directory; if there are two formats, those of one."""
     paths = [path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin")]
     paths = [path for path in paths if path.suffix == ".safetensors"] or paths
     elements = unpacked = tensors = 0
@@ -59,16 +68,19 @@ def stored(directory: Path) -> Stored:
 
 
 def of(path: Path) -> Stored:
-    """The weights of one file; by its size where its head cannot be read, which the libraries report."""
+    """Return the weights of one file.
+
+    If its header cannot be read, they are estimated by the file's size; the libraries report the damage.
+    """
     size = path.stat().st_size
     if path.suffix == ".safetensors":
         shapes = _shapes(path, size)
         elements = sum(map(math.prod, shapes))
-        # A head may say anything; the library compares it with the bytes only later.
+        # A header may claim anything; the library compares it with the bytes only later.
         if shapes and elements * _LEAST_BYTES <= 2 * size:
             return Stored(elements, size, len(shapes))
     elif zipfile.is_zipfile(path):
-        # As torch writes them. It reads compressed ones, too.
+        # torch writes such archives. It also reads compressed ones.
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
@@ -82,7 +94,7 @@ def check_index(home: Path) -> None:
     """Refuse an index of weights (`model.safetensors.index.json`) that names files elsewhere.
 
     Raises:
-        InvalidModel: it does, or it is broken.
+        InvalidModel: The index names such files, or is broken.
     """
     for path in sorted(home.glob("*.index.json")):
         names = read_json(path, dict).get("weight_map")
@@ -93,11 +105,11 @@ def check_index(home: Path) -> None:
                 raise InvalidModel(f"{path.name} names weights outside of the model: {str(name)[:100]!r}")
 
 
-def check_depth(name: str, config: Any, tensors: int) -> None:  # noqa: ANN401 - what a file of others holds
-    """Refuse layers without number: each takes time and memory before any weight is read.
+def check_depth(name: str, config: Any, tensors: int) -> None:  # noqa: ANN401 - JSON of a model's file
+    """Refuse an excessive number of layers: each takes time and memory before any weight is read.
 
     Raises:
-        InvalidModel: there are more than the weights could be of.
+        InvalidModel: The configuration has more layers than the weights can belong to.
     """
     waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
@@ -111,7 +123,7 @@ def check_depth(name: str, config: Any, tensors: int) -> None:  # noqa: ANN401 -
 
 
 def _shapes(path: Path, size: int) -> list[list[int]]:
-    """The shapes in a safetensors file's head; none where it cannot be read."""
+    """Return the shapes in a safetensors file's header; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

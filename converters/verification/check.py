@@ -1,7 +1,7 @@
-"""The comparison of a converted model with its reference, and what is kept of it for later loads.
+"""Comparison of a converted model with its reference, and the part of it that later loads repeat.
 
-Run with the engine and the threads that will serve, in many large mixed batches: a race in a kernel
-or a row that leaks into its neighbour shows in a few batches out of many, and never in small ones.
+The check runs with the engine and the threads that will serve, in many large mixed batches. A race in a
+kernel or a row that leaks into its neighbour shows in a few batches out of many, and never in small ones.
 """
 
 import random
@@ -18,9 +18,9 @@ from triton_models.contract.accuracy import BOUNDS, Bounds, cosines
 from triton_models.contract.tokens import ROW_START
 
 NORM_TOLERANCE = 0.01
-"""Relative. A cosine does not see a wrong scale."""
+"""Relative tolerance of a vector's length, because a cosine does not detect a wrong scale."""
 BATCHES = 64
-"""At least; the last round is finished."""
+"""Minimum number of mixed batches; the last round over all texts is finished."""
 LARGEST_BATCH = 48
 _LONG = 96
 _TOKEN_TEXTS = 16
@@ -29,12 +29,17 @@ KEPT_SAMPLES = 24
 KEPT_TOKENS = 512
 
 Run = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.float32]]
-"""input_ids int64 [total], lengths int32 [batch] to float32 [batch, D], or [total, H] of the tokens."""
+"""Maps input_ids int64 [total] and lengths int32 [batch] to float32 [batch, D], or [total, H] for tokens."""
 
 
 @dataclass(frozen=True)
 class TokenSample:
-    """A text's number in `Samples`, and the reference's vectors of its tokens, float32 [L, H]."""
+    """Reference vectors of one text's tokens.
+
+    Attributes:
+        row: Index of the text in `Samples`.
+        vectors: float32 [L, H].
+    """
 
     row: int
     vectors: NDArray[np.float32]
@@ -44,10 +49,13 @@ class TokenSample:
 class Samples:
     """Texts with their ids and reference vectors.
 
-    texts: with their prompt. ids: int64 [L], L >= 1, flags included. vectors: float32 [n, D].
-    empty: float32 [D], the vector of a text without tokens; None where every text has some.
-    tokens: of some of the texts; none of CLIP models, which give no vectors of tokens.
-    planted_id: a token without a finite vector, see `graph.plant`; None leaves that part of the check out.
+    Attributes:
+        texts: Texts including their prompt.
+        ids: int64 [L] for each text, L >= 1, flags included.
+        vectors: float32 [n, D].
+        empty: Vector of a text without tokens, float32 [D]; None if every text has tokens.
+        tokens: Token vectors of some texts; empty for CLIP models, which give no token vectors.
+        planted_id: A token without a finite vector, see `sentence_graph.plant`; None skips its check.
     """
 
     texts: list[str]
@@ -58,25 +66,31 @@ class Samples:
     planted_id: int | None = None
 
     def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The flat ids and the lengths of some rows."""
+        """Return the flat ids, int64 [total], and the lengths, int32 [batch], of the given rows."""
         chosen = [self.ids[row] for row in rows]
         return np.concatenate(chosen), np.array([len(ids) for ids in chosen], dtype=np.int32)
 
     def marked_batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The same with ROW_START on every row, as grouped requests have it; the vectors must not notice."""
+        """Return `batch(rows)` with ROW_START on the first token of every row.
+
+        Grouped requests are marked like this, and the flag must not change any vector.
+        """
         ids, lengths = self.batch(rows)
         ids[np.cumsum(lengths) - lengths] |= ROW_START
         return ids, lengths
 
     def planted_batch(self, rows: Sequence[int], place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The same, with the planted id alone in the row at `place`."""
+        """Return `marked_batch(rows)` with the row at `place` filled with the planted id."""
         ids, lengths = self.marked_batch(rows)
         start = int(lengths[:place].sum())
         ids[start : start + lengths[place]] = self.planted_id
         return ids, lengths
 
     def spread(self, count: int, longest: int) -> list[int]:
-        """At most `count` rows of evenly spread lengths up to `longest` tokens, the longest included."""
+        """Return at most `count` rows of evenly spread lengths up to `longest` tokens, the longest included.
+
+        If every text is longer than that, the shortest one is returned.
+        """
         order = sorted(range(len(self.ids)), key=lambda row: len(self.ids[row]))
         order = [row for row in order if len(self.ids[row]) <= longest] or order[:1]
         places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
@@ -85,9 +99,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """min_cosine: to the reference; min_alone: alone against in a batch; worst_text: of min_cosine.
+    """Result of a passed check.
 
-    min_token_cosine: of a token's vector to the reference's; None where the model gives none.
+    Attributes:
+        texts: Number of texts, or of images for an image tower.
+        batches: Number of mixed batches.
+        min_cosine: Lowest cosine to the reference.
+        min_alone: Lowest cosine between the vector of a text alone and its vector in a batch.
+        worst_text: The text with `min_cosine`, shortened.
+        min_token_cosine: Lowest cosine of a token's vector to the reference; None without token vectors.
     """
 
     texts: int
@@ -101,10 +121,11 @@ class CheckResult:
 def verify(
     run: Run, samples: Samples, report: Callable[[float, str], None], least: Bounds = BOUNDS["fp32"]
 ) -> CheckResult:
-    """Compare every text, alone and in `BATCHES` mixed batches, with the reference.
+    """Compare every text, alone and in at least `BATCHES` mixed batches, with the reference.
 
     Raises:
-        CheckFailed: naming the worst text.
+        CheckFailed: A vector is wrong or depends on its batch; the message names the worst text, except in
+            the check with the planted token.
     """
     alone = np.empty_like(samples.vectors)
     for row in range(len(samples.ids)):
@@ -140,12 +161,13 @@ def verify(
 
 
 def verify_tokens(run: Run, samples: Samples, least: Bounds = BOUNDS["fp32"]) -> float:
-    """Compare the vectors of all tokens of `samples.tokens` with the reference, each text alone and together.
+    """Compare the token vectors of `samples.tokens` with the reference, each text alone and all together.
 
-    Returns the least cosine.
+    Returns:
+        The lowest cosine of a token.
 
     Raises:
-        CheckFailed: naming the worst text.
+        CheckFailed: A token's vector is wrong, or the number of tokens is; the message names the text.
     """
     rows = [sample.row for sample in samples.tokens]
     lengths = [len(samples.ids[row]) for row in rows]
@@ -171,10 +193,10 @@ def verify_tokens(run: Run, samples: Samples, least: Bounds = BOUNDS["fp32"]) ->
 
 
 def mixed_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """The rows of each batch, the same at every call.
+    """Return the rows of each batch, the same at every call.
 
-    All rows again and again in ever new orders and batch sizes. Long texts come together, as many
-    short ones with them: in padded models each would otherwise make a whole batch as long as itself.
+    Each round has all rows, in a new order and in new batch sizes. Long texts share batches with as many
+    short ones: in padded models, each long text would otherwise make a whole batch as long as itself.
     """
     choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
@@ -208,7 +230,7 @@ def save(samples: Samples, path: Path) -> None:
 def _check_planted(
     together: NDArray[np.float32], place: int, alone: NDArray[np.float32], least: Bounds
 ) -> None:
-    """A text at `place` has no finite vector; all others must have those that they have alone."""
+    """Require no finite vector for the text at `place`, and for all others the vectors they have alone."""
     if np.isfinite(together[place]).all():
         raise CheckFailed("the converted model gives a finite vector for what has none")
     # A row that is not finite has a cosine of -1.
@@ -228,7 +250,7 @@ def _check_norms(vectors: NDArray[np.float32], reference: NDArray[np.float32], t
 
 
 class _Worst:
-    """The least cosine seen, and of which row."""
+    """The lowest cosine seen so far, and its row."""
 
     def __init__(self) -> None:
         self.cosine, self.row = 1.0, 0

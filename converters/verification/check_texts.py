@@ -1,7 +1,7 @@
-"""The fixed texts that every conversion is checked with.
+"""Fixed texts that every conversion is checked with.
 
-Ordinary sentences of all lengths, and what has broken tokenizers and graphs before: nothing at all,
-one letter, other scripts, emoji, control characters, special tokens typed by a user.
+They are ordinary sentences of all lengths, and texts that have broken tokenizers and graphs before: an empty
+text, one letter, other scripts, emoji, control characters, special tokens typed by a user.
 """
 
 import random
@@ -62,7 +62,7 @@ EDGE_TEXTS: tuple[str, ...] = (
 
 
 def check_texts() -> list[str]:
-    """About 300 texts, the same at every call."""
+    """Return about 300 texts, the same at every call."""
     choice = random.Random(20240917)  # noqa: S311 - the same texts every time, no secret
     lengths = [1, 2, 3, 4, 5, 6, 8] * 12 + [10, 12, 14, 16, 20] * 20 + [25, 30, 40, 50] * 12 + [80, 120] * 8
     lengths += [180, 240, 330, 500]
@@ -72,5 +72,5 @@ def check_texts() -> list[str]:
 
 
 def overlong_text() -> str:
-    """20,000 words, for truncation at any usual length; only ever tokenized."""
+    """Return 20,000 words, which are truncated at any usual length; the text is only tokenized."""
     return " ".join(random.Random(7).choices(_WORDS, k=20000))  # noqa: S311 - as above

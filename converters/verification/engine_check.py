@@ -1,6 +1,7 @@
-"""Chooses the engine for a converted model, and checks the model with it.
+"""Choice of the engine for a converted model, and the check of the model with that engine.
 
-The fastest that keeps to a small sample is checked with all texts; one that fails is left out.
+The fastest engine that passes on a small sample is checked with all texts. If it fails, the next one is
+tried.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +19,18 @@ from triton_models.contract.accuracy import BOUNDS, Bounds, Precision
 Without = Sequence[EngineName]
 
 
-def chosen(
+def check_with_fastest(
     select: Callable[[Without], Selection], check: Callable[[Selection], CheckResult], directory: Path
 ) -> CheckResult:
-    """Check with the engine that `select` gives, which leaves out those that failed, and record it.
+    """Check with the fastest engine, or after failures with the next ones, and record the one that passes.
+
+    Args:
+        select: Chooses the fastest engine, leaving out the given ones.
+        check: Checks the model with an engine, on all texts or images.
+        directory: The selection is recorded here.
 
     Raises:
-        CheckFailed: what is left is plain fp32, or the engine that the operator fixed, and it fails.
+        CheckFailed: The check fails with plain fp32, or with the engine that the operator fixed.
     """
     without: list[EngineName] = []
     while True:
@@ -43,12 +49,13 @@ def chosen(
 def verify(
     samples: Samples, path: Path, threads: int, precision: Precision, report: Callable[[float, str], None]
 ) -> CheckResult:
-    """Check `path` with the engine that will serve, and record that engine beside it.
+    """Check the model at `path` with the engine that will serve, and record that engine beside the model.
 
-    fp16 is for GPUs, where there is no choice; without one it is checked in ONNX Runtime on the CPU.
+    fp16 is for GPUs, where there is no engine to choose or to record. Without a GPU, ONNX Runtime checks
+    the model on the CPU.
 
     Raises:
-        CheckFailed: as `chosen`.
+        CheckFailed: The check fails with fp16, or as in `check_with_fastest`.
     """
     bounds = BOUNDS[precision]
     if precision == "fp16":
@@ -61,7 +68,7 @@ def verify(
         engine = Engine(path, threads, selection.name, selection.streams)
         return _verify(engine, samples, report, kept)
 
-    return chosen(lambda without: select(path, sample, threads, without), checked, path.parent)
+    return check_with_fastest(lambda without: select(path, sample, threads, without), checked, path.parent)
 
 
 def _verify(

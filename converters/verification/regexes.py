@@ -1,7 +1,8 @@
-"""The regular expressions of a tokenizer, as far as it takes to find texts on which they backtrack.
+"""Regular expressions of a tokenizer, parsed far enough to find texts on which they backtrack.
 
-`tokenizers` matches with Oniguruma, which tries one way after the other. What can make it try exponentially
-many ways is refused here; what is left is a few plain sequences, of which `attacks` makes texts to be timed.
+`tokenizers` matches with Oniguruma, which tries one alternative after another. Patterns that can make it try
+exponentially many are refused here. The others consist of a few simple sequences, from which `attacks`
+derives texts to be timed.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from converters.errors import InvalidModel
 _MOST_PATHS = 256
 _MOST_TEXTS = 2000
 _LONG = 16
-"""Repetitions of a fixed number from which on they are worth a text; so many are spelt out at most."""
+"""Fixed repetitions of at least this count get their own texts; a text spells out at most this many."""
 _WITHOUT_WIDTH = frozenset("bBAzZGK")
 _LETTERS = frozenset("pPdDsSwWhHN")
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b"}
@@ -32,12 +33,12 @@ KNOWN = frozenset(
         r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
     }
 )
-"""Patterns of real models that have repetitions within repetitions, and only one way to match any text."""
+"""Patterns of real models with repetitions inside repetitions that match any text in only one way."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """Something of one character, or a word, and how often it comes. members: characters that match."""
+    """One character of `members`, or `word` if it is not empty, repeated `least` to `most` times."""
 
     members: frozenset[str]
     least: int
@@ -45,7 +46,7 @@ class _Item:
     word: str = ""
 
     def sample(self, within: frozenset[str]) -> str:
-        """A character, or the word; of those that are within the set, where there are any."""
+        """Return the word, or the most readable matching character, if possible one from `within`."""
         return self.word or min(self.members & within or self.members, key=_plainness)
 
 
@@ -53,10 +54,10 @@ _Path = tuple[_Item, ...]
 
 
 def attacks(pattern: str) -> list[tuple[str, str, str]]:
-    """Texts for which the pattern may take long: what stands before, what is repeated, what stands after.
+    """Return texts for which the pattern may take long, as tuples (start, repeated unit, end).
 
     Raises:
-        InvalidModel: it is not understood, or may try exponentially many ways to match.
+        InvalidModel: The pattern is not supported, or may try exponentially many ways to match.
     """
     if pattern in KNOWN:
         return [("", unit, after) for unit in ("a", "a ", " ") for after in ("", "!")]
@@ -79,7 +80,7 @@ def _attacks(path: _Path, place: int) -> set[tuple[str, str, str]]:
     everything = frozenset().union(*(item.members | frozenset(item.word) for item in path))
     others = sorted(_ALPHABET_SET - within, key=_plainness)[:1]
     others += sorted(_ALPHABET_SET - everything, key=_plainness)[:1]
-    # The engine looks first whether what must come at the end is anywhere in the text.
+    # The engine first looks for the required end anywhere in the text, so some texts contain it.
     others += [
         others[-1] + "".join(item.sample(item.members) * max(1, item.least) for item in path[place + 1 :])
     ]
@@ -88,7 +89,7 @@ def _attacks(path: _Path, place: int) -> set[tuple[str, str, str]]:
 
 
 class _Parser:
-    """A pattern as the sequences of items that it stands for."""
+    """Parses a pattern into the sequences of items that it can match."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -117,13 +118,13 @@ class _Parser:
         return found
 
     def _few(self, paths: list[_Path]) -> list[_Path]:
-        # Alternatives that are alike stay apart: in a repetition the engine tries each.
+        # Equal alternatives are all kept, because the engine tries each of them in a repetition.
         if len(paths) > _MOST_PATHS:
             raise self._refused("is too complicated")
         return paths
 
     def _atom(self) -> list[_Path]:
-        """What the next part can be; nothing for what has no width."""
+        """Parse the next element and return its alternatives; a zero-width element gives an empty path."""
         start = self._place
         sign = self._pattern[start]
         self._place += 1
@@ -157,7 +158,7 @@ class _Parser:
         self._flags = flags
         if not self._take(")"):
             raise self._refused("is not understood")
-        # What is only looked at costs like what is matched, and takes no place.
+        # A lookaround costs as much as a match, but consumes no characters.
         return [*found, ()] if looks else found
 
     def _escape(self, start: int) -> list[_Path]:
@@ -189,7 +190,7 @@ class _Parser:
             raise self._refused("is not understood")
 
     def _repeated(self, paths: list[_Path]) -> list[_Path]:
-        """The paths as often as the quantifier behind them says."""
+        """Apply the quantifier that follows the paths, if there is one."""
         count = _COUNT.match(self._pattern, self._place)
         if count is not None and (count[1] or count[3]):
             least = int(count[1] or 0)
@@ -199,7 +200,7 @@ class _Parser:
         elif self._at() in ("*", "+", "?"):
             least, most = {"*": (0, _NO_END), "+": (1, _NO_END), "?": (0, 1)}[self._at()]
             self._place += 1
-            # Lazy or possessive; after a count in braces the plus would repeat what is repeated.
+            # Lazy or possessive. After a count in braces, a plus would repeat the repetition instead.
             _ = self._take("?") or self._take("+")
         else:
             return paths
@@ -210,7 +211,7 @@ class _Parser:
         return [self._many(paths, least, most)]
 
     def _many(self, paths: list[_Path], least: int, most: int) -> _Path:
-        """One item for a repetition of what can be matched in one way only."""
+        """Return one item for a repetition whose content can be matched in only one way."""
         items = [item for path in paths for item in path]
         if not items:
             return ()
@@ -229,7 +230,7 @@ class _Parser:
         return (_Item(frozenset(), least, most, word),)
 
     def _item(self, source: str) -> _Item:
-        """One of a class; the engine itself says which characters are of it."""
+        """Return an item for a character class; the engine itself decides which characters it contains."""
         flagged = f"(?{self._flags}:{source})" if self._flags else source
         try:
             others = frozenset(Replace(Regex(flagged), "").normalize_str(self._alphabet))
@@ -259,7 +260,7 @@ def _refused(pattern: str, why: str) -> InvalidModel:
 
 
 def _characters_of(pattern: str) -> str:
-    """What a pattern spells out, and the neighbours of it, where ranges end."""
+    """Return the characters that a pattern spells out and their neighbours, because ranges end there."""
     numbers = {ord(sign) for sign in pattern}
     numbers |= {int(next(filter(None, found)), 16) for found in _NUMBER.findall(pattern)}
     near = {number + step for number in numbers for step in (-1, 0, 1)}
@@ -271,12 +272,12 @@ def _is_half(number: int) -> bool:
 
 
 def _plainness(sign: str) -> tuple[bool, bool, str]:
-    """To sort by: what is easy to read first."""
+    """Return a sort key that puts readable characters first."""
     return (not sign.isascii(), not sign.isprintable(), sign)
 
 
 def _alphabet() -> str:
-    """Some of all kinds of characters: all of ASCII and Latin, a few of each category and each block."""
+    """Return samples of all kinds of characters: all of ASCII and Latin, a few per category and block."""
     found, seen = list(range(0x250)), dict.fromkeys(("Cn",), 9)
     for number in itertools.chain(range(0x250, 0x3400), range(0x3400, 0x110000, 61)):
         category = unicodedata.category(chr(number))

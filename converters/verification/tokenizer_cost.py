@@ -1,8 +1,8 @@
-"""Whether a tokenizer's time and memory stay in proportion to the text, whoever wrote its file.
+"""Check that a tokenizer's time and memory stay in proportion to the text, whoever wrote its file.
 
     python -m converters.verification.tokenizer_cost < PATTERNS
 
-is the part that is timed, in a process that can be ended. Knows nothing about torch.
+runs the timed part in a process that can be killed. Does not import torch.
 """
 
 import json
@@ -20,16 +20,16 @@ from converters.errors import InvalidModel
 from converters.verification.regexes import attacks
 
 SLOW_CHARACTERS = 8192
-"""Longest text that a model takes whose tokenizer's time grows faster than the text."""
+"""Longest text, in characters, for a tokenizer whose time grows faster than the text."""
 
 _TIMEOUT = 60.0
 _MOST_SECONDS = {SLOW_CHARACTERS // 32: 0.03, SLOW_CHARACTERS // 4: 0.3, SLOW_CHARACTERS: 3.0}
-"""Of the processor, for texts of so many characters: as long as a thread of the front end may be held.
+"""CPU seconds allowed for a text, by its length in characters: so long a gateway thread may be blocked.
 
-The shorter ones are there for what grows faster than the square, and would take minutes for the longest.
+The shorter texts find patterns whose time grows faster than quadratically: the longest would take minutes.
 """
 _IN_PROPORTION = {factor * SLOW_CHARACTERS: factor * 0.05 for factor in (1, 2, 4, 8)}
-"""The same for time that grows as the text does; patterns of real models take a quarter of it."""
+"""The same for time that grows linearly with the text; patterns of real models take a quarter of it."""
 _WORST = 5
 
 _LONGEST_WORD = 1000
@@ -38,10 +38,10 @@ _LARGEST_GROWTH = 64
 
 
 def most_characters(tokenizer: Tokenizer) -> int | None:
-    """The longest text that may be given to a tokenizer; None for any.
+    """Return the length, in characters, of the longest text a tokenizer may be given; None for no limit.
 
     Raises:
-        InvalidModel: a short text can hold it for seconds, or fill the memory.
+        InvalidModel: A short text can block the tokenizer for seconds, or fill the memory.
     """
     spec: dict[str, Any] = json.loads(tokenizer.to_str())
     model = spec["model"]
@@ -69,7 +69,7 @@ def most_characters(tokenizer: Tokenizer) -> int | None:
 
 
 def _timed(patterns: Sequence[str]) -> int | None:
-    """As `most_characters`, of regular expressions that can try many ways, though not exponentially many."""
+    """Return the limit of `most_characters` for patterns that try many, but not exponentially many, ways."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "converters.verification.tokenizer_cost"],
@@ -81,7 +81,7 @@ def _timed(patterns: Sequence[str]) -> int | None:
         )
         slow: bool | None = json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError):
-        # Ended for its time, or by a signal.
+        # The process timed out, crashed, or did not print JSON.
         slow = None
     if slow is None:
         raise InvalidModel(
@@ -92,7 +92,7 @@ def _timed(patterns: Sequence[str]) -> int | None:
 
 
 def is_slow(patterns: Sequence[str]) -> bool | None:
-    """Whether the time of a pattern grows faster than the text; None where it is seconds, or it fails."""
+    """Return whether a pattern's time grows faster than the text; None if it takes seconds or fails."""
     slow = False
     for pattern in patterns:
         splitter = Split(Regex(pattern), "isolated")
@@ -110,8 +110,8 @@ def is_slow(patterns: Sequence[str]) -> bool | None:
 
 
 def _grows(splitter: Split, attack: tuple[str, str, str]) -> bool:
-    """Whether the time grows faster than the text."""
-    # The least of two: something else may have had the processor's caches.
+    """Return whether the time grows faster than the text."""
+    # The lower of two times counts, because another process may have used the CPU's caches.
     return any(
         min(_seconds(splitter, attack, length) for _ in range(2)) > most
         for length, most in _IN_PROPORTION.items()
@@ -119,7 +119,7 @@ def _grows(splitter: Split, attack: tuple[str, str, str]) -> bool:
 
 
 def _seconds(splitter: Split, attack: tuple[str, str, str], length: int) -> float:
-    """The processor's time for one text; without end where the library fails."""
+    """Return the CPU seconds that one text takes; infinity if the library fails."""
     before, unit, after = attack
     text = before + unit * (length // len(unit)) + after
     start = time.process_time()
@@ -132,8 +132,8 @@ def _seconds(splitter: Split, attack: tuple[str, str, str], length: int) -> floa
     return time.process_time() - start
 
 
-def _inside(part: Any, kind: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - what a file of others holds
-    """The parts of a type, however deep they lie."""
+def _inside(part: Any, kind: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON of a model's file
+    """Yield the parts of a type, at any depth."""
     if isinstance(part, dict):
         if part.get("type") == kind:
             yield part
@@ -144,7 +144,7 @@ def _inside(part: Any, kind: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 -
 
 
 def _patterns(part: Any) -> Iterator[str]:  # noqa: ANN401 - as above
-    """Every regular expression in a part."""
+    """Yield every regular expression in a part."""
     if isinstance(part, dict):
         if isinstance(part.get("Regex"), str):
             yield part["Regex"]

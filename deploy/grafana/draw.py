@@ -1,6 +1,6 @@
-"""Draws the dashboard from a Prometheus, where there is no Grafana: its panels, its queries, its layout.
+"""Draws the dashboard from Prometheus data without Grafana, with the same panels, queries and layout.
 
-python deploy/grafana/draw.py http://127.0.0.1:9090 docs/dashboard.png [minutes]
+python deploy/grafana/draw.py http://127.0.0.1:9090 docs/guides/dashboard.png [minutes]
 """
 
 import json
@@ -23,11 +23,11 @@ SCALES = {"s": (1e3, "ms"), "percentunit": (1e2, "%"), "bytes": (2**-20, "MiB"),
 
 
 Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
-"""Labels, and times in seconds before now with values."""
+"""Pairs of labels and points; a point is a time in seconds relative to now, and a value."""
 
 
 def series(prometheus: str, expression: str, minutes: float) -> Series:
-    """What a query gives over the last minutes."""
+    """Return the results of a query over the last minutes."""
     end = time.time()
     window = f"{max(2, round(minutes * 60 / 10))}s"
     query = expression.replace("$__rate_interval", window).replace("$instance", ".*")
@@ -43,14 +43,14 @@ def series(prometheus: str, expression: str, minutes: float) -> Series:
 
 
 def legend(form: str, labels: dict[str, str]) -> str:
-    """A series' name by the panel's legendFormat."""
+    """Return the name of a series by the panel's legendFormat."""
     for name, value in labels.items():
         form = form.replace("{{" + name + "}}", value)
     return form
 
 
 def draw_stat(axes: Axes, panel: dict[str, Any], prometheus: str, minutes: float) -> None:
-    """One figure, in the colour of its threshold."""
+    """Draw the latest value of a panel, in the colour of its threshold."""
     scale, unit = SCALES.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
     found = series(prometheus, panel["targets"][0]["expr"], minutes)
     values = [value for _, points in found for _, value in points if not math.isnan(value)]
@@ -67,7 +67,7 @@ def draw_stat(axes: Axes, panel: dict[str, Any], prometheus: str, minutes: float
 
 
 def draw_graph(axes: Axes, panel: dict[str, Any], prometheus: str, minutes: float) -> None:
-    """Lines over the last minutes."""
+    """Draw a panel's lines over the last minutes."""
     defaults = panel["fieldConfig"]["defaults"]
     scale, unit = SCALES.get(defaults["unit"], (1.0, ""))
     found = [series(prometheus, target["expr"], minutes) for target in panel["targets"]]
@@ -97,7 +97,7 @@ def draw_graph(axes: Axes, panel: dict[str, Any], prometheus: str, minutes: floa
 
 
 def draw(dashboard: dict[str, Any], prometheus: str, minutes: float) -> Figure:
-    """All panels at their places in the grid."""
+    """Draw all panels at their places in the grid."""
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     figure = plt.figure(figsize=(24 * WIDTH, rows * HEIGHT))
     for panel in dashboard["panels"]:

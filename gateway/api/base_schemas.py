@@ -1,4 +1,4 @@
-"""The base of all bodies of requests, and what becomes of the fields that a schema does not have."""
+"""The base of all request bodies, and the handling of fields that a schema does not define."""
 
 from typing import Any, ClassVar, Self
 
@@ -10,7 +10,7 @@ from gateway.errors import InvalidInput
 
 
 def _closed(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Write into a schema that there are no other fields, and the names that other APIs have for some."""
+    """Forbid other fields in a JSON schema; for a dialect, add synonyms and ignored fields of other APIs."""
     schema["additionalProperties"] = False
     if issubclass(model, RequestBody) and model.is_dialect:
         properties = schema["properties"]
@@ -22,14 +22,16 @@ def _closed(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class RequestBody(BaseModel):
-    """Base of all of them.
+    """Base of all request bodies.
 
-    is_dialect: of an API that others have too; `gateway/api/fields.py` says what it takes besides its fields.
-    harmless: fields that this API alone has and that change no vector.
+    Attributes:
+        is_dialect: True for a body of an API that other servers have too. It accepts more fields, which
+            `gateway/api/fields.py` defines.
+        harmless: fields of this API only that cannot change a vector; they are ignored.
     """
 
-    # `model_name` is the contract's word; pydantic reserves the prefix for itself by default. Unknown fields
-    # are kept and refused by `parse`: pydantic would make an error of each, of a hundred thousand.
+    # The contract needs the name `model_name`, but pydantic reserves the prefix `model_` by default. Unknown
+    # fields are kept, and `parse` refuses them: pydantic would build an error for each of a hundred thousand.
     model_config = ConfigDict(protected_namespaces=(), extra="allow", json_schema_extra=_closed)
 
     is_dialect: ClassVar[bool] = False
@@ -37,7 +39,7 @@ class RequestBody(BaseModel):
 
 
 class Nested(RequestBody):
-    """Base of what is a field of a body."""
+    """Base of objects inside a body."""
 
     @model_validator(mode="after")
     def _has_no_unknown_field(self) -> Self:
@@ -47,10 +49,10 @@ class Nested(RequestBody):
 
 
 def understand(body: BaseModel) -> None:
-    """Make of the fields that a body's schema does not have what they mean.
+    """Apply the fields of a body that its schema does not define.
 
     Raises:
-        InvalidInput: one of them is unknown, or cannot be done.
+        InvalidInput: a field is unknown, or asks for something that the server cannot do.
     """
     schema = type(body)
     assert issubclass(schema, RequestBody)
@@ -69,12 +71,12 @@ def understand(body: BaseModel) -> None:
 
 
 def names(schema: type[BaseModel]) -> set[str]:
-    """The fields of a body as callers write them."""
+    """Return the names of a body's fields as callers write them."""
     return {field.alias or name for name, field in schema.model_fields.items()}
 
 
 def _take(body: BaseModel, name: str, value: object) -> None:
-    """Set the field that another API's field stands for."""
+    """Set the field that corresponds to another API's field."""
     if name not in fields.OTHER_NAMES:
         raise InvalidInput(f"{name}: the request has it twice, in two spellings")
     for field, meant in fields.meaning(name, value).items():
@@ -85,12 +87,16 @@ def _take(body: BaseModel, name: str, value: object) -> None:
 
 
 def assign(body: BaseModel, field: str, value: object, called: str | None = None) -> None:
-    """Set a field, by the rules of its schema.
+    """Set a field after validating the value against the schema.
 
-    called: what the caller calls it.
+    Args:
+        body: the body whose field is set.
+        field: the name of the field in the schema.
+        value: the new value, not yet validated.
+        called: the caller's name of the field, for the error; None if it is the same.
 
     Raises:
-        InvalidInput: the value does not fit.
+        InvalidInput: the value does not fit the schema.
     """
     try:
         type(body).__pydantic_validator__.validate_assignment(body, field, value)

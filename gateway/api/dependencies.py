@@ -1,4 +1,4 @@
-"""Whether a request may change models: the dependency of every route that does."""
+"""Dependencies of routes: the check that a request may change models, and access to the services."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -13,16 +13,18 @@ async def _require(request: Request) -> None:
     """Let administrators pass.
 
     Raises:
-        Unauthorized: keys are asked for, and the request has none.
-        Forbidden: its key is for embedding only; or it is open to all, and a web page asks from elsewhere.
+        Unauthorized: the server requires a key, and the request has none.
+        Forbidden: the key is for embedding only. Or the request has no key, and a web page of another origin
+            sent it.
     """
     caller = request.scope["caller"]
     if not caller.may_administer:
         if caller.key:
             raise Forbidden("this key is for embedding; changing models needs one of ADMIN_API_KEYS")
         raise Unauthorized("send a key that may change models as 'Authorization: Bearer KEY'")
-    # A browser sends a page's POST to any address that it can reach, this machine's own among them, and asks
-    # first only for what a form could not send. A key would not be in it; without keys this is all there is.
+    # A browser sends a page's POST to any address that it can reach, including this machine. It asks for
+    # permission first only if a form could not send the request. Such a POST carries no key, so a server with
+    # keys refuses it. Without keys, this check is the only protection.
     origin = request.headers.get("origin")
     if origin is not None and not caller.key and not _is_own(origin, request):
         raise Forbidden(
@@ -32,12 +34,13 @@ async def _require(request: Request) -> None:
 
 
 def _is_own(origin: str, request: Request) -> bool:
-    """Whether a page comes from this server, such as /docs, or from where the operator has allowed."""
+    """Return whether a page comes from this server, such as /docs, or from an origin in CORS_ORIGINS."""
     allowed = request.app.state.cors_origins
     if origin in allowed or "*" in allowed:
         return True
     host = urlsplit(origin).hostname or ""
-    # By a name, it could be one that was made to lead here after its page had come from elsewhere.
+    # Other host names do not count: one can be pointed to this server after its page came from elsewhere
+    # (DNS rebinding).
     return origin.partition("://")[2] == request.headers.get("host") and (
         host == "localhost" or _is_address(host)
     )
@@ -51,11 +54,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-ADMINISTRATION = [Depends(_require)]
+ADMIN_ONLY = [Depends(_require)]
 """Dependencies of a route that changes models."""
 
 
 def services(request: Request) -> Services:
-    """What the application was built of."""
+    """Return the parts of the application that routes call."""
     found: Services = request.app.state.services
     return found

@@ -1,4 +1,4 @@
-"""The bodies of the embedding routes: types, limits that need no server, examples."""
+"""The bodies of the embedding routes: types, examples, and limits that do not depend on settings."""
 
 from operator import gt
 from typing import Annotated, Self
@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, model_validator
 
 from gateway.api.base_schemas import RequestBody
-from gateway.api.responses import PLAIN, EncodingFormat, Form
+from gateway.api.responses import PLAIN, EncodingFormat, OutputFormat
 from gateway.api.schemas import IMAGE_EXAMPLE, ModelReference
 from gateway.errors import InvalidInput
 from gateway.inference.vectors import EmbeddingDtype
@@ -21,7 +21,7 @@ def _not_empty(value: str | list[str]) -> str | list[str]:
     return value
 
 
-# To the first wrong element only: there may be half a million, and each would get an error of its own.
+# Validation stops at the first wrong element: of half a million, each would get an error of its own.
 Strings = Annotated[list[str], Field(fail_fast=True)]
 _Inputs = Annotated[str | Strings, AfterValidator(_not_empty)]
 _TEXT = Field(description="A text, or a list of them.", examples=[["a diver", "a dog"]])
@@ -48,7 +48,7 @@ Ranges = Annotated[list[_Row], Field(fail_fast=True, min_length=2, max_length=2)
 
 
 class VectorFields(RequestBody):
-    """The form of the vectors of an answer."""
+    """Fields that choose the output format of vectors."""
 
     normalize: bool | None = Field(
         False, description="Scale every vector to unit length; false: as the model gives it."
@@ -69,24 +69,24 @@ class VectorFields(RequestBody):
         "taken from the inputs of this request, two or more, and given back with them.",
     )
 
-    def form(self) -> Form:
-        """The fields as the writer of answers knows them.
+    def form(self) -> OutputFormat:
+        """Return the output format that the fields describe.
 
         Raises:
-            InvalidInput: there are ranges that the type of the numbers has no use for.
+            InvalidInput: `ranges` is given for a type other than int8 and uint8.
         """
         if self.ranges is not None and self.embedding_dtype not in ("int8", "uint8"):
             raise InvalidInput("ranges: only for embedding_dtype int8 and uint8")
         if self.dimensions is None and self.embedding_dtype == "float32" and self.encoding_format == "float":
             return PLAIN
         ranges = None if self.ranges is None else np.array(self.ranges, dtype=np.float32)
-        return Form(
+        return OutputFormat(
             self.dimensions, self.embedding_dtype or "float32", self.encoding_format or "float", ranges
         )
 
 
-class Deadline(RequestBody):
-    """How long the caller waits."""
+class TimeoutField(RequestBody):
+    """Field for the time that the caller waits."""
 
     timeout_ms: int | None = Field(
         None,
@@ -99,7 +99,7 @@ class Deadline(RequestBody):
 
 
 class TextFields(RequestBody):
-    """What is done to texts before they are embedded."""
+    """Fields for the preparation of texts: prompts and truncation."""
 
     prompt_name: str | None = Field(
         None, description="One of the model's own prompts, put before each text.", examples=["query"]
@@ -123,7 +123,7 @@ class TextFields(RequestBody):
     )
 
     def text_options(self) -> TextOptions:
-        """The fields as the tokenizer knows them."""
+        """Return the options of the tokenizer that the fields describe."""
         if (
             self.truncate
             and self.prompt is None
@@ -141,7 +141,7 @@ class TextFields(RequestBody):
         )
 
 
-class InferRequest(ModelReference, VectorFields, TextFields, Deadline):
+class InferRequest(ModelReference, VectorFields, TextFields, TimeoutField):
     """Body of `POST /infer`: texts, images or both."""
 
     text: Annotated[_Inputs | None, _TEXT] = None
@@ -154,20 +154,20 @@ class InferRequest(ModelReference, VectorFields, TextFields, Deadline):
         return self
 
 
-class InferTextRequest(ModelReference, VectorFields, TextFields, Deadline):
+class InferTextRequest(ModelReference, VectorFields, TextFields, TimeoutField):
     """Body of `POST /infer_text`."""
 
     text: Texts
 
 
-class InferImageRequest(ModelReference, VectorFields, Deadline):
+class InferImageRequest(ModelReference, VectorFields, TimeoutField):
     """Body of `POST /infer_image`."""
 
     image: Images
 
 
 Embeddings = list[list[float]] | list[str]
-"""One vector for each input, in their order; strings for `encoding_format` base64."""
+"""One vector for each input, in the order of the inputs; strings if `encoding_format` is base64."""
 
 TakenRanges = Annotated[
     list[list[float]] | None,
@@ -178,7 +178,7 @@ TakenRanges = Annotated[
 
 
 class InferResponse(BaseModel):
-    """Answer of `POST /infer`; what was not asked for is null."""
+    """Answer of `POST /infer`; the embeddings of a missing input are null."""
 
     text_embeddings: Embeddings | None
     image_embeddings: Embeddings | None

@@ -1,6 +1,6 @@
-"""The body of an error, as the API that was asked words it: which one that is, its path tells.
+"""The body of an error in the format of the API that was called; the path tells which API it is.
 
-Knows only status, message and code, so that `gateway/errors.py` can use it.
+This module depends only on status, message and code, not on the classes of errors.
 """
 
 import re
@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 
 class Fault(NamedTuple):
-    """What went wrong: HTTP status, one line for the caller, one word for programs."""
+    """An error of any API.
+
+    Attributes:
+        status: HTTP status.
+        message: one line for the caller.
+        code: one word for programs.
+    """
 
     status: int
     message: str
@@ -24,7 +30,7 @@ _V1 = re.compile(r"(/tei/.+)?/v1(/.*)?")
 
 
 def error_bodies(path: str) -> Callable[[Fault], Body]:
-    """How the API writes an error that this path belongs to."""
+    """Return the function that formats errors for the API of this path."""
     if "/v1" in path and _V1.fullmatch(path):
         return openai
     if path.startswith("/tei/"):
@@ -35,16 +41,16 @@ def error_bodies(path: str) -> Callable[[Fault], Body]:
 
 
 def native(fault: Fault) -> Body:
-    """`{"detail"}`."""
+    """Format an error as `{"detail"}`."""
     return fault.status, {"detail": fault.message}
 
 
 OPENAI_TYPES = {"overloaded": "rate_limit_error", "rate_limited": "rate_limit_error"}
-"""By our code: what OpenAI calls an error of its 429."""
+"""OpenAI's `type` of an error, by our code; only for errors with status 429."""
 
 
 def openai(fault: Fault) -> Body:
-    """OpenAI's; `param` is the field that the message begins with."""
+    """Format an error as OpenAI does; `param` is the field that the message begins with."""
     field = _FIELD.match(fault.message) if fault.status == 422 else None
     error = {
         "message": fault.message,
@@ -68,11 +74,11 @@ TEI_STATUS = {
     "unsupported": (424, "Backend"),
     "unavailable": (503, "Unhealthy"),
 }
-"""By our code: TEI's status and its `error_type`. What it has no word for keeps our status."""
+"""TEI's status and `error_type`, by our code. An error without an entry keeps our status."""
 
 
 def tei(fault: Fault) -> Body:
-    """Text Embeddings Inference's."""
+    """Format an error as Text Embeddings Inference does."""
     status, kind = TEI_STATUS.get(
         fault.code, (fault.status, "Overloaded" if fault.status == 429 else "Validation")
     )
@@ -80,5 +86,5 @@ def tei(fault: Fault) -> Body:
 
 
 def weaviate(fault: Fault) -> Body:
-    """That of Weaviate's inference containers."""
+    """Format an error as Weaviate's inference containers do."""
     return fault.status, {"error": fault.message}

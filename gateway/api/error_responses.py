@@ -1,4 +1,4 @@
-"""TODO."""
+"""The conversion of exceptions to responses: status, headers, and the body in the format of the API."""
 
 import errno
 
@@ -39,7 +39,7 @@ from gateway.errors import (
 from triton_models.client import errors as triton
 
 CLIENT_GONE = 499
-"""Status in the metrics, as other servers count it; none of the standard's."""
+"""Status in the metrics when the client disconnects; not standard, but other servers use it too."""
 
 STATUS: dict[type[GatewayError], int] = {
     Unauthorized: 401,
@@ -66,11 +66,11 @@ STATUS: dict[type[GatewayError], int] = {
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: TooLarge.code}
-"""The word for a failure that the framework found."""
+"""The code of an error that the framework raises, by status."""
 
 
 def from_triton(error: triton.TritonError) -> GatewayError:
-    """What a failure of Triton means to the caller."""
+    """Return the error that callers see for a failure of Triton."""
     if isinstance(error, triton.TritonTimeout):
         return DeadlineExceeded("Triton did not answer within the request's time limit; send less, or retry")
     if isinstance(error, triton.TritonOverloaded):
@@ -83,12 +83,12 @@ def from_triton(error: triton.TritonError) -> GatewayError:
 
 
 def error_body(error: GatewayError) -> tuple[int, dict[str, str]]:
-    """Status and JSON body of an error."""
+    """Return the status and the JSON body of an error in the native API."""
     return STATUS[type(error)], {"detail": str(error)}
 
 
 def error_response(error: GatewayError, scope: Scope) -> Response:
-    """The answer for an error, as the API that was asked words it."""
+    """Return the response for an error, in the format of the API that was called."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -96,7 +96,7 @@ def error_response(error: GatewayError, scope: Scope) -> Response:
 
 
 def response_to(error: BaseException, scope: Scope) -> Response:
-    """The one place where exceptions become responses."""
+    """Return the response for any exception; all exceptions become responses here."""
     if isinstance(error, GatewayError):
         return error_response(error, scope)
     if isinstance(error, triton.TritonError):
@@ -108,7 +108,7 @@ def response_to(error: BaseException, scope: Scope) -> Response:
         fault = Fault(error.status_code, str(error.detail), HTTP_CODES.get(error.status_code, "http_error"))
         return _written(fault, scope, dict(error.headers or {}))
     if isinstance(error, ClientDisconnect):
-        # Nobody reads it; it keeps the case apart from our own failures in the metrics.
+        # Nobody reads this answer; its status keeps the case apart from our own failures in the metrics.
         return _written(
             Fault(CLIENT_GONE, "the client went away before it had sent its body", "client_gone"), scope
         )
@@ -122,21 +122,21 @@ def response_to(error: BaseException, scope: Scope) -> Response:
 
 
 def route_of(scope: Scope) -> str:
-    """The route that answers, as its path is declared: what callers wrote in its place is nobody's business.
+    """Return the declared path of the route that answers, which hides the path that the caller sent.
 
-    What matched none shares one name, so that nobody can make labels of metrics without end.
+    All requests without a route share one name, so that callers cannot create endless labels of metrics.
     """
     return getattr(scope.get("route"), "path", "unmatched")
 
 
 def path_of(scope: Scope) -> str:
-    """The path that was asked for, below the prefix that a proxy has put before it."""
+    """Return the path of a request without the prefix that a proxy has added."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def install(app: FastAPI) -> None:
-    """Let FastAPI answer every exception by `response_to`."""
+    """Make FastAPI answer every exception with `response_to`."""
 
     async def handle(request: Request, error: Exception) -> Response:
         return response_to(error, request.scope)

@@ -1,15 +1,16 @@
-"""Names of a body's fields: what other APIs call ours, what may be ignored, what cannot be done.
+"""The fields of other APIs: synonyms of ours, fields that can be ignored, and fields that are not supported.
 
-A field that is ignored in silence gives other vectors than its sender believes to have. So every field is one
-of ours, one of another API that means the same, one that cannot change a vector, or refused.
+A silently ignored field would give its sender vectors other than expected. So a field is accepted only if it
+is one of ours, a synonym from another API, or cannot change a vector. All other fields are refused.
 """
 
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
+from types import TracebackType
 from typing import Any
 
-from gateway.errors import InvalidInput
+from gateway.errors import InvalidInput, TooLarge
 
 OTHER_NAMES = {
     "output_dimension": "dimensions",
@@ -23,13 +24,13 @@ OTHER_NAMES = {
     "truncation_side": "truncation_direction",
     "task": "input_type",
 }
-"""Fields of ours by what they are called elsewhere: Cohere, Voyage, Jina, Mistral, NIM, vLLM."""
+"""Our field for each synonym that Cohere, Voyage, Jina, Mistral, NIM or vLLM use."""
 
 HARMLESS = frozenset(
     "user metadata request_id priority cache_salt padding safety_identifier service_tier store "
     "return_tokenized_input options".split()
 )
-"""Fields of other APIs that change no vector."""
+"""Fields of other APIs that cannot change a vector."""
 
 NEEDLESS: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (True,),
@@ -41,18 +42,23 @@ NEEDLESS: dict[str, tuple[Any, ...]] = {
     "return_multivector": (False,),
     "truncate_prompt_tokens": (-1,),
 }
-"""Fields of other APIs that cannot be done here, with the values that ask for nothing."""
+"""Fields of other APIs that are not supported, with the values that have no effect and are accepted."""
 
 _MOST_SHOWN = 64
 
 
 def meaning(name: str, value: object) -> dict[str, object]:
-    """Our fields that another API's field stands for, which `OTHER_NAMES` has."""
+    """Return our fields and values for another API's field.
+
+    Args:
+        name: a key of `OTHER_NAMES`.
+        value: the value of that field, not yet validated.
+    """
     field = OTHER_NAMES[name]
     if field != "embedding_dtype":
         return {field: value}
     if isinstance(value, list) and len(value) == 1:
-        # Cohere and Jina give all types that are asked for; here it is one.
+        # Cohere and Jina return every type in the list; this server returns one.
         value = value[0]
     if value == "base64":
         return {"encoding_format": "base64"}
@@ -60,10 +66,10 @@ def meaning(name: str, value: object) -> dict[str, object]:
 
 
 def require_needless(name: str, value: object) -> None:
-    """Let a field that cannot be done pass where it asks for nothing.
+    """Accept a field of `NEEDLESS` if its value has no effect.
 
     Raises:
-        InvalidInput: it does ask.
+        InvalidInput: the value asks for something that the server does not support.
     """
     if value not in NEEDLESS[name]:
         allowed = " or ".join("{}" if one == {} else str(one).lower() for one in NEEDLESS[name])
@@ -71,7 +77,7 @@ def require_needless(name: str, value: object) -> None:
 
 
 def unknown(name: str, fields: Collection[str]) -> InvalidInput:
-    """The error for a field that is not known, with the one that may have been meant."""
+    """Return the error for an unknown field; it suggests a field that may have been meant."""
     shown = name[:_MOST_SHOWN]
     near = [OTHER_NAMES.get(name, "")]
     if near[0] not in fields:
@@ -80,17 +86,37 @@ def unknown(name: str, fields: Collection[str]) -> InvalidInput:
     return InvalidInput(f"{shown if shown.isidentifier() else ascii(shown)}: no field of this route{hint}")
 
 
-def tell_as_asked(error: Exception, given: dict[str, Any], extra: Collection[str] | None = None) -> None:
-    """Let a message name places and fields as the caller wrote them.
+class named_as_asked:  # noqa: N801 - a context manager, used as a function
+    """Rewrite refusals that leave the context: they name fields and positions as the caller wrote them.
 
-    given: the inputs by their fields: a single one has no index. extra: fields of other APIs that were sent.
+    A class, since a context manager made of a generator costs several times as much, on each request.
+
+    Args:
+        given: The inputs by field. The message gives no index for a single input.
+        extra: The fields of other APIs in the request.
     """
-    message = str(error)
-    for field, value in given.items():
-        if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
-            message = re.sub(rf"^{field}\.0\b", field, message)
-    for name in extra or ():
-        field = OTHER_NAMES.get(name, "")
-        if field and message.startswith(f"{field}:"):
-            message = name + message.removeprefix(field)
-    error.args = (message,)
+
+    __slots__ = ("_extra", "_given")
+
+    def __init__(self, given: dict[str, Any], extra: Collection[str] | None = None) -> None:
+        self._given = given
+        self._extra = extra
+
+    def __enter__(self) -> None:
+        """Do nothing: only what leaves the context counts."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Rewrite the message of a refusal."""
+        if not isinstance(error, InvalidInput | TooLarge):
+            return
+        message = str(error)
+        for field, value in self._given.items():
+            if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
+                message = re.sub(rf"^{field}\.0\b", field, message)
+        for name in self._extra or ():
+            field = OTHER_NAMES.get(name, "")
+            if field and message.startswith(f"{field}:"):
+                message = name + message.removeprefix(field)
+        error.args = (message,)

@@ -1,6 +1,6 @@
-"""The parts of a large JSON text: its strings and what stands between them, without a parser.
+"""A scanner for large JSON texts: it separates strings from the bytes between them, without a parser.
 
-All of it works on a piece at a time, so that the interpreter's lock is held for a millisecond and no longer.
+It works on one piece at a time, so that it holds the interpreter's lock for at most a millisecond.
 """
 
 import json
@@ -12,19 +12,19 @@ import orjson
 from gateway.errors import InvalidInput, TooLarge
 
 MOST_PARTS = 50_000
-"""Lists, objects and fields of objects in one body; each costs more than a hundred bytes that say so."""
+"""Limit on lists, objects and fields of one body; each costs more than a hundred plain bytes of JSON."""
 
 MOST_ELEMENTS = 400_000
-"""Elements of all lists of one body, token ids above all; OpenAI takes 300,000 in a request."""
+"""Limit on the elements of all lists of one body, mainly token ids; OpenAI accepts 300,000 per request."""
 
 MOST_BETWEEN = 4 << 20
-"""Bytes outside of strings, spaces not counted."""
+"""Limit on the bytes outside of strings; a run of spaces counts as one."""
 
 _PIECE = 1 << 18
-"""Bytes that are looked at in one go."""
+"""Bytes that one step processes."""
 
 _ESCAPE = 12
-"""Bytes of the longest escape, of a pair of surrogates."""
+"""Bytes of the longest escape sequence, a pair of surrogates."""
 
 _BODY_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -33,18 +33,18 @@ _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]..")
 
 
 def require_few_parts(body: bytes) -> None:
-    """Refuse a body of so many small parts that to make them takes far longer than to read it.
+    """Refuse a body with so many small parts that building them takes far longer than reading the body.
 
     Raises:
-        InvalidInput: it is one.
+        InvalidInput: the body has more than MOST_PARTS lists, objects and fields.
     """
-    # Those of the texts do not count, and rarely are so many.
+    # Brackets and colons inside strings do not count. Strings rarely hold so many: count again without them.
     if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b"", body)) > MOST_PARTS:
         raise _too_many_parts()
 
 
 def end_of_string(content: bytearray, start: int) -> int:
-    """Where the quote is that ends the string whose first character is at `start`; -1 for none."""
+    """Return the index of the quote that ends the string whose first character is at `start`, or -1."""
     first = content.find(b'"', start)
     if first < 0 or content[first - 1] != 0x5C:
         return first
@@ -62,7 +62,7 @@ def end_of_string(content: bytearray, start: int) -> int:
 
 
 class Between:
-    """What stands outside of a body's strings, as far as it has been read."""
+    """Counter for the bytes outside of a body's strings; it refuses a body with too many parts."""
 
     def __init__(self) -> None:
         self._parts = 0
@@ -70,10 +70,11 @@ class Between:
         self._bytes = 0
 
     def taken(self, part: memoryview) -> bytes:
-        """The next of it, with one space for many.
+        """Count the next part and return it with each run of spaces as one space.
 
         Raises:
-            InvalidInput, TooLarge: it is more than any request needs.
+            InvalidInput: the body has more than MOST_PARTS lists, objects and fields.
+            TooLarge: the body has more than MOST_ELEMENTS elements, or MOST_BETWEEN bytes.
         """
         if len(part) <= 2:
             self._elements += 1
@@ -107,23 +108,28 @@ class Between:
 
 
 class Texts:
-    """Makes strings of the texts of JSON strings.
+    """Decoder of JSON strings with a limit on the memory that the decoded strings take.
 
-    most: bytes that they may take in memory: one character beyond the Basic Multilingual Plane makes four
-    bytes of each character of its string.
+    Args:
+        most: the limit in bytes. A single character beyond the Basic Multilingual Plane makes every character
+            of its string take four bytes.
     """
 
     def __init__(self, most: int) -> None:
         self._left = most
 
     def text(self, content: memoryview) -> str | None:
-        """The string; None where half of a surrogate pair stands alone, which is no Unicode text.
+        """Decode one string.
 
-        content: between the quotes, in UTF-8, with JSON's escapes.
+        Args:
+            content: the bytes between the quotes: UTF-8 with JSON's escapes.
+
+        Returns:
+            The string; None if it has a lone surrogate, which is not Unicode text.
 
         Raises:
-            InvalidInput: it is no JSON.
-            TooLarge: with those before, the strings take too much memory.
+            InvalidInput: the content is not valid JSON.
+            TooLarge: all strings decoded so far take more memory than the limit.
         """
         pieces: list[str] = []
         start, width, characters, counted = 0, 1, 0, 0
@@ -132,7 +138,7 @@ class Texts:
             piece = _decoded(content[start:end])
             if piece is None:
                 return None
-            # Joined, each character takes as much as the widest.
+            # In the joined string, each character takes as much as the widest one.
             width = max(width, _width(piece))
             pieces.append(piece)
             characters += len(piece)
@@ -147,7 +153,7 @@ class Texts:
 
 
 def _width(text: str) -> int:
-    """Bytes that Python takes for each character: 1, 2 or 4, by the largest of them."""
+    """Return the bytes that Python needs for each character: 1, 2 or 4, depending on the largest one."""
     if text.isascii():
         return 1
     largest = int(np.frombuffer(text.encode("utf-32-le"), np.uint32).max())
@@ -155,12 +161,12 @@ def _width(text: str) -> int:
 
 
 def too_many(of_what: str, most: int) -> TooLarge:
-    """The error for a body of too many parts."""
+    """Return the error for a body with too many of something, such as `elements`."""
     return TooLarge(f"the body has more than {most} {of_what}; send fewer inputs in one request")
 
 
 def _too_many_parts() -> InvalidInput:
-    # No list of inputs: of these there is another limit.
+    # The message does not mention inputs, because another limit bounds them.
     return InvalidInput(f"the body has more than {MOST_PARTS} lists, objects and fields; no route takes that")
 
 
@@ -169,7 +175,7 @@ def _parts(json: bytes) -> int:
 
 
 def _cut(content: memoryview, start: int) -> int:
-    """Where the piece that begins at `start` ends: within no character, no escape, no pair of them."""
+    """Return the end of the piece from `start`: not inside a character, an escape or a surrogate pair."""
     end = start + _PIECE
     if end >= len(content):
         return len(content)
@@ -193,13 +199,13 @@ def _cut(content: memoryview, start: int) -> int:
 
 
 def _begins_escape(content: memoryview, start: int, slash: int) -> bool:
-    """Whether a backslash is not itself escaped."""
+    """Return whether a backslash begins an escape, that is, is not itself escaped."""
     run = bytes(content[start : slash + 1])
     return (len(run) - len(run.rstrip(b"\\"))) % 2 == 1
 
 
 def _decoded(piece: memoryview) -> str | None:
-    """The string of a piece of a text, None where half of a surrogate pair stands alone."""
+    """Decode one piece of a string; return None if it has a lone surrogate."""
     plain = bytes(piece)
     if b"\\" not in plain and int(np.frombuffer(piece, np.uint8).min()) >= 0x20:
         try:
@@ -217,7 +223,7 @@ def _decoded(piece: memoryview) -> str | None:
 
 
 def _is_read(quoted: bytes) -> bool:
-    """Whether a more lenient parser reads a string: it takes half a surrogate pair for a character."""
+    """Return whether a more lenient parser reads a string; it accepts a lone surrogate as a character."""
     try:
         json.loads(quoted)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The routes: parse, call, answer. What they do is in the modules they call."""
+"""The native routes: each parses the body, calls the module that does the work, and answers."""
 
 import time
 from collections.abc import AsyncIterator
@@ -8,10 +8,9 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.api import openapi, schemas
-from gateway.api.dependencies import ADMINISTRATION, services
+from gateway.api import embedding, openapi, schemas
+from gateway.api.dependencies import ADMIN_ONLY, services
 from gateway.api.dialects import ingrain, ingrain_schemas
-from gateway.api.embedding import accepted, infer, infer_image, infer_text
 from gateway.api.embedding_schemas import (
     EmbeddingResponse,
     InferImageRequest,
@@ -22,9 +21,9 @@ from gateway.api.embedding_schemas import (
 from gateway.api.error_responses import error_body, from_triton
 from gateway.api.openapi import json_body, responses
 from gateway.api.request_body import parse
-from gateway.api.responses import json, written
+from gateway.api.responses import json_response, to_response
 from gateway.errors import GatewayError
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.load_jobs import LoadJob
 from triton_models.client.errors import TritonError
 
@@ -52,7 +51,9 @@ async def infer(request: Request) -> Response:
     """Embed texts, images or both."""
     start = time.perf_counter()
     async with services(request).bodies.parsed(request, InferRequest) as body:
-        return written(await infer(services(request), body, start, accepted(request.scope)))
+        return to_response(
+            await embedding.infer(services(request), body, start, embedding.accepted(request.scope))
+        )
 
 
 @router.post(
@@ -62,10 +63,12 @@ async def infer(request: Request) -> Response:
     openapi_extra=json_body(InferTextRequest, openapi.TEXT_EXAMPLES),
 )
 async def infer_text(request: Request) -> Response:
-    """Embed texts, one modality."""
+    """Embed texts."""
     start = time.perf_counter()
     async with services(request).bodies.parsed(request, InferTextRequest) as body:
-        return written(await infer_text(services(request), body, start, accepted(request.scope)))
+        return to_response(
+            await embedding.infer_text(services(request), body, start, embedding.accepted(request.scope))
+        )
 
 
 @router.post(
@@ -75,23 +78,28 @@ async def infer_text(request: Request) -> Response:
     openapi_extra=json_body(InferImageRequest, openapi.IMAGE_EXAMPLES),
 )
 async def infer_image(request: Request) -> Response:
-    """Embed images, one modality."""
+    """Embed images."""
     start = time.perf_counter()
     async with services(request).bodies.parsed(request, InferImageRequest) as body:
-        return written(await infer_image(services(request), body, start, accepted(request.scope)))
+        return to_response(
+            await embedding.infer_image(services(request), body, start, embedding.accepted(request.scope))
+        )
 
 
 @router.post(
     "/load_sentence_transformer_model",
     response_model=schemas.Message,
     responses=LOAD,
-    dependencies=ADMINISTRATION,
+    dependencies=ADMIN_ONLY,
     openapi_extra=json_body(schemas.LoadSentenceTransformer, openapi.LOAD_EXAMPLES),
 )
 async def load_sentence_transformer_model(request: Request) -> Response:
-    """Convert where need be, load, check; one line a step for `Accept: application/x-ndjson`."""
+    """Convert a model if needed, load it and check it.
+
+    With `Accept: application/x-ndjson`, the answer is a stream with one line per step.
+    """
     body = parse(schemas.LoadSentenceTransformer, await services(request).bodies.small(request))
-    job = services(request).jobs.start(Reference(body.model_name), body.revision, body.tuning())
+    job = services(request).jobs.start(ModelId(body.model_name), body.revision, body.tuning())
     return await load_answer(request, job)
 
 
@@ -99,24 +107,27 @@ async def load_sentence_transformer_model(request: Request) -> Response:
     "/load_clip_model",
     response_model=schemas.Message,
     responses=LOAD,
-    dependencies=ADMINISTRATION,
+    dependencies=ADMIN_ONLY,
     openapi_extra=json_body(schemas.LoadClip, openapi.LOAD_CLIP_EXAMPLES),
 )
 async def load_clip_model(request: Request) -> Response:
-    """Convert where need be, load, check both towers; one line a step for `Accept: application/x-ndjson`."""
+    """Convert a CLIP model if needed, load it and check both towers.
+
+    With `Accept: application/x-ndjson`, the answer is a stream with one line per step.
+    """
     body = parse(schemas.LoadClip, await services(request).bodies.small(request))
-    return await load_answer(request, services(request).jobs.start(body.reference(), None, body.tuning()))
+    return await load_answer(request, services(request).jobs.start(body.model_id(), None, body.tuning()))
 
 
 async def load_answer(request: Request, job: LoadJob) -> Response:
-    """The end of a load, or its steps where the caller accepts lines."""
+    """Return the result of a load, or a stream of its steps if the caller accepts NDJSON."""
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(progress_lines(job), media_type=NDJSON)
-    return json({"message": await job.result()})
+    return json_response({"message": await job.result()})
 
 
 async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
-    """One line a step; the last is the answer or the error."""
+    """Yield one JSON line for each step of a load; the last line is the result or the error."""
     async for step in job.steps():
         yield orjson.dumps(step, option=orjson.OPT_APPEND_NEWLINE)
     try:
@@ -130,36 +141,36 @@ async def progress_lines(job: LoadJob) -> AsyncIterator[bytes]:
 @router.post(
     "/unload_model",
     responses=CHANGE,
-    dependencies=ADMINISTRATION,
+    dependencies=ADMIN_ONLY,
     openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
 )
 async def unload_model(request: Request) -> schemas.Message:
-    """Take a model out of Triton; its files stay."""
-    reference = await ingrain.reference_in(request)
-    return schemas.Message(message=await services(request).lifecycle.unload(reference))
+    """Unload a model from Triton and keep its files."""
+    model_id = await ingrain.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.unload(model_id))
 
 
 @router.delete(
     "/delete_model",
     responses=CHANGE,
-    dependencies=ADMINISTRATION,
+    dependencies=ADMIN_ONLY,
     openapi_extra=json_body(ingrain_schemas.Named),
 )
 @router.post(
     "/delete_model",
     responses=CHANGE,
-    dependencies=ADMINISTRATION,
+    dependencies=ADMIN_ONLY,
     openapi_extra=json_body(schemas.ModelReference, openapi.MODEL_EXAMPLES),
 )
 async def delete_model(request: Request) -> schemas.Message:
     """Unload a model and remove its files."""
-    reference = await ingrain.reference_in(request)
-    return schemas.Message(message=await services(request).lifecycle.delete(reference))
+    model_id = await ingrain.reference_in(request)
+    return schemas.Message(message=await services(request).lifecycle.delete(model_id))
 
 
 @router.get("/loaded_models", responses=LOOK)
 async def loaded_models(request: Request) -> schemas.LoadedModels | ingrain_schemas.LoadedModelObjects:
-    """Served names of the models that are ready; objects for ingrain's client."""
+    """List the models that are ready, by their names in Triton; ingrain's client gets objects."""
     if ingrain.asks(request):
         return await ingrain.loaded_models(request)
     return schemas.LoadedModels(models=await services(request).status.loaded_models())
@@ -167,13 +178,13 @@ async def loaded_models(request: Request) -> schemas.LoadedModels | ingrain_sche
 
 @router.get("/repository_models", responses=LOOK)
 async def repository_models(request: Request) -> schemas.RepositoryModels:
-    """Every model of the repository with its state."""
+    """List every model of the repository with its state."""
     return schemas.RepositoryModels(models=await services(request).status.repository_models())
 
 
 @router.get("/health", responses=responses(503))
 async def health(request: Request) -> dict[str, str | dict[str, str]]:
-    """200 when an inference could be served now; the models that could not, where others could."""
+    """Answer 200 if the server can serve inference now; `not_serving` lists models that it cannot serve."""
     problems = await services(request).status.check_health()
     if ingrain.asks(request):
         return {"message": "ok"}
@@ -182,16 +193,16 @@ async def health(request: Request) -> dict[str, str | dict[str, str]]:
 
 @router.get("/health/live")
 async def live() -> dict[str, str]:
-    """200 while the process answers."""
+    """Answer 200 as long as the process responds."""
     return {"status": "ok"}
 
 
 @router.get("/metrics", response_model=schemas.Metrics, responses=METRICS)
 async def metrics(request: Request) -> Response:
-    """Triton's statistics as JSON; Prometheus' text where `Accept` asks for it."""
+    """Return Triton's statistics as JSON, or Prometheus metrics if `Accept` asks for text."""
     accept = request.headers.get("accept", "")
     if "text/plain" in accept or "application/openmetrics-text" in accept:
-        return Response(await services(request).status.prometheus(), media_type=PROMETHEUS)
+        return Response(await services(request).prometheus.text(), media_type=PROMETHEUS)
     if ingrain.asks(request):
-        return json(await ingrain.metrics(request))
-    return json({"model_stats": await services(request).status.statistics()})
+        return json_response(await ingrain.metrics(request))
+    return json_response({"model_stats": await services(request).status.statistics()})

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI finds out: examples, errors, bytes, the key."""
+"""Additions to the OpenAPI document that FastAPI generates: examples, errors, binary answers, the key."""
 
 from typing import Any
 
@@ -67,9 +67,13 @@ def responses(
     content: dict[str, Any] | None = None,
     headers: dict[str, Any] | None = None,
 ) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's entries for errors, and for what a success has besides its JSON.
+    """Return OpenAPI's entries for errors, and for the other formats and headers of a success.
 
-    model: of the errors' bodies.
+    Args:
+        statuses: the statuses of the errors.
+        model: the schema of the errors' bodies.
+        content: media types of a success besides JSON.
+        headers: response headers of a success; only with `content`.
     """
     entries: dict[int | str, dict[str, Any]] = {
         status: {"model": model, "description": _meaning(status)} for status in statuses
@@ -80,7 +84,7 @@ def responses(
 
 
 def install(app: FastAPI) -> None:
-    """Add to the document that a key may be needed, and the defaults of null, which FastAPI leaves out."""
+    """Add to the document the optional key, and the null defaults that FastAPI leaves out."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -99,21 +103,23 @@ def install(app: FastAPI) -> None:
 
 
 def _show_nulls(schema: dict[str, Any]) -> None:
-    """Write the default of every optional field that has none: it is null."""
+    """Write `null` as the default of every optional field without one."""
     for name, field in schema.get("properties", {}).items():
         if name not in schema.get("required", ()):
             field.setdefault("default", None)
 
 
 def _meaning(status: int) -> str:
-    """What the errors of a status say of themselves."""
+    """Return the docstrings of the errors that have a status."""
     return " ".join((kind.__doc__ or "").strip() for kind, of in STATUS.items() if of == status)
 
 
 def json_body(schema: type[BaseModel], examples: dict[str, Any] | None = None) -> dict[str, Any]:
-    """OpenAPI's entry for a body that the route reads itself, without FastAPI's second model layer.
+    """Return OpenAPI's entry for a body that the route reads itself, without FastAPI's second model layer.
 
-    examples: bodies by what they show; a test sends them.
+    Args:
+        schema: the schema of the body.
+        examples: bodies by title; a test sends them.
     """
     whole = schema.model_json_schema()
     content = {"schema": _inlined(whole, whole.pop("$defs", {}))}
@@ -123,7 +129,7 @@ def json_body(schema: type[BaseModel], examples: dict[str, Any] | None = None) -
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401 - a JSON document
-    """The schema without references: there is no place for definitions beside a single body."""
+    """Return the schema with all references resolved, since a single body has no place for definitions."""
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):

@@ -1,9 +1,9 @@
-"""Bodies: how they are read, and bounds on what they cost.
+"""Reading of request bodies, with limits on their cost.
 
-A JSON parser holds the interpreter's lock until it is done, about a millisecond a megabyte; for a large body
-that would stop every other request. So the longer strings are taken out first, one by one and in a thread,
-and what is left is parsed as any other body. Its parts are counted on the way: 64 MB of `0,` become some
-gigabytes of Python's objects.
+A JSON parser holds the interpreter's lock until it is done, about a millisecond per megabyte. For a large
+body, that would block every other request. So a thread first takes out the long strings one by one; the rest
+is then parsed like any other body. The parts are counted on the way, because 64 MB of `0,` would become
+gigabytes of Python objects.
 """
 
 import asyncio
@@ -18,28 +18,30 @@ from starlette.requests import Request
 
 from gateway.api.base_schemas import assign, understand
 from gateway.api.json_parts import Between, Texts, end_of_string, require_few_parts, too_many
-from gateway.api.schemas import _TRIVIAL, Body
 from gateway.api.validation import describe_validation, tells_of_surrogate
-from gateway.concurrency import Budget
+from gateway.concurrency import WeightedSemaphore
 from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge
 
 SMALL = 1 << 20
-"""Bytes up to which a body is read and parsed as it comes."""
+"""Bytes up to which a body is read and parsed directly."""
 
 MEMORY = 144 << 20
-"""Bytes that larger bodies and their strings may hold together; more of them wait outside, unread."""
+"""Bytes that all larger bodies and their strings may take together; further bodies wait unread."""
 
 MOST_STRINGS = 10_000
-"""Of a large body, or of MAX_INPUTS texts and as many images where that is more."""
+"""Limit on the strings of a large body. It is higher if MAX_INPUTS texts and as many images need more."""
+
+_TRIVIAL = 1 << 16
+"""Bytes up to which a body is too small for its parts to need counting."""
 
 _LONG = 1 << 9
-"""Bytes from which a string is taken out."""
+"""Bytes from which a string is taken out before parsing."""
 
 _TOO_LONG = 1 << 16
-"""Characters that no field has but those of inputs."""
+"""Limit in characters on a field that is not an input."""
 
 _INPUTS = ("text", "image", "input", "inputs", "texts", "images", "source_sentence", "sentences")
-"""Fields that are inputs."""
+"""Names of the fields that are inputs."""
 
 _SURROGATE = "a lone surrogate is not Unicode text"
 
@@ -49,45 +51,48 @@ Body = TypeVar("Body", bound=BaseModel)
 class Bodies:
     """Reads the bodies of all routes.
 
-    max_bytes: of one body; the edge refuses larger ones, here it stands for an unknown length.
-    timeout: seconds that a large body may take to arrive. max_inputs: of one request.
+    Args:
+        max_bytes: the limit on one body, assumed as the size of a body of unknown length;
+            `AccessMiddleware` refuses larger bodies.
+        timeout: seconds that a large body may take to arrive.
+        max_inputs: inputs that one request may have.
     """
 
     def __init__(self, max_bytes: int, timeout: float, max_inputs: int = 0) -> None:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._most_strings = max(MOST_STRINGS, 2 * max_inputs + 100)
-        self._budget = Budget(MEMORY)
+        self._budget = WeightedSemaphore(MEMORY)
 
     @asynccontextmanager
     async def parsed(self, request: Request, schema: type[Body]) -> AsyncIterator[Body]:
-        """The body; its memory counts for as long as the context lasts.
+        """Read and parse a body; its memory is accounted for until the context ends.
 
         Raises:
-            InvalidInput: it does not fit the schema.
-            TooLarge: it is longer than it said, or has more parts than any request needs.
-            DeadlineExceeded: it does not arrive in time.
+            InvalidInput: the body does not fit the schema.
+            TooLarge: the body is longer than it declared, or has more parts than any request needs.
+            DeadlineExceeded: the body does not arrive in time.
         """
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) <= SMALL:
             yield parse(schema, await request.body())
             return
         size = int(length) if length.isdigit() else self._max_bytes
-        # Not `request.body()`: the request would keep it to its end.
+        # `request.body()` would keep the bytes until the request ends.
         stream, content = request.stream(), bytearray()
         if not length.isdigit() and await self._is_small(stream, content):
             yield parse(schema, bytes(content))
             return
-        # Twice: as it came, and as the strings made of it.
-        async with self._budget.share(2 * size):
+        # A body counts twice: as the bytes received, and as the strings decoded from them.
+        async with self._budget.acquire(2 * size):
             yield await self._read(stream, content, schema, size)
 
     async def small(self, request: Request) -> bytes:
-        """The body of a route that has no use for a large one.
+        """Read the body of a route that needs only small bodies.
 
         Raises:
-            TooLarge: it is large.
-            DeadlineExceeded: it does not arrive in time.
+            TooLarge: the body is larger than SMALL.
+            DeadlineExceeded: the body does not arrive in time.
         """
         content = bytearray()
         if not await self._is_small(request.stream(), content):
@@ -95,7 +100,7 @@ class Bodies:
         return bytes(content)
 
     async def _is_small(self, stream: AsyncIterator[bytes], content: bytearray) -> bool:
-        """Whether a body of unknown length ends before it is large; what came of it is in `content`."""
+        """Read a body into `content` until it ends or exceeds SMALL; return whether it ended."""
         async with self._in_time():
             async for part in stream:
                 content += part
@@ -123,15 +128,18 @@ class Bodies:
 
 
 def parse_large(schema: type[Body], content: bytearray, most_strings: int = MOST_STRINGS) -> Body:
-    """As `schemas.parse`, with the interpreter's lock held for a small part of the body at a time.
+    """Parse a body like `parse`, but hold the interpreter's lock for only a small part of it at a time.
 
-    content: the JSON; empty afterwards.
+    Args:
+        schema: the schema of the body.
+        content: the JSON; this function empties it.
+        most_strings: the limit on the strings of the body.
 
     Raises:
-        InvalidInput: it does not fit the schema.
-        TooLarge: it has more parts than any request needs.
+        InvalidInput: the body does not fit the schema.
+        TooLarge: the body has more parts than any request needs.
     """
-    # Nobody else can know the mark, so no string of a caller's is taken for one.
+    # The mark is random, so a string of the caller cannot be mistaken for one.
     mark = secrets.token_hex(16)
     bare, lifted = lift(content, mark, most_strings)
     content.clear()
@@ -141,7 +149,7 @@ def parse_large(schema: type[Body], content: bytearray, most_strings: int = MOST
 
 
 def _put_back(body: BaseModel, mark: str, lifted: list[str | None]) -> None:
-    """Give a body the long strings that its marks stand for."""
+    """Replace the marks in a body with the long strings that they stand for."""
     for name, value in list(body.__dict__.items()):
         if isinstance(value, BaseModel):
             _put_back(value, mark, lifted)
@@ -161,11 +169,14 @@ def _put_back(body: BaseModel, mark: str, lifted: list[str | None]) -> None:
 
 
 def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[str | None]]:
-    """The JSON with each long string replaced by `mark` and its number, and these strings; None for no text.
+    """Replace each long string in a JSON text with `mark` and a number.
+
+    Returns:
+        The shortened JSON, and the strings by number; None for a string with a lone surrogate.
 
     Raises:
-        InvalidInput: a long string is no JSON.
-        TooLarge: it has too many parts, or its strings take too much memory.
+        InvalidInput: a long string is not valid JSON.
+        TooLarge: the text has too many parts, or its strings take too much memory.
     """
     bare, position, strings = bytearray(), 0, 0
     lifted: list[str | None] = []
@@ -176,7 +187,7 @@ def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[
             end = end_of_string(content, start + 1)
             if end < 0:
                 raise InvalidInput("Invalid JSON: EOF while parsing a string")
-            # Keys are counted with the fields. A long one is nobody's, and told as it is.
+            # Keys count as fields. No field has a long name, so an error shows such a key unchanged.
             is_key = content[end + 1 : end + 2] == b":"
             strings += not is_key
             if strings > most_strings:
@@ -192,10 +203,10 @@ def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[
 
 
 def restored(text: str, mark: str, lifted: list[str | None], place: str) -> str:
-    """The long string that a mark stands for; any other text as it is.
+    """Return the long string that a mark stands for; return any other text unchanged.
 
     Raises:
-        InvalidInput: it is no text; `place` is where.
+        InvalidInput: the string has a lone surrogate; the error says that it is at `place`.
     """
     if not text.startswith(mark):
         return text
@@ -206,10 +217,10 @@ def restored(text: str, mark: str, lifted: list[str | None], place: str) -> str:
 
 
 def parse(schema: type[Body], body: bytes) -> Body:
-    """Read a JSON body without building it twice.
+    """Parse and validate a JSON body in one step.
 
     Raises:
-        InvalidInput: the body does not fit; the text says where.
+        InvalidInput: the body does not fit the schema; the message says where.
     """
     if len(body) > _TRIVIAL:
         require_few_parts(body)
@@ -223,7 +234,7 @@ def parse(schema: type[Body], body: bytes) -> Body:
 
 
 def _surrogate(body: bytes, error: ValidationError) -> str | None:
-    """Where the lone surrogate is that made the JSON unreadable, or None if that was not the fault."""
+    """Return the message that names the lone surrogate of unreadable JSON; None if there is none."""
     if not tells_of_surrogate(error):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The answers of the embedding routes: vectors in the form that was asked for, as JSON or as bytes."""
+"""The answers of the embedding routes: vectors in the requested output format, as JSON or as bytes."""
 
 import time
 from collections.abc import Sequence
@@ -34,11 +34,15 @@ EncodingFormat = Literal["float", "base64"]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How a request wants its vectors; see `gateway/inference/vectors.py`.
+class OutputFormat:
+    """The output format of vectors; see `gateway/inference/vectors.py`.
 
-    dimensions: columns kept, None for all. ranges: float32 [2, D], of int8 and uint8; None to take them from
-    the vectors of the request.
+    Attributes:
+        dimensions: number of leading columns to keep; None for all.
+        dtype: the type of the numbers.
+        encoding_format: numbers or base64, in JSON.
+        ranges: float32 [2, D], the least and the largest value of each column, for int8 and uint8. None to
+            take them from the vectors of the request.
     """
 
     dimensions: int | None = None
@@ -48,16 +52,16 @@ class Form:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the ranges come from the vectors."""
+        """True if the ranges come from the vectors of the request."""
         return self.ranges is None and self.dtype in ("int8", "uint8")
 
 
-PLAIN = Form()
-"""As the model gives them."""
+PLAIN = OutputFormat()
+"""The default format: vectors as the model gives them, as numbers."""
 
 
 class Answer(NamedTuple):
-    """A body and its headers, without its length; they are of the form that ASGI sends."""
+    """An encoded body and its headers in ASGI's form, without Content-Length."""
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
@@ -67,7 +71,7 @@ PLAIN_JSON = [(b"content-type", JSON.encode())]
 
 
 def media_type(accept: str) -> str:
-    """What an `Accept` header asks for: bytes where it names them and does not prefer JSON, else JSON."""
+    """Return the media type for an `Accept` header: a binary one if it is preferred to JSON, else JSON."""
     accept = accept.lower()
     if OCTETS not in accept and NPY not in accept:
         return JSON
@@ -80,10 +84,10 @@ def media_type(accept: str) -> str:
 
 
 def require_json(media: str) -> None:
-    """Refuse bytes for texts and images at once, before anything is embedded.
+    """Refuse a binary answer to a request with texts and images, before anything is embedded.
 
     Raises:
-        InvalidInput: they are asked for.
+        InvalidInput: `media` is not JSON.
     """
     if media != JSON:
         raise InvalidInput(
@@ -91,13 +95,17 @@ def require_json(media: str) -> None:
         )
 
 
-def written(start: float, form: Form, media: str, vectors: dict[str, Vectors | None]) -> Answer:
-    """The answer to a request that came at `start`, of `time.perf_counter`.
+def encode(start: float, form: OutputFormat, media: str, vectors: dict[str, Vectors | None]) -> Answer:
+    """Encode the answer of an embedding route.
 
-    vectors: by their field in the JSON; of a body of bytes only one is there.
+    Args:
+        start: when the request arrived, in seconds of `time.perf_counter`.
+        form: the output format.
+        media: the media type of the answer.
+        vectors: float32 [n, D] by field of the JSON. For a binary answer, only one of them is not None.
 
     Raises:
-        InvalidInput: the form does not fit the vectors.
+        InvalidInput: the format does not fit the vectors.
     """
     fields: dict[str, Any] = vectors
     if form is not PLAIN:
@@ -110,22 +118,22 @@ def written(start: float, form: Form, media: str, vectors: dict[str, Vectors | N
             for name, rows in fields.items()
         }
     fields["processingTimeMs"] = (time.perf_counter() - start) * 1000
-    # Arrays are written without becoming lists.
+    # orjson writes arrays directly, without making lists of them.
     return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), PLAIN_JSON)
 
 
-def shaped(form: Form, vectors: dict[str, Vectors | None]) -> dict[str, Rows | None]:
-    """The vectors cut and quantised; `ranges`, float32 [2, D], are added where they come from the vectors.
+def shaped(form: OutputFormat, vectors: dict[str, Vectors | None]) -> dict[str, Rows | None]:
+    """Cut and quantise vectors; add `ranges`, float32 [2, D], if they were taken from the vectors.
 
     Raises:
-        InvalidInput: the form does not fit the vectors.
+        InvalidInput: the format does not fit the vectors.
     """
     there = {name: rows for name, rows in vectors.items() if rows is not None}
     if form.dimensions is not None:
         there = {name: cut(rows, form.dimensions) for name, rows in there.items()}
     ranges = form.ranges
     if form.calibrates:
-        # Of texts and images together, so that they can be compared with each other.
+        # Texts and images share their ranges, so that they can be compared with each other.
         ranges = calibrate(np.concatenate(list(there.values())))
     quantized = {name: quantize(rows, form.dtype, ranges) for name, rows in there.items()}
     fields = {name: quantized.get(name) for name in vectors}
@@ -144,7 +152,7 @@ def _bytes(rows: Rows, media: str) -> Answer:
 
 
 def _quality(parameters: list[str]) -> float:
-    """The weight of a media type in an `Accept` header; 1 where there is none that can be read."""
+    """Return the weight of a media type in an `Accept` header; 1 if it is missing or unreadable."""
     for parameter in parameters:
         if parameter.startswith("q="):
             try:
@@ -154,17 +162,17 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-def json(content: Any) -> Response:  # noqa: ANN401 - what orjson writes
-    """A JSON answer; arrays are written without becoming lists."""
+def json_response(content: Any) -> Response:  # noqa: ANN401 - anything that orjson can write
+    """Return a JSON response; orjson writes arrays directly, without making lists of them."""
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 def json_list(items: Sequence[Any]) -> Response:
-    """A JSON answer of one list, item by item: in a thread, nobody waits for the lock longer than for one."""
+    """Return a JSON list, encoded item by item: a thread then holds the interpreter's lock only briefly."""
     written = [orjson.dumps(item, option=orjson.OPT_SERIALIZE_NUMPY) for item in items]
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 
 
-def written(answer: Answer) -> Response:
-    """An answer that is already written."""
+def to_response(answer: Answer) -> Response:
+    """Convert an encoded answer to a response of the framework."""
     return Response(answer.body, headers={name.decode(): value.decode() for name, value in answer.headers})

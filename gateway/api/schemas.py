@@ -1,11 +1,11 @@
-"""The bodies of requests and answers, but those of the embedding routes; how a body is read."""
+"""The bodies of requests and answers, except those of the embedding routes."""
 
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from gateway.api.base_schemas import RequestBody
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.status import RepositoryModel
 from triton_models.contract.config import Tuning
 from triton_models.contract.names import HUB_PREFIX, REVISION, validate_model_name, validate_revision
@@ -17,7 +17,7 @@ IMAGE_EXAMPLE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAKUlEQVR42g3HMQEAAAzC"
     "MCQiqVIqEQlbviShwbCQlBbL+pGKMj+jw7Fx8cMXAX1krH0AAAAASUVORK5CYII="
 )
-"""A picture of 4 by 4 pixels, so that the examples need no other host."""
+"""An image of 4 by 4 pixels, so that the examples need no other host."""
 
 
 def _model_name(value: str) -> str:
@@ -50,7 +50,7 @@ AnyModelName = Annotated[
 
 
 class _TuningFields(RequestBody):
-    """How Triton runs a model; what is not given stays as it is, at first as measured to be best."""
+    """Fields for how Triton runs a model; an unset field keeps its value, at first the best one measured."""
 
     max_batch_size: int | None = Field(
         None, ge=1, le=1024, description="Inputs that Triton merges into one execution at most."
@@ -73,7 +73,7 @@ class _TuningFields(RequestBody):
     )
 
     def tuning(self) -> Tuning:
-        """The fields as Triton's configuration knows them."""
+        """Return the tuning that the fields describe."""
         return Tuning(
             self.max_batch_size,
             self.max_queue_delay_microseconds,
@@ -104,12 +104,12 @@ class ModelReference(RequestBody):
 
     @model_validator(mode="after")
     def _can_be_a_model(self) -> Self:
-        self.reference()
+        self.model_id()
         return self
 
-    def reference(self) -> Reference:
-        """The model that is meant."""
-        return Reference.named(self.model_name, self.pretrained)
+    def model_id(self) -> ModelId:
+        """Return the identity of the model."""
+        return ModelId.named(self.model_name, self.pretrained)
 
 
 class LoadClip(ModelReference, _TuningFields):
@@ -117,13 +117,13 @@ class LoadClip(ModelReference, _TuningFields):
 
     @model_validator(mode="after")
     def _is_clip(self) -> Self:
-        if not self.reference().is_clip:
+        if not self.model_id().is_clip:
             raise ValueError(f"pretrained: needed, unless model_name begins with {HUB_PREFIX}")
         return self
 
 
 class Message(BaseModel):
-    """Answer of the routes that change what is loaded."""
+    """Answer of the routes that load, unload or delete a model."""
 
     message: str
 
@@ -141,18 +141,12 @@ class RepositoryModels(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Answer of `GET /metrics`: Triton's own statistics of each model."""
+    """Answer of `GET /metrics`: Triton's statistics of each model."""
 
     model_stats: list[dict[str, Any]]
 
 
 class ErrorDetail(BaseModel):
-    """Every error's body."""
+    """Body of every error."""
 
     detail: str
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-_TRIVIAL = 1 << 16
-"""Bytes up to which nothing in a body can cost much."""

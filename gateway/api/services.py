@@ -1,7 +1,8 @@
-"""TODO."""
+"""The parts of the application that routes call."""
 
 from dataclasses import dataclass
 
+from gateway.api.prometheus import PrometheusMetrics
 from gateway.api.request_body import Bodies
 from gateway.inference.image import ImageEmbedder
 from gateway.inference.text import TextEmbedder
@@ -22,3 +23,4 @@ class Services:
     lifecycle: Lifecycle
     jobs: LoadJobs
     status: Status
+    prometheus: PrometheusMetrics

@@ -1,11 +1,11 @@
-"""Whether an inference could be served now, known before anybody asks.
+"""Knows at any time whether an inference could be served.
 
-One task a process looks at Triton four times a second. A model that has computed something since the last
-look serves. One that nobody asks is sent a small inference, past the cache, whose vector is compared. That
-no answer comes means little while the model's process computes, and much while it does nothing.
+One task in each process polls Triton four times a second. A model that has computed something since the last
+poll serves. An idle model is sent a small inference, past the cache, whose vector is compared. A missing
+answer means little while the model's process computes, and much while it does nothing.
 
-A model that is known to be dead or blocked is asked nothing more, and its process is ended: the model alone
-is loaded anew (by `restore.py`, which finds it missing), with its check.
+A model that is dead or blocked is sent nothing more, and its process is ended. That model alone is loaded
+again, with its check, by `reconciler.py`, which finds it missing.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 from filelock import AsyncFileLock, Timeout
 
 from gateway.errors import Unavailable
-from gateway.health.model_health import LOOK, NOT_ASKED, NOT_LOADED, PATIENCE, REFUSED, Watched
+from gateway.health.model_health import NOT_ASKED, NOT_LOADED, PATIENCE, POLL_SECONDS, REFUSED, ModelHealth
 from gateway.health.probe import Probe, WrongVector
 from triton_models.client.errors import (
     InferenceRejected,
@@ -34,31 +34,30 @@ from triton_models.server.supervisor import Triton
 log = logging.getLogger(__name__)
 
 ANSWER = 1.0
-"""Seconds that Triton may take to say what it has computed, and to begin to unload a model."""
+"""Timeout in seconds for Triton to report what it has computed, and to begin to unload a model."""
 
 OUTDATED = 5.0
-"""Seconds after which what the last look saw says nothing any more."""
+"""Age in seconds after which the result of the last poll no longer counts."""
 
 LOST = 3
-"""Answers in a row that Triton owes, until it is killed, or looked for anew."""
+"""Missed polls in a row after which Triton is restarted, or a remote Triton is reconnected."""
 
-PROBE_SECONDS = 60.0
+PROBE_TIMEOUT = 60.0
 MOST_LEFT = 16
-"""Processes that ended and whose threads Triton keeps, some dozens each, until it is started again."""
+"""Number of dead processes, whose threads (some dozens each) Triton still holds, that makes a restart due."""
 
 
 class Monitor:
-    """Looks at Triton and its models until cancelled.
+    """Polls Triton and its models until cancelled.
 
-    compute_seconds: after this long without an answer, whoever waited has been told so, and a process that
-    still computes is ended.
+    After `compute_seconds` without an answer all callers have timed out; PATIENCE later the process is ended.
     """
 
     def __init__(self, repository: Repository, triton: Triton, *, compute_seconds: float) -> None:
         self._repository = repository
         self._triton = triton
         self._limit = compute_seconds + PATIENCE
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[str, ModelHealth] = {}
         self._probes: dict[str, Probe] = {}
         self._states: dict[str, ModelState] = {}
         self._generation = triton.generation
@@ -67,13 +66,13 @@ class Monitor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._looked = asyncio.Event()
-        # Its own: the loop's threads may all be busy with long texts.
+        # A thread of its own: the event loop's threads may all be busy with other work.
         self._files = ThreadPoolExecutor(1, "health")
         self.lost: str | None = "Triton is starting"
-        """Why nothing can be asked of Triton; None while it answers."""
+        """The reason why Triton cannot be used; None while it answers."""
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Poll until cancelled."""
         try:
             while True:
                 self._wake.clear()
@@ -84,43 +83,39 @@ class Monitor:
                 self._looked.set()
                 self._looked = asyncio.Event()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK)
+                    await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
         finally:
             for task in list(self._tasks.values()):
                 task.cancel()
             self._files.shutdown(wait=False)
 
     def reason(self) -> str | None:
-        """Why no model at all could serve now; None where one might."""
+        """Return why no model at all can serve now; None if one may."""
         late = asyncio.get_running_loop().time() - self._last
         if self.lost is None and late > OUTDATED:
             return f"Triton and the repository could not be looked at for {late:.0f} s"
         return self.lost
 
-    def require(self, served: str) -> None:
-        """Return where it makes sense to ask a model.
-
-        Raises:
-            Unavailable: Triton does not answer, or the model does not.
-        """
+    def require(self, triton_name: str) -> None:
+        """Raise Unavailable if Triton, or the model, is known not to answer."""
         if self.lost is not None:
             raise Unavailable("Triton is not ready; retry in a moment")
-        known = self._watched.get(served)
-        if known is not None and known.closed is not None:
-            raise Unavailable(f"the model cannot be asked, {known.closed}; retry in a moment")
+        known = self._watched.get(triton_name)
+        if known is not None and known.is_closed:
+            raise Unavailable(f"the model cannot be asked, {known.reason}; retry in a moment")
 
     def problems(self) -> dict[str, str | None]:
-        """Why each wanted model could not serve now, by served name; None for one that could."""
+        """Return, by name in Triton, why each wanted model cannot serve now; None for one that can."""
         now = asyncio.get_running_loop().time()
         found: dict[str, str | None] = {}
-        for served, state in self._states.items():
+        for triton_name, state in self._states.items():
             if state.wanted:
-                known = self._watched.get(served)
-                found[served] = NOT_LOADED if known is None else known.problem(now)
+                known = self._watched.get(triton_name)
+                found[triton_name] = NOT_LOADED if known is None else known.problem(now)
         return found
 
     async def decided(self) -> None:
-        """Return at once where a model serves, or none is left that could; else look, a second at most."""
+        """Poll, for a second at most, unless it is known already that a model serves or that none can."""
         problems = set(self.problems().values())
         if self.lost or None in problems or (problems and not problems & {NOT_ASKED, NOT_LOADED}):
             return
@@ -141,133 +136,135 @@ class Monitor:
         try:
             computed = await self._computed()
         except TritonError as error:
-            # Where this process itself was held up, that says nothing about Triton.
-            if not isinstance(error, TritonTimeout) or loop.time() - began < ANSWER + LOOK:
+            # If this process itself was held up, the timeout says nothing about Triton.
+            if not isinstance(error, TritonTimeout) or loop.time() - began < ANSWER + POLL_SECONDS:
                 self._miss(error)
             return
-        # After Triton was asked: what it had loaded by then, and shows no activity now, has passed its check.
+        # Read after the poll: a model that Triton had loaded by then and that has no activity now has passed
+        # its check.
         self._states = await loop.run_in_executor(self._files, self._repository.states)
         self._missed, self.lost, self._last = 0, None, loop.time()
         loaded = {name: (version, count) for (name, version), count in sorted(computed.items())}
-        for served, state in self._states.items():
+        for triton_name, state in self._states.items():
             if state.wanted:
-                self._see(served, loaded.get(served), settled=state.activity is None)
-        for served in [name for name in self._watched if not self._states.get(name, ModelState()).wanted]:
-            del self._watched[served]
+                self._see(triton_name, loaded.get(triton_name), settled=state.activity is None)
+        gone = [name for name in self._watched if not self._states.get(name, ModelState()).wanted]
+        for triton_name in gone:
+            del self._watched[triton_name]
 
     async def _computed(self) -> dict[tuple[str, int], int]:
         client = self._triton.client
         if self._is_store is None:
             self._is_store = await client.is_store(ANSWER)
         if self._is_store:
-            # It runs no model that could be probed, and would record or miss each probe.
+            # The inference store runs no model that could be probed; it would record or miss each probe.
             return {(one.name, one.version): 0 for one in await client.index() if one.state == "READY"}
         return await client.computed(ANSWER)
 
-    def _see(self, served: str, loaded: tuple[int, int] | None, *, settled: bool) -> None:
-        """Look at one model.
+    def _see(self, triton_name: str, loaded: tuple[int, int] | None, *, settled: bool) -> None:
+        """Update one model. `loaded`: version and requests computed; None if it is not in Triton.
 
-        loaded: its version and what it has computed, None where Triton does not have it. settled: nobody
-        changes it now, and its last load has ended with its check.
+        `settled` means that nobody changes the model now, and that its last load ended with its check.
         """
         now = asyncio.get_running_loop().time()
-        known = self._watched.get(served)
+        known = self._watched.get(triton_name)
         if loaded is None:
             if known is not None:
-                # Whoever loads it again checks it before it is settled; until then it is not asked.
-                known.closed = NOT_LOADED
+                # The next load checks the model before it is settled; until then nothing is sent to it.
+                known.close(NOT_LOADED)
             return
         version, count = loaded
-        # While a new version is loaded beside it, the old one serves.
+        # While a new version is being loaded, the old one serves.
         if known is None or (settled and known.version != version):
-            known = self._watched[served] = Watched(version, count)
-            self._probes.pop(served, None)
+            known = self._watched[triton_name] = ModelHealth(version, count)
+            self._probes.pop(triton_name, None)
             if self._triton.stubs is not None:
                 self._triton.stubs.find()
         if settled:
-            known.count(count, now)
+            known.observe_count(count, now)
         if (stubs := self._triton.stubs) is not None:
-            owes = known.silent(now) > 0
-            if known.ended or (owes and not stubs.of(served)):
-                # There may be new ones: the model was loaded anew.
+            owes = known.unanswered_for(now) > 0
+            if known.ended_polls or (owes and not stubs.of(triton_name)):
+                # The model may have been loaded again and have new processes.
                 stubs.find()
-            known.see(stubs.of(served, closely=owes), now)
+            known.observe_processes(stubs.of(triton_name, closely=owes), now)
         if not settled:
             return
-        self._heal(served, known, now)
+        self._heal(triton_name, known, now)
         if known.is_due(now):
-            known.asked = now
-            self._spawn(f"probe {served} {id(known)}", self._probe(served, known))
+            known.probed_at = now
+            self._spawn(f"probe {triton_name} {id(known)}", self._probe(triton_name, known))
 
-    async def _probe(self, served: str, known: Watched) -> None:
+    async def _probe(self, triton_name: str, known: ModelHealth) -> None:
         loop = asyncio.get_running_loop()
         try:
             if self._is_store:
-                known.prove(loop.time())
+                known.mark_healthy(loop.time())
                 return
-            probe = self._probes.get(served)
+            probe = self._probes.get(triton_name)
             if probe is None or probe.manifest.version != known.version:
-                probe = await loop.run_in_executor(self._files, Probe.read, self._repository, served)
-                self._probes[served] = probe
-            began = known.asked = loop.time()
-            await probe.ask(self._triton.client, PROBE_SECONDS)
-            known.took = loop.time() - began
-            if known.closed is not None:
-                log.info("%s answers", served)
-            known.prove(loop.time())
+                probe = await loop.run_in_executor(self._files, Probe.read, self._repository, triton_name)
+                self._probes[triton_name] = probe
+            began = known.probed_at = loop.time()
+            await probe.ask(self._triton.client, PROBE_TIMEOUT)
+            known.probe_seconds = loop.time() - began
+            if known.is_closed:
+                log.info("%s answers", triton_name)
+            known.mark_healthy(loop.time())
         except WrongVector as error:
-            self._note(served, known, str(error))
-            known.refused, known.closed = REFUSED, "it answered a wrong vector"
+            self._note(triton_name, known, str(error))
+            known.close("it answered a wrong vector")
+            known.undelivered = REFUSED
         except (InferenceRejected, WrongAnswer, RepositoryError, OSError) as error:
-            self._note(served, known, str(error))
+            self._note(triton_name, known, str(error))
         except TritonUnavailable:
-            # Triton answers, or this would not be asked: it cannot reach the model's process.
-            known.refused += 1
-            self._note(served, known, "its process in Triton does not answer")
+            # Triton answers, or there would be no probe; so it cannot reach the model's process.
+            known.undelivered += 1
+            self._note(triton_name, known, "its process in Triton does not answer")
         except TritonError as error:
-            log.debug("no proof of %s: %s", served, error)
+            log.debug("no proof of %s: %s", triton_name, error)
         finally:
-            known.asked = None
+            known.probed_at = None
 
-    def _note(self, served: str, known: Watched, reason: str) -> None:
-        if known.failed != reason:
-            log.warning("%s does not serve: %s", served, reason)
-        known.failed = reason
+    def _note(self, triton_name: str, known: ModelHealth, reason: str) -> None:
+        if known.mark_failed(reason):
+            log.warning("%s does not serve: %s", triton_name, reason)
 
-    def _heal(self, served: str, known: Watched, now: float) -> None:
-        """End what is blocked, have loaded anew what has ended; of all front ends its owner does it."""
+    def _heal(self, triton_name: str, known: ModelHealth, now: float) -> None:
+        """Kill a blocked process, or release a model whose process is lost; only Triton's owner does it."""
         stubs = self._triton.stubs
         if stubs is not None and not self._triton.is_owner:
             return
         hung = known.is_hung(now, self._limit)
-        if stubs is not None and stubs.of(served) and not known.is_dead:
+        if stubs is not None and stubs.of(triton_name) and not known.is_dead:
             if hung:
-                log.error("the process of %s in Triton does not answer and is ended", served)
-                stubs.kill(served)
+                log.error("the process of %s in Triton does not answer and is ended", triton_name)
+                stubs.kill(triton_name)
         elif known.is_dead or hung:
-            self._spawn(f"release {served}", self._release(served, known))
+            self._spawn(f"release {triton_name}", self._release(triton_name, known))
 
-    async def _release(self, served: str, known: Watched) -> None:
-        """Have Triton let go of a model whose process is lost; `restore.py` finds it missing and loads it."""
+    async def _release(self, triton_name: str, known: ModelHealth) -> None:
+        """Make Triton release a model whose process is lost; `reconciler.py` then loads the model again."""
         stubs = self._triton.stubs
         if stubs is not None and stubs.left >= MOST_LEFT:
             log.error("Triton holds on to %d processes that have ended and is started again", stubs.left)
             await self._triton.restart()
             return
-        lock = AsyncFileLock(self._repository.lock_path(served))
+        lock = AsyncFileLock(self._repository.lock_path(triton_name))
         try:
-            # Where somebody changes the model already, the next look tells more.
+            # If another task holds the lock and changes the model, the next poll decides.
             async with await lock.acquire(timeout=0):
-                log.error("the process of %s in Triton is lost: the model is loaded anew", served)
-                await self._triton.client.release(served, ANSWER)
+                log.error("the process of %s in Triton is lost: the model is loaded anew", triton_name)
+                await self._triton.client.release(triton_name, ANSWER)
         except (Timeout, TritonError) as error:
-            log.debug("%s is not released: %s", served, error)
+            log.debug("%s is not released: %s", triton_name, error)
             return
-        # What the old one still owes is nothing of the new one's.
-        self._watched[served] = Watched(known.version, known.computed, closed=NOT_LOADED)
+        # Answers that the old process owes do not count against the new one.
+        fresh = self._watched[triton_name] = ModelHealth(known.version, known.computed)
+        fresh.close(NOT_LOADED)
 
     def _miss(self, error: TritonError) -> None:
-        """Triton did not answer a look: say so, and bring it back where that can be done."""
+        """Record that Triton did not answer a poll; after LOST of them restart or reconnect it."""
         now = asyncio.get_running_loop().time()
         self._missed += 1
         if self._missed == 1:
@@ -295,7 +292,7 @@ class Monitor:
             await self._triton.restart()
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Begin `work`, unless what has this name is under way."""
+        """Start `work`, unless a task of this name is running."""
         if name in self._tasks:
             work.close()
             return

@@ -1,4 +1,4 @@
-"""A small real inference, past the cache and compared with the reference: the proof that a model serves."""
+"""Probes a model with a small real inference, past the cache, and compares the vector with the reference."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,67 +13,75 @@ from triton_models.contract.tokens import past_cache
 from triton_models.repository.repository import Repository
 
 LENGTH = 32
-"""Tokens of a probe, where the model's record has a text so long: enough flags that no two are alike."""
+"""Fewest tokens of a probe, if a recorded text is that long: enough random flags to make each unique."""
 
 TOUCHED = 8
-"""Pixels of an image that a probe changes by one, so that no two are alike."""
+"""Numbers of an image that a probe changes by one, so that each probe is unique."""
 
 
 class WrongVector(Exception):
-    """A model answered another vector than was recorded at its conversion."""
+    """A model returned a vector that differs from the one recorded at its conversion."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of a model.
+    """An input for a model, and the vector that the model must return for it.
 
-    rows: int64 [1, L], or an image uint8 [1, H, W, 3]. expected: float32 [1, D].
+    Attributes:
+        triton_name: The model's name in Triton.
+        manifest: The model's.
+        rows: Token ids int64 [1, L], or an image uint8 [1, H, W, 3].
+        expected: float32 [1, D].
     """
 
-    served: str
+    triton_name: str
     manifest: Manifest
     rows: NDArray[Any]
     expected: NDArray[np.float32]
 
     @classmethod
-    def read(cls, repository: Repository, served: str) -> "Probe":
-        """The shortest text that was recorded at conversion and is long enough, or the first image.
+    def read(cls, repository: Repository, triton_name: str) -> "Probe":
+        """Read a probe from the conversion's record: the shortest text of LENGTH tokens or more, or an image.
 
         Raises:
-            RepositoryError: what was recorded cannot be read.
+            RepositoryError: The record cannot be read.
         """
-        manifest = repository.manifest(served)
+        manifest = repository.manifest(triton_name)
         if manifest.tower == "image":
-            images = repository.load_image_check(served)
-            return cls(served, manifest, images.images[:1], images.embeddings[:1])
-        check = repository.load_check(served)
+            images = repository.load_image_check(triton_name)
+            return cls(triton_name, manifest, images.images[:1], images.embeddings[:1])
+        check = repository.load_check(triton_name)
         fit = np.where(check.lengths >= LENGTH, check.lengths, np.iinfo(np.int32).max)
         index = int(fit.argmin() if (check.lengths >= LENGTH).any() else check.lengths.argmax())
         end = int(check.lengths[: index + 1].sum())
         row = check.input_ids[end - int(check.lengths[index]) : end]
-        return cls(served, manifest, row.reshape(1, -1), check.embeddings[index : index + 1])
+        return cls(triton_name, manifest, row.reshape(1, -1), check.embeddings[index : index + 1])
 
     async def ask(self, client: TritonClient, timeout: float) -> None:
-        """Return when the model has answered, and right.
+        """Send the probe and check the answer.
+
+        Args:
+            client: The client of Triton.
+            timeout: In seconds.
 
         Raises:
-            WrongVector: the answer is not what was recorded.
-            TritonError: there is none. timeout: in seconds.
+            WrongVector: The answer differs from the recorded vector.
+            TritonError: There is no answer.
         """
-        name, version = self.served, self.manifest.version
+        name, version = self.triton_name, self.manifest.version
         if self.manifest.tower == "image":
             vectors = await client.infer_images(name, version, touched(self.rows), timeout=timeout)
         else:
             vectors = await client.infer(name, version, past_cache(self.rows[0]), timeout=timeout)
         lowest = float(cosines(vectors, self.expected).min())
-        # Eight pixels a little lighter are another image, if hardly: the bound of texts would be too near.
+        # The changed numbers make it a slightly different image, for which the bound of texts is too tight.
         least = 0.99 if self.manifest.tower == "image" else BOUNDS[self.manifest.precision].reference
         if not lowest >= least:
             raise WrongVector(f"cosine {lowest:.6f} to the reference, at least {least} is needed")
 
 
 def touched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image, uint8 [1, H, W, 3], with a few numbers changed by one, in bytes that no request had."""
+    """Return the image, uint8 [1, H, W, 3], with a few numbers changed by one, so that no cache has it."""
     changed = image.copy()
     places = np.random.default_rng().integers(0, image.size, TOUCHED)
     changed.reshape(-1)[places] ^= 1

@@ -1,4 +1,4 @@
-"""The check of `image_headers` for AVIF: the sizes and the number of frames that are coded.
+"""Checks an AVIF like the checks of `headers.py`: the sizes and the number of its coded frames.
 
 Sources: ISO/IEC 14496-12 (boxes), 23008-12 (items), and the AV1 bitstream specification, 5.3 to 5.5 (OBUs).
 """
@@ -18,10 +18,10 @@ _FRAMES = (3, 6)
 
 
 def avif(data: bytes, max_pixels: int) -> Checked:
-    """Read what is coded, whatever the container says of it: sizes, and the number of frames of each.
+    """Check an AVIF: bound the sizes and frames in the coded data, whatever the container claims.
 
-    Only the still image is left of an animation, whose tables may be of any length; and no EXIF, which Pillow
-    parses in Python.
+    Of an animation only the still image is kept, because the animation's tables may have any length. EXIF is
+    dropped, because Pillow parses it in Python.
     """
     walk = _Boxes(data)
     renamed: dict[int, bytes] = {}
@@ -37,7 +37,7 @@ def avif(data: bytes, max_pixels: int) -> Checked:
     except (struct.error, LookupError) as error:
         raise damaged() from error
     if coded > 3 * max_pixels:
-        # Its colours, its alpha, and smaller ones beside them.
+        # The colours and the alpha channel have up to max_pixels each; smaller items may come with them.
         raise ImageTooLarge(f"{coded} coded pixels, more than three times the {max_pixels} that are taken")
     if renamed:
         changed = bytearray(data)
@@ -48,7 +48,14 @@ def avif(data: bytes, max_pixels: int) -> Checked:
 
 
 class _Box(NamedTuple):
-    """start and end: of its content. head: bytes before it."""
+    """A box of ISO/IEC 14496-12.
+
+    Attributes:
+        kind: Its four-character type.
+        start: Where its content begins.
+        end: Where its content ends.
+        head: Bytes of its header, before the content.
+    """
 
     kind: bytes
     start: int
@@ -57,7 +64,7 @@ class _Box(NamedTuple):
 
 
 class _Boxes:
-    """Walks over boxes of ISO/IEC 14496-12, so many in all."""
+    """Walks over boxes of ISO/IEC 14496-12, at most _MOST_BOXES in all."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -75,15 +82,15 @@ class _Boxes:
             stop = end if size == 0 else start + size
             if size and size < head:
                 raise damaged()
-            # One that is longer than the file is read as far as it goes.
+            # A box that is longer than its parent is read up to the parent's end.
             yield _Box(kind, start + head, min(stop, end), head)
             start = stop
 
 
 def _coded(walk: _Boxes, meta: _Box, max_pixels: int, renamed: dict[int, bytes]) -> int:
-    """Pixels that the items of a `meta` box are decoded to, all frames of each.
+    """Return the number of pixels that decoding all frames of a `meta` box's items gives.
 
-    renamed: gets the places of the types of items that are not to be found.
+    The place of each item type that the decoder must not find is added to `renamed`, with a new type.
     """
     kinds: dict[int, bytes] = {}
     items: list[_Item] = []
@@ -115,7 +122,7 @@ def _coded(walk: _Boxes, meta: _Box, max_pixels: int, renamed: dict[int, bytes])
 
 
 def _kinds(walk: _Boxes, box: _Box) -> Iterator[tuple[int, bytes, int]]:
-    """What an `iinf` box says: items, their types, and where these are written."""
+    """Read an `iinf` box: yield each item's number, its type, and the place of that type in the file."""
     start = box.start + (6 if walk.data[box.start] == 0 else 8)
     for entry in walk.inside(start, box.end):
         wide = walk.data[entry.start] >= 3
@@ -124,7 +131,13 @@ def _kinds(walk: _Boxes, box: _Box) -> Iterator[tuple[int, bytes, int]]:
 
 
 class _Item(NamedTuple):
-    """method: 1 for content in `idat`. extents: place and length of each."""
+    """An item of an `iloc` box.
+
+    Attributes:
+        number: The item's ID.
+        method: Construction method; 1 if the content is in `idat`.
+        extents: Offset and length of each extent.
+    """
 
     number: int
     method: int
@@ -132,7 +145,7 @@ class _Item(NamedTuple):
 
 
 def _locations(data: bytes, box: _Box) -> list[_Item]:
-    """What an `iloc` box says."""
+    """Read the items of an `iloc` box."""
     version = data[box.start]
     sizes = int.from_bytes(data[box.start + 4 : box.start + 6], "big")
     at, length, base, index = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15
@@ -169,7 +182,7 @@ def _locations(data: bytes, box: _Box) -> list[_Item]:
 
 
 def _grid(content: bytes, max_pixels: int) -> int:
-    """Pixels of the picture that a grid's cells are put together to."""
+    """Return the number of pixels of the picture that a grid's cells make."""
     width, height = struct.unpack_from(">II" if content[1] & 1 else ">HH", content, 4)
     if width * height > max_pixels:
         raise too_many_pixels(width, height, max_pixels)
@@ -177,7 +190,7 @@ def _grid(content: bytes, max_pixels: int) -> int:
 
 
 def _frames(content: bytes, max_pixels: int) -> int:
-    """Pixels of all frames in an item's OBUs, shown or not."""
+    """Return the number of pixels of all frames in an item's OBUs, shown or not."""
     position, pixels, coded = 0, 0, 0
     for _ in range(_MOST_OBUS):
         if position >= len(content):
@@ -206,12 +219,12 @@ def _frames(content: bytes, max_pixels: int) -> int:
 
 
 def _size(header: bytes) -> tuple[int, int]:
-    """The largest width and height of a sequence's frames, from its header (AV1 specification, 5.5.1)."""
+    """Return the largest width and height of a sequence's frames, from its header (AV1, 5.5.1)."""
     bits = _Bits(header)
     bits.read(3)
     bits.read(1)
     if bits.read(1):
-        # A reduced header, of a still picture.
+        # The reduced header of a still picture.
         bits.read(5)
     else:
         model = delay = 0
@@ -236,7 +249,7 @@ def _size(header: bytes) -> tuple[int, int]:
 
 
 class _Bits:
-    """Reads numbers of any number of bits, the highest first."""
+    """Reads numbers of any bit width, most significant bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = int.from_bytes(data, "big")
@@ -249,7 +262,7 @@ class _Bits:
         return self._bits >> self._left & ((1 << count) - 1)
 
     def exponential(self) -> None:
-        """Pass over a number of variable length (4.10.3)."""
+        """Skip a number of variable length (4.10.3)."""
         zeros = 0
         while not self.read(1):
             zeros += 1

@@ -1,4 +1,4 @@
-"""Images are decoded in threads, off the event loop, and no more at a time than memory allows."""
+"""Decodes images in threads, off the event loop, and bounds the memory that they use at a time."""
 
 import asyncio
 import ctypes
@@ -11,56 +11,65 @@ from contextlib import suppress
 
 from PIL import _imaging
 
-from gateway.concurrency import Budget
+from gateway.concurrency import Deadline, WeightedSemaphore, too_late
 from gateway.images import sources
 from gateway.images.preprocessing import Pixels, memory, open_image, preprocess
-from gateway.inference.deadline import Deadline, too_late
 from gateway.memory import give_back_large_blocks
+from gateway.telemetry.tracing import traced
 from triton_models.contract.manifest import ImagePreprocessing
 
 MEMORY = 192 << 20
-"""Bytes that the large images being decoded hold together, about; one that needs more is decoded alone."""
+"""Approximate bytes for all large images being decoded; an image that needs more is decoded alone."""
 
 SMALL = 8 << 20
-"""Bytes up to which an image is decoded without asking: 2 megapixels. The threads bound their number."""
+"""Bytes up to which an image does not wait for memory: 2 megapixels. The threads bound their number."""
 
 MOST_THREADS = 8
 
 _BYTES_A_SECOND = 256 << 20
-"""Of an image's memory, about, on a slow processor: an image that cannot be done in time is not begun."""
+"""Approximate decoding rate on a slow CPU; an image that cannot be decoded in time is not started."""
 
 
 class Unwanted(Exception):
-    """Nobody waits for this image any more."""
+    """No request waits for this image any more."""
 
 
 class ImageDecoder:
-    """A pool of threads; Pillow lets go of the interpreter's lock while it decodes and resizes.
+    """A pool of decoding threads; Pillow releases the GIL while it decodes and resizes.
 
-    A thread cannot be ended. So `open_image` takes no image that costs more than its size says, and a thread
-    stops where it next reads or begins a step once its request is gone.
+    A thread cannot be killed. So `open_image` accepts no image that costs more than its size implies, and a
+    thread whose request has ended stops at its next read or step.
     """
 
     def __init__(self, *, max_bytes: int, max_pixels: int) -> None:
         self._limits = max_bytes, max_pixels
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._budget = Budget(MEMORY)
+        self._budget = WeightedSemaphore(MEMORY)
         give_back_large_blocks()
         silence_libtiff()
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads without waiting for their current work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    @traced("decode image")
     async def decode(
         self, source: bytes | str, spec: ImagePreprocessing, deadline: Deadline | None = None
     ) -> Pixels:
-        """The pixels of an image's bytes, or of a string that holds them: uint8 [height, width, 3].
+        """Decode an image and prepare it for a model.
+
+        Args:
+            source: The image's bytes, or a data URI or base64 string of them.
+            spec: The model's preprocessing.
+            deadline: The request's; None for no limit.
+
+        Returns:
+            Pixels uint8 [height, width, 3], RGB.
 
         Raises:
-            ImageError, ImageTooLarge: it cannot be used.
-            DeadlineExceeded: it needs longer than the request has.
+            ImageError, ImageTooLarge: The image cannot be used.
+            DeadlineExceeded: Decoding would take longer than the request has left.
         """
         work = _Work(source, spec, self._limits)
         try:
@@ -72,7 +81,7 @@ class ImageDecoder:
                 self._budget.give(share)
                 raise too_late()
             working = self._threads.submit(work.run, None)
-            # Not when the request ends: the thread holds the memory as long as it works.
+            # The share is given back when the thread ends, not the request: the thread uses it until then.
             working.add_done_callback(functools.partial(self._give, asyncio.get_running_loop(), share))
             pixels = await asyncio.wrap_future(working)
             assert not isinstance(pixels, int)
@@ -81,13 +90,13 @@ class ImageDecoder:
             work.wanted = False
 
     def _give(self, loop: asyncio.AbstractEventLoop, share: int, _: object) -> None:
-        # A thread may outlive the loop, at the end of the process.
+        # At the end of the process a thread may outlive the loop.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._budget.give, share)
 
 
 class _Work:
-    """One image, decoded in a thread for as long as it is wanted."""
+    """The decoding of one image in a thread; it stops when `wanted` becomes false."""
 
     def __init__(self, source: bytes | str, spec: ImagePreprocessing, limits: tuple[int, int]) -> None:
         self.wanted = True
@@ -96,9 +105,9 @@ class _Work:
         self._max_bytes, self._max_pixels = limits
 
     def run(self, most: int | None) -> Pixels | int:
-        """The pixels; or, where decoding holds more than `most` bytes, how many.
+        """Return the pixels, or, if decoding needs more than `most` bytes of memory, that number of bytes.
 
-        Nothing is kept of a large image until there is memory for it: it is opened again then.
+        Nothing of a large image is kept until there is memory for it; it is then opened again.
         """
         self.check()
         source = self._source
@@ -110,17 +119,17 @@ class _Work:
         return preprocess(image, self._spec, self.check)
 
     def check(self) -> None:
-        """End the thread's work if nobody waits for it.
+        """Stop the thread's work if the image is no longer wanted.
 
         Raises:
-            Unwanted: so it is.
+            Unwanted: No request waits for the image any more.
         """
         if not self.wanted:
             raise Unwanted
 
 
 class _Reading(io.BytesIO):
-    """An image's bytes as its decoder reads them, a block at a time."""
+    """A file of an image's bytes; each read stops the decoder if the image is no longer wanted."""
 
     def __init__(self, content: bytes, work: _Work) -> None:
         super().__init__(content)
@@ -132,9 +141,9 @@ class _Reading(io.BytesIO):
 
 
 def silence_libtiff() -> None:
-    """Keep libtiff from writing to standard error: a line for each damaged row of a caller's image.
+    """Keep libtiff from writing a line to standard error for each damaged row of a caller's image.
 
-    The handlers are looked up through Pillow's module, whose own copy of the library is the one that decodes.
+    The handlers are looked up through Pillow's module, because its own copy of libtiff does the decoding.
     """
     pillow = ctypes.CDLL(_imaging.__file__)
     for name in ("TIFFSetErrorHandler", "TIFFSetErrorHandlerExt", "TIFFSetWarningHandler"):

@@ -1,6 +1,6 @@
-"""Fetches images by URL: from permitted addresses, within limits on time, bytes, redirects and number.
+"""Fetches images by URL: from permitted addresses, with limits on time, bytes, redirects and concurrency.
 
-Knows nothing about what an image is: the content type is never asked, the bytes decide.
+This module does not look into the bytes. The content type is ignored; the decoder detects the format.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ import httpx
 from gateway.allowed_hosts import AllowedHosts
 from gateway.images.headers import ImageError, ImageTooLarge
 from gateway.images.ssrf_guard import CONNECT_SECONDS, AddressForbidden, GuardedTransport, HostUnknown
+from gateway.telemetry.tracing import traced
 
 REDIRECTS = 5
-"""Followed for one image."""
+"""Most redirects that are followed for one image."""
 
 LONGEST_URL = 8192
-"""Characters."""
+"""Most characters of a URL."""
 
 _SHOWN_CHARACTERS = 200
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
@@ -28,18 +29,21 @@ _HEADERS = {"User-Agent": "embedding-server", "Accept": "image/*", "Accept-Encod
 
 
 class FetchFailed(ImageError):
-    """An image could not be fetched, or what came is none. The text has the URL, without query, and why."""
+    """A URL could not be fetched, or gave no usable image; the message has the URL without its query."""
 
 
 class FetchTooLarge(ImageTooLarge):
-    """What the URL answers is over the limit; the text has the URL without its query."""
+    """The image behind a URL is over a limit; the message has the URL without its query."""
 
 
 class ImageFetcher:
-    """A pool of connections; made and used inside one running event loop.
+    """Fetches images over a pool of connections, created and used in one running event loop.
 
-    max_bytes: of one image. timeout: seconds for one image, redirects included.
-    concurrency: fetches at a time.
+    Args:
+        allowed: The hosts and addresses that may be connected to.
+        max_bytes: Limit for one image.
+        timeout: Seconds for one image, redirects included.
+        concurrency: Fetches at a time.
     """
 
     def __init__(self, allowed: AllowedHosts, *, max_bytes: int, timeout: float, concurrency: int) -> None:
@@ -51,7 +55,7 @@ class ImageFetcher:
             headers=_HEADERS,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
             trust_env=False,
-            # What one caller's host sets must not be sent for another's request.
+            # Cookies that a host sets on one caller's request must not be sent on another caller's.
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
         )
 
@@ -61,14 +65,14 @@ class ImageFetcher:
 
     @asynccontextmanager
     async def fetch(self, text: str) -> AsyncIterator[bytes]:
-        """The bytes behind a URL, for as long as the context lasts.
+        """Fetch a URL and yield its bytes.
 
-        The context counts as one of the fetches at a time, so that the bytes held are bounded too. An
-        ImageError inside of it, from decoding them, gets the URL.
+        The context counts as a running fetch until it ends, so that the bytes in memory are bounded too. The
+        URL is added to an ImageError raised inside the context, which comes from decoding the bytes.
 
         Raises:
-            ImageError: no usable URL.
-            FetchFailed, FetchTooLarge: with the URL and the reason.
+            ImageError: The text is not a usable URL.
+            FetchFailed, FetchTooLarge: With the URL and the reason.
         """
         url = parse(text)
         async with self._free:
@@ -80,6 +84,7 @@ class ImageFetcher:
             except ImageError as error:
                 raise FetchFailed(f"{shown(url)}: {error}") from error
 
+    @traced("fetch image")
     async def _fetch(self, url: httpx.URL) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
@@ -110,7 +115,7 @@ class ImageFetcher:
                     if answer.status_code != 200:
                         raise ImageError(f"its host answered {answer.status_code}")
                     return await self._read(answer)
-            # Every hop is requested anew, so that its address is checked like the first one's.
+            # Each redirect is a new request, so its address is checked like the first one.
             url = redirected(url, location)
         raise ImageError(f"more than {REDIRECTS} redirects")
 
@@ -122,7 +127,7 @@ class ImageFetcher:
         unpack = unpacking(answer.headers.get("content-encoding", ""))
         data = bytearray()
         async for part in answer.aiter_raw():
-            # One byte more than is allowed is enough to know, whatever it would unpack to.
+            # One byte over the limit is enough to refuse it, however much it would unpack to.
             data += part if unpack is None else _unpacked(unpack, part, self._max_bytes + 1 - len(data))
             if len(data) > self._max_bytes:
                 raise too_large
@@ -130,10 +135,10 @@ class ImageFetcher:
 
 
 def parse(text: str) -> httpx.URL:
-    """The URL of an image.
+    """Parse the URL of an image.
 
     Raises:
-        ImageError: no URL, or one that carries credentials.
+        ImageError: The text is not a valid URL, is too long, or carries credentials.
     """
     text = text.strip()
     if len(text) > LONGEST_URL:
@@ -152,10 +157,10 @@ def parse(text: str) -> httpx.URL:
 
 
 def redirected(url: httpx.URL, location: str) -> httpx.URL:
-    """Where a redirect leads.
+    """Return the target of a redirect.
 
     Raises:
-        ImageError: to what is not fetched.
+        ImageError: The target is not a URL that may be fetched.
     """
     try:
         target = url.join(location)
@@ -168,21 +173,23 @@ def redirected(url: httpx.URL, location: str) -> httpx.URL:
 
 
 def shown(url: httpx.URL) -> str:
-    """A URL for a message: without query, fragment and credentials, of bounded length."""
+    """Format a URL for a message: without query, fragment and credentials, and of bounded length."""
     bare = str(url.copy_with(query=None, fragment=None, userinfo=b""))
     return bare if len(bare) <= _SHOWN_CHARACTERS else bare[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def unpacking(encoding: str) -> "zlib._Decompress | None":
-    """What undoes a content encoding, None for none; some hosts send one though none is accepted.
+    """Return a decompressor for a content encoding, None for none.
+
+    Some hosts send an encoding although the request accepts none.
 
     Raises:
-        ImageError: an encoding that is not known.
+        ImageError: The encoding is not known.
     """
     if encoding.strip().lower() in ("", "identity"):
         return None
     if encoding.strip().lower() in ("gzip", "x-gzip", "deflate"):
-        # 32: gzip or zlib, by the header.
+        # Adding 32 makes zlib detect gzip or zlib from the header.
         return zlib.decompressobj(32 + zlib.MAX_WBITS)
     raise ImageError("its host sends a content encoding that was not asked for")
 

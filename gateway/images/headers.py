@@ -1,8 +1,8 @@
-"""What an image's bytes would make a decoder do, read from its structure before anything is decoded.
+"""Checks an image's structure before it is decoded, to bound what the decoder would do.
 
-Each check walks over a bounded number of pieces, whatever the size, and returns the bytes that the decoder is
-shown: without metadata, which no model sees and which Pillow parses in Python.
-`image_tiff` and `image_avif` check theirs.
+Each check walks over a bounded number of pieces, whatever the file's size, and returns the bytes for the
+decoder. These have no metadata, which no model sees and which Pillow parses in Python. The checks of TIFF and
+AVIF are in `tiff.py` and `avif.py`.
 """
 
 import re
@@ -10,17 +10,17 @@ import struct
 from typing import NamedTuple
 
 MOST_PIECES = 20_000
-"""Chunks, segments or blocks of one file: some milliseconds of walking."""
+"""Most chunks, segments or blocks in one file: some milliseconds of walking."""
 
 _MOST_SEGMENTS = 1_000
-"""Pieces before the pixels, which Pillow walks over in Python."""
+"""Most pieces before the pixels, which Pillow walks over in Python."""
 
 _MOST_SCANS = 100
 _SCANS_OF_LARGEST = 12
-"""Scans of a JPEG, each of which walks over the whole image: the more, the fewer its pixels."""
+"""Most scans of a JPEG of any size, and of the largest: each scan walks over the whole image."""
 
 _RLE_PIXELS = 1 << 18
-"""Pixels of a run-length coded BMP, which Pillow decodes in Python: a tenth of a second."""
+"""Most pixels of a run-length coded BMP, which Pillow decodes in Python: a tenth of a second."""
 
 _JPEG_MARKER = re.compile(rb"[^\xff]{0,4096}+\xff{1,4096}+([^\x00])", re.DOTALL)
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -28,24 +28,26 @@ _JPEG_TAKEN = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_PROGRESSIVE = 0xC2
 _JPEG_SCAN = 0xDA
 _JPEG_METADATA = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}
-"""All application segments but JFIF's and Adobe's, which say what the colours mean; and comments."""
+"""Comments, and all application segments except JFIF's and Adobe's, which define the colours."""
 
 _PNG_KEPT = {b"IHDR": 13, b"PLTE": 768, b"tRNS": 256, b"IDAT": 0, b"IEND": 0}
-"""Chunks that make the pixels, with the most bytes that have a meaning; 0 for any number."""
+"""Chunks that define the pixels, with the largest meaningful size of each in bytes; 0 for any size."""
 
 
 class ImageError(ValueError):
-    """This image cannot be used; the text says why, without naming the image."""
+    """The image cannot be used; the message says why, without naming the image."""
 
 
 class ImageTooLarge(ImageError):
-    """Its bytes or its pixels are over a limit."""
+    """The image has more bytes or pixels than the limit."""
 
 
 class Checked(NamedTuple):
-    """An image that costs what its size says.
+    """An image that has passed its check.
 
-    data: what the decoder is shown. extra: bytes that decoding holds besides what mode and size tell.
+    Attributes:
+        data: The bytes for the decoder.
+        extra: Bytes of memory that decoding needs in addition to what mode and size imply.
     """
 
     data: bytes
@@ -53,7 +55,15 @@ class Checked(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A JPEG's frame. scan: where the first scan's marker is. passes: whether there may be several scans."""
+    """The frame of a JPEG.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        components: Number of colour components.
+        scan: Position of the first scan's marker.
+        passes: Whether there may be several scans.
+    """
 
     width: int
     height: int
@@ -63,40 +73,43 @@ class Frame(NamedTuple):
 
 
 def damaged() -> ImageError:
-    """The error of an image that makes no sense."""
+    """Return the error for an image whose structure is invalid."""
     return ImageError("damaged, cut short, or of a kind that cannot be decoded")
 
 
 def too_many_pieces(what: str, most: int) -> ImageError:
-    """The error of an image in more pieces than it can need."""
+    """Return the error for an image of more pieces than it can need."""
     return ImageError(f"{what}, more than the {most} that are taken; save the image anew")
 
 
 def jpeg(data: bytes, max_pixels: int) -> Checked:
-    """Count the scans, and drop the metadata."""
+    """Check a JPEG: bound its scans, and drop the metadata."""
     kept: list[tuple[int, int]] = [(0, 2)]
     frame = jpeg_frame(data, 0, kept)
     pixels = max(1, frame.width * frame.height)
     extra = 0
     if frame.passes:
-        # In coded data an FF is followed by 00, so these two bytes are a scan's marker.
+        # In coded data an FF is followed by 00, so these two bytes are always a scan's marker.
         scans = data.count(b"\xff\xda", frame.scan)
         most = min(_MOST_SCANS, _SCANS_OF_LARGEST * max_pixels // pixels)
         if scans > most:
             raise too_many_pieces(f"{scans} scans of {frame.width}x{frame.height} pixels", most)
-        # All coefficients, of 16 bits, are collected: up to four components.
+        # The decoder holds all coefficients: 16 bits each, in up to four components.
         extra = 8 * pixels
     kept.append((frame.scan, len(data)))
     return Checked(joined(data, kept), extra)
 
 
 def jpeg_frame(data: bytes, start: int, kept: list[tuple[int, int]] | None = None) -> Frame:
-    """What the segments of the JPEG at `start` say, up to its first scan.
+    """Read the segments of a JPEG up to its first scan.
 
-    kept: gets the segments that are no metadata, as places in `data`.
+    Args:
+        data: The file that contains the JPEG.
+        start: Where the JPEG begins in `data`.
+        kept: If given, the (start, end) of each segment that is not metadata is added to it.
 
     Raises:
-        ImageError: no JPEG, or of a kind that is not taken.
+        ImageError: It is not a JPEG, or of a kind that is not accepted.
     """
     frame: tuple[int, int, int, bool] | None = None
     position = start + 2
@@ -124,7 +137,7 @@ def jpeg_frame(data: bytes, start: int, kept: list[tuple[int, int]] | None = Non
 
 
 def _jpeg_frame(code: int, segment: bytes) -> tuple[int, int, int, bool]:
-    """Width, height, components, and whether it is progressive."""
+    """Return width, height, components, and whether the JPEG is progressive."""
     if code not in _JPEG_TAKEN:
         raise ImageError("a JPEG with lossless, hierarchical or arithmetic coding, which is not taken")
     _, _, height, width, components = struct.unpack(">HBHHB", segment)
@@ -132,7 +145,7 @@ def _jpeg_frame(code: int, segment: bytes) -> tuple[int, int, int, bool]:
 
 
 def png(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like the others
-    """Keep the chunks that make the pixels: no texts or profiles to unpack, no frames of an animation."""
+    """Check a PNG: keep the chunks that define the pixels, and drop texts, profiles and animation frames."""
     kept: list[tuple[int, int]] = [(0, 8)]
     seen: set[bytes] = set()
     position = 8
@@ -155,7 +168,7 @@ def png(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like
 
 
 def gif(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like the others
-    """Drop comments and applications' blocks before the first frame."""
+    """Check a GIF: drop comments and application blocks before the first frame."""
     if len(data) < 13:
         raise damaged()
     position = 13 + ((6 << (data[10] & 7)) if data[10] & 0x80 else 0)
@@ -171,7 +184,7 @@ def gif(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like
         start = position
         position += 1
         if kind != b"!":
-            # Pillow passes over what is no block; some writers leave a zero.
+            # Pillow skips bytes that begin no block; some writers leave a zero.
             continue
         position += 1
         while position < len(data) and data[position]:
@@ -186,11 +199,11 @@ def gif(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like
 
 
 def bmp(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like the others
-    """Bound what is coded by run lengths."""
+    """Check a BMP: bound the size of one with run-length coding."""
     if len(data) >= 34 and int.from_bytes(data[14:18], "little") != 12:
         width, height, compression = *struct.unpack_from("<ii", data, 18), data[30]
         pixels = abs(width * height)
-        # The second: codes that make no pixel.
+        # The second condition bounds codes that produce no pixel.
         if compression in (1, 2) and (pixels > _RLE_PIXELS or len(data) > 2 * pixels + 4096):
             raise ImageTooLarge(
                 f"a run-length coded BMP of {abs(width)}x{abs(height)} pixels and {len(data)} bytes, "
@@ -200,7 +213,7 @@ def bmp(data: bytes, max_pixels: int) -> Checked:  # noqa: ARG001 - a check like
 
 
 def webp(data: bytes, max_pixels: int) -> Checked:
-    """Count the chunks, and read the canvas, which is allocated when the image is opened."""
+    """Check a WebP: bound its chunks and its canvas, which is allocated when the image is opened."""
     position, most = 12, len(data)
     for _ in range(MOST_PIECES):
         if position + 8 > most:
@@ -218,12 +231,12 @@ def webp(data: bytes, max_pixels: int) -> Checked:
 
 
 def too_many_pixels(width: int, height: int, max_pixels: int) -> ImageTooLarge:
-    """The error of an image over MAX_IMAGE_PIXELS."""
+    """Return the error for an image over MAX_IMAGE_PIXELS."""
     return ImageTooLarge(f"{width}x{height} pixels, more than the {max_pixels} that are taken")
 
 
 def joined(data: bytes, kept: list[tuple[int, int]]) -> bytes:
-    """The parts of `data` that were kept; `data` itself, not a copy, where they are all of it."""
+    """Join the kept (start, end) parts of `data`; return `data` itself, uncopied, if all of it was kept."""
     runs: list[tuple[int, int]] = []
     for start, end in kept:
         if runs and runs[-1][1] == start:

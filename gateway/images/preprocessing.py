@@ -1,7 +1,7 @@
-"""An image's bytes to the pixels that a model's graph takes. Pure functions; no network, no event loop.
+"""Turns an image's bytes into the pixels that a model takes. Pure functions; no network, no event loop.
 
-The steps are those of open_clip's own transform, in its order: resize in the image's own mode, cut or fill,
-convert to RGB. EXIF orientation is not applied, because that transform does not.
+The steps are those of open_clip's own transform, in the same order: resize in the image's own mode, crop or
+pad, convert to RGB. EXIF orientation is not applied, because open_clip's transform does not apply it.
 Sources: open_clip 3.3, `transform.py` (MIT licence); torchvision, `transforms/functional.py` (BSD-3-Clause).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-# Named one by one: what is not imported here cannot be opened, Pillow's other readers among them.
+# Only the readers imported here can open an image; none of Pillow's other readers can.
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -45,21 +45,21 @@ _KINDS: dict[bytes, tuple[type[ImageFile.ImageFile], Callable[[bytes, int], Chec
     b"MM": (TiffImagePlugin.TiffImageFile, tiff),
     b"ftyp": (AvifImagePlugin.AvifImageFile, avif),
 }
-"""By how an image begins, AVIF by its second word: Pillow's reader, and the check that comes before it."""
+"""Pillow's reader and the check before it, by the image's first bytes; for AVIF, by its second word."""
 
 FORMATS = tuple(
     dict.fromkeys(str(reader.format) for reader, _ in _KINDS.values() if reader.format in Image.OPEN)
 )
-"""Told by the content; what a server or a caller calls it is never asked."""
+"""Accepted formats, detected from the content; types that a server or a caller declares are ignored."""
 
 _LONGEST_EDGE = 1 << 18
-"""Pixels: resizing keeps 32 bytes of weights for each pixel of an edge, however few the other edge has."""
+"""Most pixels of an edge: resizing holds 32 bytes of weights per pixel of it, however short the other is."""
 
 _LARGEST_DETOUR = 8
-"""An enlarged image up to so many times the model's size is made whole and then cut, as torchvision does."""
+"""Up to this many times the model's size, an enlarged image is made whole and cropped, as in torchvision."""
 
 _MARGIN = 4
-"""Pixels beside the part that is resized which still count: Pillow's widest filter here takes two."""
+"""Pixels around the resized part that are kept for the filter: Pillow's widest filter here needs two."""
 
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -67,7 +67,7 @@ _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
-# What Pillow's readers raise for damaged content.
+# Exceptions that Pillow's readers raise for damaged content.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -83,26 +83,29 @@ _DAMAGED = (
 
 
 _MOST_BYTES_A_PIXEL = 24
-"""Of `memory`, for an image that is what it claims to be."""
+"""Largest result of `memory`, per allowed pixel, for an image whose header is honest."""
 
 _EXTRA = "extra"
-"""Where `Image.info` has the bytes that decoding holds besides what mode and size tell."""
+"""Key of `Image.info` for the bytes of memory that decoding needs beyond what mode and size imply."""
 
 
 def open_image(data: bytes, max_pixels: int, file: Callable[[bytes], io.BytesIO] = io.BytesIO) -> Image.Image:
-    """Read the header; nothing is decoded yet.
+    """Check an image and read its header; nothing is decoded yet.
 
-    file: what the decoder reads from.
+    Args:
+        data: The image's bytes.
+        max_pixels: MAX_IMAGE_PIXELS.
+        file: Makes the file that the decoder reads from.
 
     Raises:
-        ImageError: not an image of a known format, or one that would cost more than its size says.
-        ImageTooLarge: it has more than `max_pixels`.
+        ImageError: The image has no known format, or would cost more than its size implies.
+        ImageTooLarge: It has more than `max_pixels` pixels, or too long an edge.
     """
     if not data:
         raise ImageError("no bytes")
     reader, check = _kind(data)
     checked = check(data, max_pixels)
-    # Its own guard warns at this number and raises at twice it, also where a frame enlarges the image.
+    # Pillow's own guard warns above this number and raises above twice it, also when a frame is larger.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         image = Image.open(file(checked.data), formats=(str(reader.format),))
@@ -130,30 +133,30 @@ def _unknown() -> ImageError:
 
 
 def memory(image: Image.Image) -> int:
-    """Bytes that decoding and resizing an opened image may hold at once, not less."""
+    """Return an upper bound of the bytes that decoding and resizing an opened image hold at a time."""
     width, height = image.size
     stored = 1 if image.mode in ("1", "L", "P") else 4
     if image.format == "WEBP":
         # The decoder's own planes or canvases, its output, and Pillow's image.
         each = 20
     elif image.format == "AVIF":
-        # Its output twice, and Pillow's image; the planes are extra.
+        # The decoder's output twice, and Pillow's image; the decoder's planes are in `_EXTRA`.
         each = 12
     elif image.format == "TIFF":
-        # A strip or tile is decoded whole, of up to 12 bytes a pixel; a tile may be larger than the image.
+        # A strip or tile is decoded whole, at up to 12 bytes a pixel; a tile may be larger than the image.
         width = max(width, _tag(image, TiffImagePlugin.TILEWIDTH))
         height = max(height, _tag(image, TiffImagePlugin.TILELENGTH))
         each = 4 * stored
     else:
         each = stored
     if image.mode in ("LA", "PA", "RGBA"):
-        # Resizing works on a copy in which alpha is multiplied in.
+        # Resizing works on a copy with premultiplied alpha.
         each += 4
     return each * width * height + int(image.info.get(_EXTRA, 0))
 
 
 def _tag(image: Image.Image, number: int) -> int:
-    """A whole number among a TIFF's tags, 0 where there is none."""
+    """Return the integer value of a TIFF's tag, 0 if there is none."""
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     value = image.tag_v2.get(number, 0)
     return value if isinstance(value, int) else 0
@@ -162,18 +165,25 @@ def _tag(image: Image.Image, number: int) -> int:
 def preprocess(
     image: Image.Image, spec: ImagePreprocessing, check: Callable[[], None] = lambda: None
 ) -> Pixels:
-    """Decode an opened image and bring it to the model's size: uint8 [height, width, 3], RGB.
+    """Decode an opened image and bring it to the model's size.
 
-    check: called between decoding and resizing; what it raises ends the work.
+    Args:
+        image: From `open_image`.
+        spec: The model's preprocessing.
+        check: Called between decoding and resizing; an exception from it ends the work.
+
+    Returns:
+        Pixels uint8 [height, width, 3], RGB.
 
     Raises:
-        ImageError: it is damaged or cut short.
+        ImageError: The image is damaged or cut short, or needs too much memory.
+        ImageTooLarge: It has too many pixels.
     """
     try:
         image.load()
         check()
         fitted = _FIT[spec.resize_mode](image, spec)
-        # A copy: the array of another library's memory is read-only and keeps the image alive.
+        # A copy, because a view of Pillow's memory would be read-only and keep the image alive.
         return np.array(fitted.convert("RGB"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge("too many pixels") from error
@@ -184,7 +194,7 @@ def preprocess(
 
 
 def _shortest(image: Image.Image, spec: ImagePreprocessing) -> Image.Image:
-    """The shorter edge to the size, the longer in proportion; the centre is cut out."""
+    """Resize the shorter edge to the model's size, the longer in proportion, and crop the centre."""
     width, height = image.size
     if spec.height == spec.width:
         # torchvision's Resize: the longer edge is rounded down.
@@ -192,7 +202,7 @@ def _shortest(image: Image.Image, spec: ImagePreprocessing) -> Image.Image:
         longer = int(size * max(width, height) / min(width, height))
         resized = (size, longer) if width <= height else (longer, size)
     else:
-        # open_clip's ResizeKeepRatio, which it gives no interpolation: bicubic, whatever the model says.
+        # open_clip's ResizeKeepRatio, to which it passes no interpolation: bicubic, whatever the model says.
         ratio = min(height / spec.height, width / spec.width)
         resized, resample = (round(width / ratio), round(height / ratio)), Image.Resampling.BICUBIC
     enlarged = resized[0] * resized[1]
@@ -202,15 +212,15 @@ def _shortest(image: Image.Image, spec: ImagePreprocessing) -> Image.Image:
 
 
 def _longest(image: Image.Image, spec: ImagePreprocessing) -> Image.Image:
-    """The longer edge to the size, the shorter in proportion; what is missing is filled."""
+    """Resize the longer edge to the model's size, the shorter in proportion, and pad the rest."""
     ratio = max(image.height / spec.height, image.width / spec.width)
-    # open_clip fails where this rounds to no pixel at all.
+    # open_clip fails if this rounds to 0 pixels.
     resized = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     return _centre(_resize(image, resized, _INTERPOLATIONS[spec.interpolation]), spec, fill=spec.fill_color)
 
 
 def _squash(image: Image.Image, spec: ImagePreprocessing) -> Image.Image:
-    """Both edges to the size."""
+    """Resize both edges to the model's size."""
     return _resize(image, (spec.width, spec.height), _INTERPOLATIONS[spec.interpolation])
 
 
@@ -224,10 +234,10 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
 def _resize_centre(
     image: Image.Image, resized: tuple[int, int], spec: ImagePreprocessing, resample: Image.Resampling
 ) -> Image.Image:
-    """The centre of `image` as enlarged to `resized`, without making the rest.
+    """Return the centre of `image` as enlarged to `resized`, without computing the rest.
 
-    Within 1/255 of the whole; where alpha is small, within what dividing by it makes of that.
-    1x10,000 pixels with the shorter edge at 224 would be 224x2,240,000.
+    An image of 1x10,000 pixels, its shorter edge enlarged to 224, would otherwise become 224x2,240,000. The
+    result is within 1/255 of the whole image's; where alpha is small, division by alpha enlarges that.
     """
     left, top = round((resized[0] - spec.width) / 2.0), round((resized[1] - spec.height) / 2.0)
     across, down = image.width / resized[0], image.height / resized[1]
@@ -237,17 +247,17 @@ def _resize_centre(
     part = image.crop(
         (near_x, near_y, min(image.width, int(x1) + _MARGIN), min(image.height, int(y1) + _MARGIN))
     )
-    # As `resize` does by itself, here once for both steps.
+    # `resize` would premultiply alpha in each of the two steps; here it is done once.
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(image.mode)
     part = part.convert(premultiplied) if premultiplied else part
-    # Pillow chooses the order by the sizes; when it enlarges, this one. Rounding in between tells them apart.
+    # Pillow chooses the order by the sizes; to enlarge, it uses this one. Rounding makes the order matter.
     part = part.resize((spec.width, part.height), resample, box=(x0 - near_x, 0, x1 - near_x, part.height))
     part = part.resize((spec.width, spec.height), resample, box=(0, y0 - near_y, spec.width, y1 - near_y))
     return part.convert(image.mode) if premultiplied else part
 
 
 def _centre(image: Image.Image, spec: ImagePreprocessing, fill: int) -> Image.Image:
-    """The middle of the model's size, filled where the image is smaller. torchvision's rounding."""
+    """Crop the centre to the model's size, padding a smaller image; rounded as in torchvision."""
     missing_x, missing_y = max(0, spec.width - image.width), max(0, spec.height - image.height)
     if missing_x or missing_y:
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
@@ -259,7 +269,7 @@ def _centre(image: Image.Image, spec: ImagePreprocessing, fill: int) -> Image.Im
 
 
 def _filled(image: Image.Image, border: tuple[int, int, int, int], fill: int) -> Image.Image:
-    """With a border, in the image's own mode: the fill of a palette image is an index."""
+    """Add a border in the image's own mode; in a palette image `fill` is an index."""
     bands = len(image.getbands())
     wider = ImageOps.expand(image, border=border, fill=fill if bands == 1 else (fill,) * bands)
     if image.mode == "P":

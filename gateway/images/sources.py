@@ -1,4 +1,4 @@
-"""What a string that stands for an image is: a URL, a data URI or bare base64. Pure functions of a string."""
+"""Reads the string that stands for an image: a URL, a data URI or bare base64. Pure functions of a string."""
 
 import binascii
 import io
@@ -10,14 +10,14 @@ from gateway.images.headers import ImageError, ImageTooLarge
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _STEP = 1 << 18
-"""Characters decoded in one go, a multiple of four: the interpreter's lock is held meanwhile, under 1 ms."""
+"""Characters decoded in one call, a multiple of four; the GIL is held meanwhile, for less than 1 ms."""
 
 
 def is_url(text: str) -> bool:
-    """Whether an image is to be fetched.
+    """Return whether an image must be fetched.
 
     Raises:
-        ImageError: a URL of another scheme than http and https.
+        ImageError: The text is a URL with a scheme other than http and https.
     """
     match = _SCHEME.match(text[:64].lstrip())
     if match is None or match[1].lower() == "data":
@@ -28,16 +28,16 @@ def is_url(text: str) -> bool:
 
 
 def decode(text: str, max_bytes: int) -> bytes:
-    """The bytes of a data URI, or of base64: standard or URL-safe, padded or not, broken into lines or not.
+    """Decode a data URI or base64: standard or URL-safe, with or without padding and line breaks.
 
     Raises:
-        ImageError: it is not base64, or empty.
-        ImageTooLarge: more than `max_bytes`.
+        ImageError: The text is not base64, or empty.
+        ImageTooLarge: There are more than `max_bytes` bytes.
     """
     text = text.strip()
     is_base64 = True
     if text[:5].lower() == "data:":
-        # The type that it claims is not asked; the content says what it is.
+        # The media type is ignored; the format is detected from the content.
         head, comma, text = text.partition(",")
         if not comma:
             raise ImageError("a data URI without a comma")
@@ -45,7 +45,7 @@ def decode(text: str, max_bytes: int) -> bytes:
     is_quoted = not is_base64 or "%" in text
     if not is_quoted:
         text = _unbroken(text)
-    # Exact is the check below; this one spares the decoding.
+    # An early bound that saves the decoding; the check below is exact.
     if len(text) * 3 // 4 > (max_bytes + 3) * (4 if is_quoted else 1):
         raise ImageTooLarge(f"more than {max_bytes} bytes")
     if is_quoted:
@@ -70,7 +70,7 @@ def _base64(text: str) -> bytes:
         for start in range(0, len(text), _STEP):
             part = text[start : start + _STEP].encode("ascii").translate(_STANDARD)
             if len(part) % 4:
-                # Only the last part can be no multiple of four; padding may be left out.
+                # Only the last part can have another length than a multiple of four; padding is optional.
                 part += b"=" * (-len(part) % 4)
             decoded.write(binascii.a2b_base64(part, strict_mode=True))
     except (UnicodeEncodeError, binascii.Error) as error:

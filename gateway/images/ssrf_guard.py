@@ -1,8 +1,8 @@
-"""HTTP connections to permitted addresses only, checked where the connection is made.
+"""Makes HTTP connections to permitted addresses only; the check is made at the connection itself.
 
-A name is resolved here, its addresses are checked, and the connection goes to the very address that was
-checked; so a name that answers otherwise a moment later gains nothing, and neither does a redirect. TLS and
-the `Host` header still have the name. Proxies of the environment are not used: they would connect elsewhere.
+A name is resolved here, its addresses are checked, and the connection goes to the address that was checked.
+So neither DNS rebinding nor a redirect can get past the check. TLS and the `Host` header still use the name.
+Proxies from the environment are not used, because they would connect elsewhere.
 """
 
 import asyncio
@@ -18,31 +18,31 @@ import httpx
 from gateway.allowed_hosts import Address, AllowedHosts
 
 CONNECT_SECONDS = 5.0
-"""For one address of a host, before the next is tried."""
+"""Timeout for one address of a host, after which the next is tried."""
 
 _RESOLVERS = 8
 _IDLE_SECONDS = 15.0
 
 
 class AddressForbidden(Exception):
-    """The host has no address that may be connected to."""
+    """None of the host's addresses is permitted."""
 
 
 class HostUnknown(Exception):
-    """The host's name has no address at all."""
+    """The host's name does not resolve."""
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Opens the connections of a pool."""
+    """Opens a pool's connections, to permitted addresses only."""
 
     def __init__(self, allowed: AllowedHosts) -> None:
         self._allowed = allowed
         self._plain = httpcore.AnyIOBackend()
-        # Of its own: names of a slow server must not take the threads that everything else runs in.
+        # A pool of its own: a slow DNS server must not occupy the threads that everything else runs in.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads without waiting for their current work."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def connect_tcp(
@@ -56,8 +56,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first permitted address that answers.
 
         Raises:
-            AddressForbidden, HostUnknown: there is none.
-            httpcore.ConnectError, httpcore.ConnectTimeout: none answers.
+            AddressForbidden: The host has no permitted address.
+            HostUnknown: The host's name does not resolve.
+            httpcore.ConnectError, httpcore.ConnectTimeout: No permitted address answers.
         """
         permitted = [address for address in await self._resolve(host, port) if self._permits(host, address)]
         if not permitted:
@@ -78,11 +79,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ARG002 - the protocol's
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - the protocol's
     ) -> httpcore.AsyncNetworkStream:
-        """Never: a file is no host."""
+        """Refuse the connection: a file is not a host."""
         raise AddressForbidden(path)
 
     async def sleep(self, seconds: float) -> None:
-        """As the protocol of backends asks."""
+        """Sleep; part of httpcore's backend interface."""
         await asyncio.sleep(seconds)
 
     async def _resolve(self, host: str, port: int) -> list[str]:
@@ -103,8 +104,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 class GuardedTransport(httpx.AsyncBaseTransport):
     """Carries httpx's requests over a pool of guarded connections.
 
-    Not httpx's own transport with its pool exchanged: were that attribute ever renamed, nothing would be
-    checked and nothing would fail.
+    The alternative, replacing the pool of httpx's own transport, is not safe: if that attribute were renamed,
+    nothing would be checked and nothing would fail.
     """
 
     def __init__(self, allowed: AllowedHosts, connections: int) -> None:
@@ -121,8 +122,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         """Send one request.
 
         Raises:
-            AddressForbidden, HostUnknown: as `GuardedBackend.connect_tcp`.
-            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError: as their names say.
+            AddressForbidden, HostUnknown: As `GuardedBackend.connect_tcp`.
+            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError: As their names say.
         """
         url = request.url
         answer = await self._pool.handle_async_request(
@@ -150,7 +151,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.AsyncByteStream):
-    """The body of an answer as it comes."""
+    """The body of a response, streamed."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401 - httpcore types it as any iterable
         self._stream: AsyncIterable[bytes] = stream

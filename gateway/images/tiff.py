@@ -1,4 +1,4 @@
-"""The check of `image_headers` for TIFF: tags, strips and tiles, compressions."""
+"""Checks a TIFF like the checks of `headers.py`: its tags, strips, tiles and compression."""
 
 import struct
 from typing import NamedTuple
@@ -24,7 +24,7 @@ _OF_COLORS = (262, 266, 274, 292, 293, 317, 332, 338, 339, 529, 530, 531, 532)
 _MOST_VALUES = dict.fromkeys((*_OF_PIXELS, _TILE_LENGTH, *_OF_COLORS), 16)
 _MOST_VALUES |= dict.fromkeys(_STRIPS, _MOST_STRIPS)
 _MOST_VALUES |= {_COLOR_MAP: 3 << 8, _JPEG_TABLES: 1 << 16, _XMP: 1 << 32}
-"""Tags that make the pixels, with the most values of each; XMP may hold the orientation. No other is kept."""
+"""Tags that are kept, with the most values of each: they define the pixels. XMP may hold the orientation."""
 
 _TYPES = {1: "B", 2: "s", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "s", 8: "h", 9: "l", 10: "ll", 11: "f", 12: "d"}
 _TYPES |= {13: "L", 16: "Q"}
@@ -32,7 +32,7 @@ _BYTES = (1, 7)
 
 
 class _Layout(NamedTuple):
-    """How a TIFF, or a BigTIFF, writes numbers: `struct`'s formats."""
+    """Formats of `struct` for the numbers of a TIFF or BigTIFF."""
 
     order: str
     word: str
@@ -44,13 +44,13 @@ class _Layout(NamedTuple):
 
 
 def tiff(data: bytes, max_pixels: int) -> Checked:
-    """Bound strips, tags and scans, and leave one directory with the tags that make the pixels."""
+    """Check a TIFF: bound strips, tags and scans; keep one directory, of the tags in _MOST_VALUES."""
     try:
         layout = _LAYOUTS.get(data[:4])
         if layout is None:
             raise damaged()
         kept, tags = _tags(data, layout)
-        # A new directory at the end, with no other after it; the first offset leads there.
+        # A new directory at the end of the file, the only one; the header's offset points to it.
         place = struct.calcsize("=" + layout.word)
         directory = struct.pack(layout.order + layout.number, len(kept)) + b"".join(kept) + bytes(place)
         start = len(data) + len(data) % 2
@@ -67,14 +67,14 @@ _LAYOUTS = {
     b"MM\0*": _Layout(">", "L", "H", "HHL4s"),
     b"II+\0": _Layout("<", "Q", "Q", "HHQ8s"),
 }
-"""What Pillow and libtiff read alike."""
+"""Headers that Pillow and libtiff read in the same way."""
 
 _Tag = tuple[int, int, int]
-"""Type, number of values, and where they are."""
+"""Type, number of values, and the position of the values."""
 
 
 def _tags(data: bytes, layout: _Layout) -> tuple[list[bytes], dict[int, _Tag]]:
-    """The entries that are kept, and what they say."""
+    """Return the directory entries to keep, and the tags that they hold."""
     size = struct.calcsize("=" + layout.word)
     start = layout.read(layout.word, data, size)
     number = layout.read(layout.number, data, start)
@@ -100,7 +100,7 @@ def _tags(data: bytes, layout: _Layout) -> tuple[list[bytes], dict[int, _Tag]]:
 
 
 def _check_strips(data: bytes, layout: _Layout, tags: dict[int, _Tag], max_pixels: int) -> None:
-    """No more strips or tiles than the picture has, and of JPEG no more than one scan each."""
+    """Refuse more strips or tiles than the picture can have, and JPEG strips of several scans."""
 
     def values(tag: int, default: int = 0) -> tuple[int, ...]:
         kind, count, at = tags.get(tag, (0, 0, 0))

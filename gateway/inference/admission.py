@@ -1,131 +1,111 @@
-"""How much of a model's work is in Triton at a time, and what waits for it here or is refused.
+"""Decides how much of a model's work is in Triton at a time, what waits here, and what is refused.
 
-What has gone to Triton cannot be taken back; what waits here can, when its client goes away or its time is
-over. So Triton gets as much as its batcher can use, and the rest waits in two lanes for each model: requests
-of a few inputs, and bulk. Each lane has rows of its own in Triton, so that neither waits for as long as the
-other is; within a lane a request has one place in the queue at a time, so that requests take turns.
+Work that has gone to Triton cannot be taken back. Work that waits here can be dropped when its client
+disconnects or its time is over. So Triton gets as much as its batcher can use, and the rest waits here in two
+lanes for each model: requests of a few inputs, and bulk. Each lane has inputs of its own in Triton, so that
+neither waits for as long as the other is. Within a lane a request has one place in the queue at a time, so
+that requests take turns.
+
+A request is refused with 429 when its predicted wait, the work ahead of it over the measured rate, exceeds
+MAX_QUEUE_SECONDS or its own `timeout_ms`, or when more than MAX_QUEUED_INPUTS wait. Until a rate has been
+measured it is let in.
 """
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
 from time import monotonic
 
+from gateway.concurrency import Deadline, too_late
 from gateway.errors import DeadlineExceeded, Overloaded
-from gateway.inference.deadline import Deadline, too_late
 from gateway.inference.disconnect import watch_caller
 from gateway.telemetry.metrics import Queue
+from gateway.telemetry.tracing import traced
 
 FEW = 16
 """Inputs up to which a request goes by the lane of the small ones."""
 
 LEAST_WINDOW = 32
-"""Rows in Triton where a model's batches are small, or slow."""
+"""Inputs of a lane that may be in Triton however small or slow the model's batches are."""
 
 WINDOW_SECONDS = 0.5
-"""Of work that is in Triton at most, of either lane: what is there waits for all that went before it."""
-
-AT_ONCE = 128
-"""Requests in a lane, waiting or in Triton, up to which none is refused but by MAX_QUEUED_ROWS."""
-
-BURST_ROWS = 512
-"""Rows in a lane up to which more requests than that are let in: hundreds of clients with a text each."""
-
-BURST_SECONDS = 0.25
-"""Of work at the rate that was measured, which is less than that for slow models."""
-
-OVERLOAD_ROWS = 32
-"""Rows that may wait in an overload instead, since what they wait all wait then."""
-
-OVERLOAD_SECONDS = 5.0
-"""Without a refusal, after which an overload is over."""
-
-LONGEST_RETRY = 60
-"""Seconds that a refused caller is told to wait at most."""
+"""Seconds of work of one lane that may be in Triton: all that comes later waits for it."""
 
 RATE_SECONDS = 0.5
-"""Of work, over which the rate is measured."""
+"""Seconds of work over which the rate is measured."""
 
-
-class Overload:
-    """Whether any lane has refused a request lately."""
-
-    __slots__ = ("_refused",)
-
-    def __init__(self) -> None:
-        self._refused = -math.inf
-
-    def note(self) -> None:
-        """A request is refused."""
-        self._refused = monotonic()
-
-    def lasts(self) -> bool:
-        """Whether more are likely to be."""
-        return monotonic() - self._refused < OVERLOAD_SECONDS
+LONGEST_RETRY = 60
+"""Largest `Retry-After`, in seconds."""
 
 
 class Lane:
     """The requests of one kind for one model; for one event loop.
 
-    served: name in Triton. bulk: of many inputs each. most_rows: MAX_QUEUED_ROWS. any_lane: of all lanes.
+    Work is counted in a unit that is proportional to its cost: tokens of texts, or images.
+
+    Args:
+        triton_name: The model's.
+        bulk: Whether the lane is that of requests with many inputs.
+        max_inputs: MAX_QUEUED_INPUTS.
+        max_seconds: MAX_QUEUE_SECONDS.
     """
 
-    def __init__(self, served: str, *, bulk: bool, most_rows: int, any_lane: Overload) -> None:
+    def __init__(self, triton_name: str, *, bulk: bool, max_inputs: int, max_seconds: float) -> None:
         self.bulk = bulk
         self.window = LEAST_WINDOW
-        self._timely = math.inf
-        self._metrics = Queue.of(served, "bulk" if bulk else "small")
-        self._most_rows = most_rows
-        self.requests = 0
         self.waiting = 0
+        self.waiting_work = 0.0
+        self._max_inputs = max_inputs
+        self._max_seconds = max_seconds
+        self._metrics = Queue.of(triton_name, "bulk" if bulk else "small")
         self._in_triton = 0
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._work_in_triton = 0.0
+        self._queue: deque[tuple[int, float, asyncio.Future[None]]] = deque()
         self._shown = 0
-        self._any_lane = any_lane
-        self._overload = Overload()
-        self._coming: list[int] = []
-        # Rows done and seconds of work since the rate was last measured, and since when there is work.
-        self._done, self._worked, self._since = 0, 0.0, 0.0
-        self._measures = False
+        # Work done and the seconds it took since the rate was last measured, and since when there is work.
+        self._done, self._worked, self._since = 0.0, 0.0, 0.0
+        self._is_first_measure = True
         self._rate: float | None = None
 
-    def arrive(self, rows: int) -> None:
-        """Count a request.
+    def arrive(self, rows: int, work: float, deadline: Deadline) -> None:
+        """Count a request of `rows` inputs.
 
         Raises:
-            Overloaded: it would have to wait for too long.
+            Overloaded: It would wait for too long, or too many inputs wait.
         """
-        if (refusal := self._refusal(rows)) is not None:
-            raise refusal
-        self.requests += 1
+        if reason := self._refusal(rows, deadline):
+            self._metrics.refused.inc()
+            raise Overloaded(
+                f"the model's queue is full: {reason}; retry later, or send less", self.retry_after()
+            )
         self.waiting += rows
+        self.waiting_work += work
 
-    def early_refusal(self, rows: int) -> Overloaded | None:
-        """What a request would be told by `arrive`; if it is nothing, it arrives in the loop's next turn."""
-        refusal = self._refusal(rows, self._coming)
-        if refusal is None:
-            if not self._coming:
-                asyncio.get_running_loop().call_soon(self._coming.clear)
-            self._coming.append(rows)
-        return refusal
+    def _refusal(self, rows: int, deadline: Deadline) -> str | None:
+        if self.waiting and self.waiting + rows > self._max_inputs:
+            return f"{self.waiting} inputs are waiting"
+        wait = self.predicted_wait()
+        if wait > self._max_seconds:
+            return f"{self.waiting} inputs are waiting, about {wait:.1f} s of work"
+        if deadline.own and wait > deadline.moment - monotonic():
+            return f"about {wait:.1f} s of work are waiting, which is longer than timeout_ms"
+        return None
 
-    def _refusal(self, rows: int, ahead: Sequence[int] = ()) -> Overloaded | None:
-        """What a request is told that would have to wait for too long; ahead: rows of those before it."""
-        waiting = self.waiting + sum(ahead)
-        if not waiting or not self._is_full(rows, waiting, self.requests + len(ahead)):
-            return None
-        self._any_lane.note()
-        self._metrics.refused.inc()
-        return Overloaded(
-            f"the model's queue is full: {self.waiting} inputs are waiting; retry later, or send less",
-            self.retry_after(),
-        )
+    def predicted_wait(self) -> float:
+        """Seconds until all that is here now is done; 0 until a rate has been measured."""
+        return (self.waiting_work + self._work_in_triton) / self._rate if self._rate else 0.0
 
-    def leave(self, rows: int, error: type[BaseException] | None) -> None:
-        """A request is over; `rows` of it have not gone to Triton. error: how it ended."""
-        self.requests -= 1
-        self.waiting -= rows
+    def retry_after(self) -> int:
+        """Seconds in which all that waits now is done, at the present rate; from 1 to LONGEST_RETRY."""
+        rate = self._rate
+        if rate is None:
+            # The first work of this lane is not over: its own pace is all there is to go by.
+            rate = self._done / max(self._worked + monotonic() - self._since, 0.001)
+        return min(LONGEST_RETRY, max(1, math.ceil(self.waiting_work / rate))) if rate else 1
+
+    def leave(self, rows: int, work: float, error: type[BaseException] | None) -> None:
+        """A request is over, by `error` or well; `rows` of it, this much work, have not gone to Triton."""
+        self.take(rows, work)
         if self.waiting != self._shown:
             self.show()
         if error is None:
@@ -135,60 +115,60 @@ class Lane:
         elif rows and issubclass(error, asyncio.CancelledError):
             self._metrics.dropped.inc()
 
-    def retry_after(self) -> int:
-        """Seconds in which all that waits now is done, at the present rate."""
-        rate = self._rate
-        if rate is None:
-            # The first work of this lane is not over: what there is to go by.
-            rate = self._done / max(self._worked + monotonic() - self._since, 0.001)
-        return min(LONGEST_RETRY, math.ceil(self.waiting / rate)) if rate else 1
-
-    def _is_full(self, rows: int, waiting: int, requests: int) -> bool:
-        if waiting + rows > self._most_rows:
-            return True
-        if requests < AT_ONCE or waiting < OVERLOAD_ROWS:
-            return False
-        burst = BURST_ROWS if self._rate is None else min(BURST_ROWS, self._rate * BURST_SECONDS)
-        if not self._overload.lasts() and waiting + self._in_triton + rows <= burst:
-            return False
-        self._overload.note()
-        return True
+    def take(self, rows: int, work: float) -> None:
+        """Count rows, and their work, as waiting no more."""
+        self.waiting -= rows
+        # Sums of fractions do not come back to 0 by themselves.
+        self.waiting_work = self.waiting_work - work if self.waiting else 0.0
 
     def show(self) -> None:
-        """Tell the metrics how many rows wait."""
+        """Tell the metrics how many inputs wait."""
         self._shown = self.waiting
         self._metrics.rows.set(self._shown)
 
-    def enter(self, rows: int) -> bool:
-        """Take room for rows in Triton; false where one has to wait for it."""
-        if self._queue or not self._has_room(rows):
+    def enter(self, rows: int, work: float) -> bool:
+        """Take room in Triton; False where the request has to wait for it."""
+        if self._queue or not self._has_room(rows, work):
             return False
+        self._add(rows, work)
+        return True
+
+    def _add(self, rows: int, work: float) -> None:
         if not self._in_triton:
             self._since = monotonic()
         self._in_triton += rows
-        return True
+        self._work_in_triton += work
 
-    def _has_room(self, rows: int) -> bool:
-        return self._in_triton + rows <= min(self.window, self._timely) or not self._in_triton
+    def _has_room(self, rows: int, work: float) -> bool:
+        inputs = self._in_triton + rows
+        if inputs <= LEAST_WINDOW or not self._in_triton:
+            return True
+        timely = self._rate is None or self._work_in_triton + work <= self._rate * WINDOW_SECONDS
+        return timely and inputs <= self.window
 
-    async def wait(self, rows: int, deadline: Deadline) -> None:
-        """Wait for one's turn; what is asked for is then in Triton."""
+    @traced("queue")
+    async def wait(self, rows: int, work: float, deadline: Deadline) -> None:
+        """Wait for room in Triton, and take it.
+
+        Raises:
+            DeadlineExceeded: The deadline passed before.
+        """
         start = monotonic()
         seconds = deadline.remaining()
         watch_caller()
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        late = loop.call_later(seconds, _expire, turn)
-        self._queue.append((rows, turn))
+        granted: asyncio.Future[None] = loop.create_future()
+        late = loop.call_later(seconds, _expire, granted)
+        self._queue.append((rows, work, granted))
         self.show()
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
                 # It was granted in the moment of the cancellation.
-                self.give(rows, done=0)
+                self.give(rows, work, done=0.0)
             else:
-                turn.cancel()
+                granted.cancel()
                 self._wake()
             raise
         except DeadlineExceeded:
@@ -198,63 +178,69 @@ class Lane:
             late.cancel()
         self._metrics.seconds.observe(monotonic() - start)
 
-    def give(self, rows: int, done: int) -> None:
-        """Rows have left Triton; done: how many of them it has computed."""
-        was_full = 2 * self._in_triton >= min(self.window, self._timely)
+    def give(self, rows: int, work: float, done: float) -> None:
+        """Give back room in Triton; `done` is the work that Triton has computed."""
         self._in_triton -= rows
+        self._work_in_triton = self._work_in_triton - work if self._in_triton else 0.0
         self._done += done
-        if self._queue:
-            self._wake()
         now = monotonic()
         worked = self._worked + now - self._since
         if worked >= RATE_SECONDS and self._done:
-            self._note_rate(self._done / worked, full=was_full)
-            self._done, worked = 0, 0.0
-        elif self._in_triton:
-            return
+            self._measure(self._done / worked)
+            self._done, worked = 0.0, 0.0
         self._worked, self._since = worked, now
+        if self._queue:
+            self._wake()
 
     def _wake(self) -> None:
         while self._queue:
-            rows, turn = self._queue[0]
-            if not turn.done():
-                if not self._has_room(rows):
+            rows, work, granted = self._queue[0]
+            if not granted.done():
+                if not self._has_room(rows, work):
                     return
-                self._in_triton += rows
-                turn.set_result(None)
+                self._add(rows, work)
+                granted.set_result(None)
             self._queue.popleft()
 
-    def _note_rate(self, rate: float, *, full: bool) -> None:
-        """full: Triton had what its batcher can use; with less to do it shows less than it can."""
-        if not self._measures:
-            # Of a batch that ended this counts one row; the others belong to the time that comes.
-            self._measures = True
+    def _measure(self, rate: float) -> None:
+        if self._is_first_measure:
+            # A batch's rows end one by one, so the first measure sees only some of its work.
+            self._is_first_measure = False
             return
-        before = rate if self._rate is None else self._rate
-        self._rate = (before + rate) / 2 if full else max(before, rate)
-        self._timely = max(LEAST_WINDOW, self._rate * WINDOW_SECONDS)
+        self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
 
 class Admission:
-    """The lanes of all models. most_rows: that may wait in one lane; a lone request is always let in."""
+    """The lanes of all models.
 
-    def __init__(self, most_rows: int) -> None:
-        self._most_rows = most_rows
-        self.overload = Overload()
+    Args:
+        max_inputs: Inputs that may wait in one lane; a lone request is always let in.
+        max_seconds: Longest predicted wait.
+    """
+
+    def __init__(self, max_inputs: int, max_seconds: float) -> None:
+        self.max_inputs = max_inputs
+        self._max_seconds = max_seconds
         self._lanes: dict[tuple[str, bool], Lane] = {}
 
-    def lane(self, served: str, inputs: int, window: int) -> Lane:
-        """Where a request of so many inputs goes. window: rows of the lane that are in Triton at a time."""
-        key = (served, inputs > FEW)
+    def lane(self, triton_name: str, inputs: int, window: int) -> Lane:
+        """Return the lane of a request with so many inputs.
+
+        Args:
+            triton_name: The model's.
+            inputs: The request's.
+            window: Inputs that Triton's batcher can use at a time.
+        """
+        key = (triton_name, inputs > FEW)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(
-                served, bulk=key[1], most_rows=self._most_rows, any_lane=self.overload
+                triton_name, bulk=key[1], max_inputs=self.max_inputs, max_seconds=self._max_seconds
             )
         lane.window = max(LEAST_WINDOW, window)
         return lane
 
 
-def _expire(turn: "asyncio.Future[None]") -> None:
-    if not turn.done():
-        turn.set_exception(too_late())
+def _expire(granted: "asyncio.Future[None]") -> None:
+    if not granted.done():
+        granted.set_exception(too_late())

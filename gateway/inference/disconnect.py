@@ -1,6 +1,6 @@
-"""The client of the request that a task works for: whether it is still there.
+"""Cancels the task of a request when the request's client disconnects.
 
-Nothing is watched until somebody waits for long: to most requests this costs the making of one object.
+The watch begins only when the task has waited for a while. To most requests it costs one object.
 
 Source of the interface: the ASGI specification, version 3.
 """
@@ -11,13 +11,15 @@ from contextvars import ContextVar
 from starlette.types import Message, Receive, Send
 
 WATCHED_AFTER = 0.03
-"""Seconds of waiting from which on it is worth to know whether the client is still there."""
+"""Seconds of waiting after which the watch for a disconnect begins."""
 
 
-class Caller:
-    """One request's client. Whoever waits calls `watch`; if the client goes away, the task is cancelled.
+class DisconnectWatcher:
+    """Watches one request's client. After `watch`, a disconnect cancels the task that made this object.
 
-    receive: of ASGI; the body must have been read when `watch` is called, since what comes is thrown away.
+    Args:
+        receive: ASGI's `receive`. The body must have been read before `watch` is called, because the watch
+            discards messages.
     """
 
     __slots__ = ("_receive", "_task", "_timer", "_watching", "gone")
@@ -30,24 +32,24 @@ class Caller:
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
-        """From in a moment on, cancel the request's task when the client goes away."""
+        """Begin the watch after WATCHED_AFTER; from then on a disconnect cancels the request's task."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WATCHED_AFTER, self._begin)
 
     def close(self) -> None:
-        """The request is answered."""
+        """End the watch: the request is answered."""
         if self._timer is not None:
             self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
 
     def end(self) -> None:
-        """The request is over. Its task's context holds this: neither must wait for a garbage collection."""
+        """End the watch and break the reference cycle with the task, so that both are freed at once."""
         self.close()
         self._task = self._timer = self._watching = None
 
     def until_answered(self, send: Send) -> Send:
-        """`send` that closes this first: after an answer, what comes is of the next request."""
+        """Wrap `send` to end the watch first: messages after an answer belong to the next request."""
 
         async def answering(message: Message) -> None:
             self.close()
@@ -56,7 +58,7 @@ class Caller:
         return answering
 
     def accept_end(self) -> None:
-        """Take back the cancellation, so that the task can end as any other."""
+        """Take back the cancellation, so that the task can end normally."""
         if self._task is not None:
             self._task.uncancel()
 
@@ -71,12 +73,12 @@ class Caller:
             self._task.cancel()
 
 
-CALLER: ContextVar[Caller | None] = ContextVar("CALLER", default=None)
-"""Of the request that is worked on; none outside of requests."""
+CALLER: ContextVar[DisconnectWatcher | None] = ContextVar("CALLER", default=None)
+"""The watcher of the current request; None outside of requests."""
 
 
 def watch_caller() -> None:
-    """Let the work for the request end when its client has gone; call it before a wait, body read."""
+    """Watch the current request's client; call it before a long wait, when the body has been read."""
     caller = CALLER.get()
     if caller is not None:
         caller.watch()

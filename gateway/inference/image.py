@@ -1,7 +1,7 @@
-"""Images to vectors: fetch, decode, send to Triton, put the answers in order.
+"""Embeds images: fetches and decodes them, sends them to Triton, and puts the answers in order.
 
-Each image goes to Triton alone, so that each can hit its cache, and is merged with others in its dynamic
-batcher. However many images a request carries, only so many are in memory at a time.
+Each image is sent to Triton alone, so that each can hit Triton's cache; Triton's dynamic batcher merges it
+with others. The number of images in memory is bounded, however many a request carries.
 """
 
 import asyncio
@@ -11,32 +11,32 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gateway.concurrency import Deadline, too_late
 from gateway.errors import InvalidInput, NoVector, TooLarge
 from gateway.images.decoder import ImageDecoder
 from gateway.images.fetcher import ImageFetcher
 from gateway.images.headers import ImageError, ImageTooLarge
 from gateway.images.sources import is_url
 from gateway.inference.admission import Admission
-from gateway.inference.deadline import Deadline, too_late
 from gateway.inference.disconnect import watch_caller
-from gateway.inference.slots import Visit
+from gateway.inference.slots import Ticket
 from gateway.inference.vectors import NOT_FINITE, Vectors, unit_length
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog, ImageModel
-from gateway.models.readiness import Verified
+from gateway.models.readiness import ReadinessGate
 from gateway.telemetry.metrics import images_of
 from triton_models.client.errors import NotFinite, TritonTimeout
-from triton_models.client.requests import Queueing
+from triton_models.client.requests import QueueOptions
 from triton_models.server.supervisor import Triton
 
 OF_ONE_REQUEST = 64
-"""Images of one request that are worked on at a time."""
+"""Images of one request that are processed at a time."""
 
 FETCHES_OF_ONE_REQUEST = 8
-"""Of these, how many are fetched at a time: one request's slow hosts must not hold up another's images."""
+"""Images of one request that are fetched at a time: its slow hosts must not hold up other requests."""
 
 DECODED = 64
-"""Images of one lane that are decoded and not answered yet: some megabytes, a full batch."""
+"""Images of one lane that are decoded but not answered yet: a full batch, some megabytes."""
 
 
 class ImageEmbedder:
@@ -46,7 +46,7 @@ class ImageEmbedder:
         self,
         catalog: Catalog,
         triton: Triton,
-        verified: Verified,
+        readiness: ReadinessGate,
         admission: Admission,
         fetcher: ImageFetcher,
         decoder: ImageDecoder,
@@ -56,7 +56,7 @@ class ImageEmbedder:
     ) -> None:
         self._catalog = catalog
         self._triton = triton
-        self._verified = verified
+        self._readiness = readiness
         self._admission = admission
         self._fetcher = fetcher
         self._decoder = decoder
@@ -65,26 +65,34 @@ class ImageEmbedder:
 
     async def embed(
         self,
-        reference: Reference,
+        model_id: ModelId,
         images: Sequence[str],
         *,
         normalize: bool,
         field: str = "image",
         timeout_ms: int | None = None,
     ) -> Vectors:
-        """Vectors float32 [len(images), D], in order.
+        """Embed images with a CLIP model.
 
-        images: http(s) URLs, data URIs or base64. field: where they are in the caller's body, for messages.
-        timeout_ms: of the caller.
+        Args:
+            model_id: The model.
+            images: http(s) URLs, data URIs or base64.
+            normalize: Whether to scale the vectors to unit length.
+            field: The place of the images in the caller's body, for messages.
+            timeout_ms: The caller's time limit, in milliseconds.
+
+        Returns:
+            Vectors float32 [len(images), D], in the order of the images.
 
         Raises:
-            TooLarge: more images than the limit, or one of them is over a limit.
-            InvalidInput, NoVector: an image cannot be used; its index is in the message.
-            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
+            TooLarge: There are more images than the limit, or an image is over a limit.
+            InvalidInput, NoVector: An image cannot be used; its index is in the message.
+            InvalidInput: The model is not a CLIP model.
+            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: As their names say.
         """
-        if not reference.is_clip:
+        if not model_id.is_clip:
             raise InvalidInput(
-                f"{field}: model {reference} embeds text only; a CLIP model is named with pretrained"
+                f"{field}: model {model_id} embeds text only; a CLIP model is named with pretrained"
             )
         if len(images) > self._max_inputs:
             raise TooLarge(f"{len(images)} images in one request; the limit is {self._max_inputs}")
@@ -92,14 +100,14 @@ class ImageEmbedder:
         watch_caller()
         try:
             async with asyncio.timeout(deadline.remaining()):
-                model, vectors = await self._verified.answer(
+                model, vectors = await self._readiness.run_on_ready(
                     self._catalog.images,
-                    reference,
+                    model_id,
                     lambda model: self._embed(model, images, field, deadline),
                 )
         except TimeoutError as error:
             raise too_late() from error
-        images_of(model.served).inc(len(images))
+        images_of(model.triton_name).inc(len(images))
         return unit_length(vectors) if normalize and not model.manifest.normalized else vectors
 
     async def _embed(
@@ -107,9 +115,9 @@ class ImageEmbedder:
     ) -> Vectors:
         vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)
         fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
-        lane = self._admission.lane(model.served, len(images), DECODED)
-        with Visit(lane, len(images), deadline) as visit:
-            work = _Work(model, fetches, deadline, visit)
+        lane = self._admission.lane(model.triton_name, len(images), DECODED)
+        with Ticket(lane, len(images), len(images), deadline) as ticket:
+            work = _Work(model, fetches, deadline, ticket)
 
             async def one(index: int) -> None:
                 try:
@@ -125,24 +133,24 @@ class ImageEmbedder:
         return vectors
 
     async def _embed_one(self, work: "_Work", image: str) -> Vectors:
-        model, fetches, deadline, visit = work
+        model, fetches, deadline, ticket = work
         fetched = is_url(image)
         async with AsyncExitStack() as in_triton:
             async with (
                 fetches if fetched else nullcontext(),
                 self._fetcher.fetch(image) if fetched else nullcontext(image) as source,
             ):
-                turn = in_triton.enter_context(await visit.turn(1))
+                slot = in_triton.enter_context(await ticket.acquire(1))
                 pixels = await self._decoder.decode(source, model.preprocessing, deadline)
-            # The encoded bytes must not wait for Triton.
+            # Free the encoded bytes: they must not stay in memory while the request waits for Triton.
             del source
             try:
                 vectors = await self._triton.client.infer_images(
-                    model.served,
+                    model.triton_name,
                     model.version,
                     pixels[np.newaxis],
                     timeout=deadline.remaining(),
-                    queueing=Queueing(deadline.own, turn),
+                    queueing=QueueOptions(deadline.own, slot),
                 )
             except TritonTimeout as error:
                 raise too_late() from error
@@ -150,16 +158,16 @@ class ImageEmbedder:
 
 
 class _Work(NamedTuple):
-    """What all images of one request have in common."""
+    """Objects that all images of one request share."""
 
     model: ImageModel
     fetches: asyncio.Semaphore
     deadline: Deadline
-    visit: Visit
+    ticket: Ticket
 
 
 async def each(work: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
-    """`work` of 0 to `count` - 1, `at_once` at a time; the first failure cancels the others and is raised."""
+    """Run `work(0)` to `work(count - 1)`, `at_once` at a time; cancel the rest on a failure and raise it."""
     if count == 1:
         await work(0)
         return

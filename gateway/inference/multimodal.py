@@ -1,4 +1,4 @@
-"""Texts and images of one request, embedded at the same time by towers of one conversion."""
+"""Embeds the texts and images of one request at the same time, by towers of the same conversion."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,13 +10,24 @@ from gateway.models.readiness import ANSWERED
 Ask = Callable[[], Coroutine[Any, Any, Any]]
 
 ASKED_AT_MOST = 3
-"""Times that both towers are asked until they are of one conversion; one taking over costs one."""
+"""Attempts to get both answers from one conversion; a switch to a new version costs one attempt."""
 
 
 async def both(texts: Ask, images: Ask) -> tuple[Any, Any]:
-    """The two at once, by towers of one conversion; the first failure is raised as it was.
+    """Run both calls concurrently until both are answered by towers of one conversion.
 
-    A new version of the model may take over between the two: then both are asked once more.
+    A new version of the model may take over between the two answers; then both calls are repeated.
+
+    Args:
+        texts: Starts the embedding of the texts.
+        images: Starts the embedding of the images.
+
+    Returns:
+        The two answers.
+
+    Raises:
+        Unavailable: The answers still came from different conversions after ASKED_AT_MOST attempts.
+        Exception: The first failure of a call, unchanged.
     """
     for _ in range(ASKED_AT_MOST):
         pairs: set[str | None] = set()
@@ -28,7 +39,7 @@ async def both(texts: Ask, images: Ask) -> tuple[Any, Any]:
 
 
 async def _both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
-    """What fails first gives up the other: what of that has not gone to Triton is dropped."""
+    """Await both; the first failure cancels the other, and its work that is not yet in Triton is dropped."""
     text, image = asyncio.create_task(texts), asyncio.create_task(images)
     try:
         await asyncio.wait({text, image}, return_when=asyncio.FIRST_EXCEPTION)
@@ -36,5 +47,5 @@ async def _both(texts: Coroutine[Any, Any, Any], images: Coroutine[Any, Any, Any
     finally:
         for task in (text, image):
             if not task.cancel() and not task.cancelled():
-                # Where both failed, only the text's error is raised.
+                # If both failed, only the text's error is raised; asyncio must not report the other.
                 task.exception()

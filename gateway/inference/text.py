@@ -1,49 +1,53 @@
-"""Texts to vectors: tokenise, send to Triton, put the answers in order.
+"""Embeds texts: tokenises them, sends them to Triton, and puts the answers in order.
 
-A small request goes out one text at a time, so that each text can hit Triton's response cache; a
-large one is grouped into rows of equal length, which needs no padding. Triton's dynamic batcher merges
-them all again. Equal bytes always mean equal shape: the client marks the rows. See also `admission.py`.
+A small request sends each text alone, so that each can hit Triton's response cache. A large request sends
+groups of rows of equal length, which need no padding. Triton's dynamic batcher merges them all again. Equal
+bytes always mean equal shape: the client marks the rows. See also `admission.py`.
 """
 
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from gateway.errors import InvalidInput, NoVector, Overloaded, TooLarge, Unsupported
+from gateway.concurrency import Deadline, too_late
+from gateway.errors import InvalidInput, NoVector, TooLarge, Unsupported
 from gateway.inference.admission import FEW, Admission, Lane
-from gateway.inference.deadline import Deadline, too_late
-from gateway.inference.slots import Turn, Visit, in_turns
+from gateway.inference.slots import Slot, Ticket, run_in_slots
 from gateway.inference.tokenizer_threads import INLINE_CHARACTERS, Tokenizing
 from gateway.inference.vectors import NOT_FINITE, Vectors, unit_length
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog, TextModel, no_tokens
-from gateway.models.readiness import Verified
+from gateway.models.readiness import ReadinessGate
 from gateway.telemetry.metrics import texts_of, tokens_of
 from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer import TokenIds, Tokenized, group
 from triton_models.client.errors import NotFinite, TokensNotServed, TritonTimeout
-from triton_models.client.requests import Queueing
+from triton_models.client.requests import QueueOptions
 from triton_models.server.supervisor import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or the token ids of texts, all of one kind."""
 
 ONE_BY_ONE = FEW
-"""Texts up to which each is a request of its own."""
+"""Largest number of texts that are sent to Triton one by one."""
 
 BATCHES_IN_TRITON = 1.5
-"""Full batches of one lane that are in Triton: one that is computed, and what gathers meanwhile."""
+"""Full batches of one lane that may be in Triton: one being computed, and half of the next."""
+
+CHARACTERS_OF_A_TOKEN = 4
+"""Approximate characters per token in English; for languages with fewer the measured rate compensates."""
 
 GROUP_ROWS = 16
-"""Rows of equal length in one request: enough to make the call's cost small, few enough to spread."""
+"""Rows of equal length in one call: enough to make its fixed cost small, few enough to spread the work."""
 
 LARGEST_ANSWER = 1 << 24
-"""Numbers of one answer with vectors of tokens: 32 texts of 512 tokens of 1,024 dimensions, 64 MB."""
+"""Most numbers in one answer with token vectors: 32 texts of 512 tokens of 1,024 dimensions, 64 MB."""
 
 
 class Embedded(NamedTuple):
-    """Vectors float32 [n, D] in the order of the inputs, and the tokens that the model got of all."""
+    """Vectors float32 [n, D] in the order of the inputs, and the number of tokens of all inputs."""
 
     vectors: Vectors
     tokens: int
@@ -55,14 +59,14 @@ Found = TypeVar("Found")
 class TextEmbedder:
     """Embeds texts with any loaded model.
 
-    max_inputs: texts that one request may carry. max_characters: of one text.
+    A request may carry `max_inputs` texts, each of at most `max_characters` characters or token ids.
     """
 
     def __init__(
         self,
         catalog: Catalog,
         triton: Triton,
-        verified: Verified,
+        readiness: ReadinessGate,
         admission: Admission,
         *,
         max_inputs: int,
@@ -71,7 +75,7 @@ class TextEmbedder:
     ) -> None:
         self._catalog = catalog
         self._triton = triton
-        self._verified = verified
+        self._readiness = readiness
         self._admission = admission
         self.max_inputs = max_inputs
         self._timeout = timeout
@@ -81,7 +85,7 @@ class TextEmbedder:
 
     async def embed(
         self,
-        reference: Reference,
+        model_id: ModelId,
         texts: Texts,
         *,
         normalize: bool,
@@ -89,67 +93,54 @@ class TextEmbedder:
         field: str = "text",
         timeout_ms: int | None = None,
     ) -> Embedded:
-        """Vectors of texts, or of token ids of texts.
+        """Embed texts, or token ids of texts.
 
-        field: where the texts are in the caller's body, for messages. timeout_ms: of the caller.
+        `field` is the place of the texts in the caller's body, for messages; `timeout_ms` is the caller's.
 
         Raises:
-            TooLarge: more texts than the limit.
-            InvalidInput, NoVector: a text cannot be embedded; its index is in the message.
-            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as their names say.
+            TooLarge: There are more texts than the limit, or a text is too long.
+            InvalidInput, NoVector: A text cannot be embedded; its index is in the message.
+            ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: As their names say.
         """
         model, (vectors, tokens) = await self._answer(
-            reference, self._asked(texts, options, field, timeout_ms), self._embed
+            model_id, self._asked(texts, options, field, timeout_ms), self._embed
         )
         if normalize and not model.manifest.normalized:
             vectors = unit_length(vectors)
         return Embedded(vectors, tokens)
 
     async def embed_tokens(
-        self, reference: Reference, texts: Texts, *, options: TextOptions = DEFAULT, field: str = "text"
+        self, model_id: ModelId, texts: Texts, *, options: TextOptions = DEFAULT, field: str = "text"
     ) -> list[Vectors]:
-        """Vectors of every token of each text, special ones and a prompt's included: float32 [length, H].
+        """Return a float32 [length, H] array for each text: the vectors of all its tokens.
 
-        As the model's last layer gives them: not pooled, not scaled.
+        Special tokens and those of a prompt are included. The model's last layer: not pooled, not scaled.
 
         Raises:
-            TooLarge: more texts than the limit, or more numbers than one answer may hold.
-            Unsupported: the model, or the Triton that serves it, gives none.
-            InvalidInput, ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: as `embed`.
+            TooLarge: As `embed`, or the answer would have more than LARGEST_ANSWER numbers.
+            Unsupported: The model, or the Triton that serves it, gives no token vectors.
+            InvalidInput, ModelNotFound, ModelConflict, Overloaded, Unavailable, DeadlineExceeded: As `embed`.
         """
-        _, vectors = await self._answer(reference, self._asked(texts, options, field), self._embed_tokens)
+        _, vectors = await self._answer(model_id, self._asked(texts, options, field), self._embed_tokens)
         return vectors
 
     @property
-    def is_overloaded(self) -> bool:
-        """Whether a request has been refused lately for what was waiting, of any model."""
-        return self._admission.overload.lasts()
+    def max_queued_inputs(self) -> int:
+        """Largest number of inputs that may wait in one lane; each may be a request of its own."""
+        return self._admission.max_inputs
 
-    def early_refusal(self, reference: Reference, texts: int) -> Overloaded | None:
-        """What a request for so many texts would be told by `embed`, if it is that too many are waiting.
-
-        If it is not, the request must come in the event loop's next turn.
+    async def model(self, model_id: ModelId) -> TextModel:
+        """Return a loaded model, with its tokenizer and manifest.
 
         Raises:
-            Unavailable: the model is known not to answer.
+            ModelNotFound, ModelConflict, Unavailable: The model is not loaded.
         """
-        model = self._catalog.texts.known(reference)
-        if model is None or not self._verified.knows(model):
-            return None
-        return self._lane(model, texts).early_refusal(texts)
-
-    async def model(self, reference: Reference) -> TextModel:
-        """What is known of a model that is loaded: its tokenizer, its manifest.
-
-        Raises:
-            ModelNotFound, ModelConflict, Unavailable: it is not loaded.
-        """
-        model = await self._catalog.texts.get(reference)
-        await self._verified.require(model)
+        model = await self._catalog.texts.get(model_id)
+        await self._readiness.require_ready(model)
         return model
 
     async def in_threads(self, work: Iterable[Callable[[], Found]]) -> list[Found]:
-        """The results of pieces of tokenising, within the server's time limit; raises DeadlineExceeded."""
+        """Run pieces of tokenising in threads; raise DeadlineExceeded after the server's time limit."""
         deadline = Deadline.of(None, self._timeout)
         return [await self._tokenizing.run(piece, deadline) for piece in work]
 
@@ -162,10 +153,10 @@ class TextEmbedder:
         return _Asked(texts, options, field, Deadline.of(timeout_ms, self._timeout))
 
     def require_lengths(self, texts: Texts, field: str) -> None:
-        """Refuse a text, or token ids of one, of more characters, or ids, than the limit.
+        """Refuse a text with more characters, or more token ids, than the limit.
 
         Raises:
-            TooLarge: one is; its index is in the message.
+            TooLarge: A text is too long; its index is in the message.
         """
         if max(map(len, texts), default=0) > (most := self.max_characters):
             index, length = next((index, len(text)) for index, text in enumerate(texts) if len(text) > most)
@@ -173,32 +164,32 @@ class TextEmbedder:
 
     async def _answer(
         self,
-        reference: Reference,
+        model_id: ModelId,
         asked: "_Asked",
         embed: Callable[[TextModel, "_Asked"], Awaitable[Found]],
     ) -> tuple[TextModel, Found]:
-        """What `embed` gives of the model as it is loaded now, which is told too."""
-        model, found = await self._verified.answer(
-            self._catalog.texts, reference, lambda model: embed(model, asked)
+        """Run `embed` on the model that is loaded now; return the model with the result."""
+        model, found = await self._readiness.run_on_ready(
+            self._catalog.texts, model_id, lambda model: embed(model, asked)
         )
-        texts_of(model.served).inc(len(asked.texts))
+        texts_of(model.triton_name).inc(len(asked.texts))
         return model, found
 
     def _lane(self, model: TextModel, texts: int) -> Lane:
         window = int(model.max_rows * BATCHES_IN_TRITON)
-        return self._admission.lane(model.served, texts, window)
+        return self._admission.lane(model.triton_name, texts, window)
 
     async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
         lane = self._lane(model, len(asked.texts))
-        with Visit(lane, len(asked.texts), asked.deadline) as visit:
+        with Ticket(lane, len(asked.texts), _work(asked.texts, model), asked.deadline) as ticket:
             most = min(GROUP_ROWS, model.max_rows) if lane.bulk else 1
             if lane.bulk:
-                await visit.hold(most)
+                await ticket.acquire_first(most)
             rows, tokens = await self._tokenize(model, asked)
-            tokens_of(model.served).inc(tokens)
+            tokens_of(model.triton_name).inc(tokens)
             if len(rows) == 1 and rows[0].size:
-                with await visit.turn(1) as turn:
-                    vectors = await self._infer(model, rows[0].reshape(1, -1), (0,), asked, turn)
+                with await ticket.acquire(1) as slot:
+                    vectors = await self._infer(model, rows[0].reshape(1, -1), (0,), asked, slot)
                 return Embedded(vectors, tokens)
             vectors = np.empty((len(rows), model.manifest.dimensions), dtype=np.float32)
             jobs: list[tuple[list[int], TokenIds]] = []
@@ -212,46 +203,46 @@ class TextEmbedder:
                 else:
                     vectors[indices] = model.empty_embedding
 
-            async def call(number: int, turn: Turn) -> None:
+            async def call(number: int, slot: Slot) -> None:
                 indices, some = jobs[number]
-                vectors[indices] = await self._infer(model, some, indices, asked, turn)
+                vectors[indices] = await self._infer(model, some, indices, asked, slot)
 
             sizes = {number: len(indices) for number, (indices, _) in enumerate(jobs)}
-            await in_turns(visit, sizes, call)
+            await run_in_slots(ticket, sizes, call)
         return Embedded(vectors, tokens)
 
     async def _embed_tokens(self, model: TextModel, asked: "_Asked") -> list[Vectors]:
-        if model.manifest.token_dimensions is None and not model.reference.is_clip:
-            # It may have been converted again since it was read, as the error below asks for.
-            model = await self._catalog.texts.refresh(model.reference)
+        if model.manifest.token_dimensions is None and not model.model_id.is_clip:
+            # The model may have been converted again since it was read, as the error below asks for.
+            model = await self._catalog.texts.refresh(model.model_id)
         dimensions = model.manifest.token_dimensions
         if dimensions is None:
             raise Unsupported(no_tokens(model))
         lane = self._lane(model, len(asked.texts))
-        with Visit(lane, len(asked.texts), asked.deadline) as visit:
+        with Ticket(lane, len(asked.texts), _work(asked.texts, model), asked.deadline) as ticket:
             if lane.bulk:
-                await visit.hold(1)
+                await ticket.acquire_first(1)
             rows, tokens = await self._tokenize(model, asked)
             if tokens > (most := LARGEST_ANSWER // dimensions):
                 raise TooLarge(
                     f"{asked.field}: {tokens} tokens, a vector of {dimensions} numbers each; "
                     f"the limit is {most} tokens in one request"
                 )
-            tokens_of(model.served).inc(tokens)
+            tokens_of(model.triton_name).inc(tokens)
             vectors = [np.empty((0, dimensions), np.float32) for _ in rows]
 
             places = [index for index, row in enumerate(rows) if row.size]
 
-            async def call(number: int, turn: Turn) -> None:
+            async def call(number: int, slot: Slot) -> None:
                 index = places[number]
                 row = rows[index].reshape(1, -1)
-                found = await self._infer(model, row, (index,), asked, turn, tokens=True)
+                found = await self._infer(model, row, (index,), asked, slot, tokens=True)
                 vectors[index] = found[0]
 
-            # Not all at once: each answer passes through the shared memory of Triton's backend.
+            # A few texts at a time: each answer passes through the shared memory of Triton's backend.
             for start in range(0, len(places), ONE_BY_ONE):
                 some = range(start, min(start + ONE_BY_ONE, len(places)))
-                await in_turns(visit, dict.fromkeys(some, 1), call)
+                await run_in_slots(ticket, dict.fromkeys(some, 1), call)
         return vectors
 
     async def _tokenize(self, model: TextModel, asked: "_Asked") -> Tokenized:
@@ -270,16 +261,16 @@ class TextEmbedder:
         rows: TokenIds,
         indices: Sequence[int],
         asked: "_Asked",
-        turn: Turn,
+        slot: Slot,
         *,
         tokens: bool = False,
     ) -> Vectors:
-        """Vectors float32 [b, D] of rows int64 [b, L], the texts `indices`; with tokens [b, L, H]."""
+        """Return float32 [b, D] of rows int64 [b, L], the texts `indices`; with `tokens`, [b, L, H]."""
         remaining = asked.deadline.remaining()
-        queueing = Queueing(asked.deadline.own, turn)
+        queueing = QueueOptions(asked.deadline.own, slot)
         try:
             return await self._triton.client.infer(
-                model.served, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing
+                model.triton_name, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing
             )
         except NotFinite as error:
             raise NoVector(f"{asked.field}.{indices[error.row]}: {NOT_FINITE}") from error
@@ -291,8 +282,16 @@ class TextEmbedder:
             raise too_late() from error
 
 
+def _work(texts: Texts, model: TextModel) -> int:
+    """Estimate how many tokens the model will get, before the texts are tokenised."""
+    most = model.tokenizer.limit or sys.maxsize
+    if texts and not isinstance(texts[0], str):
+        return sum(min(len(ids) + 1, most) for ids in texts)
+    return sum(min(len(text) // CHARACTERS_OF_A_TOKEN + 2, most) for text in texts)
+
+
 class _Asked(NamedTuple):
-    """What one request wants."""
+    """The texts of one request, and how to embed them."""
 
     texts: Texts
     options: TextOptions

@@ -1,7 +1,7 @@
-"""Threads for tokenising that would hold the event loop too long.
+"""Threads for tokenising that would block the event loop for too long.
 
-The library cannot be stopped within a text. So these threads are few and serve nothing else, and a request
-whose time is over leaves its thread after the piece that is under way.
+The library cannot be stopped within a text. So these threads are few and do nothing else, and a request that
+times out frees its thread after the current piece.
 """
 
 import asyncio
@@ -9,32 +9,32 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from gateway.inference.deadline import Deadline, too_late
+from gateway.concurrency import Deadline, too_late
 from gateway.inference.disconnect import watch_caller
 from gateway.telemetry.metrics import TOKENIZING
 from gateway.text.tokenizer import Tokenized
 
 INLINE_CHARACTERS = 8192
-"""Texts up to this are tokenised on the event loop, in milliseconds at most; longer ones in a thread."""
+"""Characters of a request up to which it is tokenised on the event loop, in a few milliseconds at most."""
 
 THREADS = 4
 PIECE_CHARACTERS = 1 << 18
-"""What a thread does at a time, in a fraction of a second: whole texts, at least one."""
+"""Characters in one piece of work, a fraction of a second; a piece is at least one whole text."""
 
 Found = TypeVar("Found")
 
 
 class Tokenizing:
-    """The threads; to be closed."""
+    """A pool of tokenising threads, which must be closed."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizing")
 
     async def run(self, work: Callable[[], Found], deadline: Deadline) -> Found:
-        """The result of a piece of work.
+        """Run a piece of work in a thread and return its result.
 
         Raises:
-            DeadlineExceeded: the time is over; the thread goes on to the end of this piece.
+            DeadlineExceeded: The deadline has passed; the thread still finishes this piece.
         """
         watch_caller()
 
@@ -44,7 +44,7 @@ class Tokenizing:
 
         task = asyncio.get_running_loop().run_in_executor(self._threads, counted)
         try:
-            # Not `wait_for`: in Python 3.11 it drops a cancellation that comes in the moment of the result.
+            # Not `wait_for`: in Python 3.11 it drops a cancellation that coincides with the result.
             async with asyncio.timeout(deadline.remaining()):
                 return await task
         except TimeoutError as error:
@@ -60,7 +60,19 @@ class Tokenizing:
         *,
         one_by_one: bool,
     ) -> Tokenized:
-        """`TextTokenizer.encode` or `encode_ids` of all texts, piece by piece."""
+        """Run `TextTokenizer.encode` or `encode_ids` on all texts, piece by piece.
+
+        Args:
+            encode: The method.
+            texts: Texts, or token ids of texts.
+            options: The method's.
+            field: The method's, for messages.
+            deadline: The request's.
+            one_by_one: Whether each text is a piece of its own.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed; the thread still finishes its piece.
+        """
         rows, tokens, first = [], 0, 0
         while first < len(texts):
             end, size = first + 1, len(texts[first])
@@ -75,5 +87,5 @@ class Tokenizing:
         return Tokenized(rows, tokens)
 
     def close(self) -> None:
-        """Let the threads end; what they are at is not waited for."""
+        """End the threads without waiting for their current work."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Forms of vectors: fewer dimensions, smaller numbers, bytes. Nothing here knows a model or a request.
+"""Converts vectors: to fewer dimensions, smaller numbers, or bytes. Independent of models and requests.
 
 Source of the quantisation: sentence-transformers, `util.quantize_embeddings`.
 """
@@ -18,23 +18,23 @@ Rows = NDArray[Any]
 EmbeddingDtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 NOT_FINITE = "the model's vector of it is not finite; leave it out, or use another model"
-"""Told of an input for which the model computes NaN or inf."""
+"""Error message for an input for which the model computes NaN or inf."""
 
 _STEPS = 255
 
 
 def unit_length(vectors: Vectors) -> Vectors:
-    """Rows scaled to unit length; a row of zeros stays as it is. Float32 [n, D] in and out."""
-    # In float64, where the squares of no float32 overflow or vanish.
+    """Scale rows, float32 [n, D], to unit length; a row of zeros stays as it is."""
+    # In float64, the square of a float32 neither overflows nor vanishes.
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
 def cut(vectors: Vectors, dimensions: int) -> Vectors:
-    """The first `dimensions` columns, scaled to unit length again: float32 [n, dimensions].
+    """Keep the first `dimensions` columns and scale the rows to unit length: float32 [n, dimensions].
 
     Raises:
-        InvalidInput: the vectors have fewer columns, or none are asked for.
+        InvalidInput: `dimensions` is below 1, or the vectors have fewer columns.
     """
     if not 1 <= dimensions <= vectors.shape[1]:
         raise InvalidInput(f"dimensions: {dimensions}; the model's vectors have {vectors.shape[1]}")
@@ -42,13 +42,19 @@ def cut(vectors: Vectors, dimensions: int) -> Vectors:
 
 
 def quantize(vectors: Vectors, dtype: EmbeddingDtype, ranges: NDArray[np.float32] | None = None) -> Rows:
-    """The rows in another type: [n, D], or [n, ceil(D / 8)] for `binary` (int8) and `ubinary` (uint8).
+    """Convert vectors to another type.
 
-    ranges: float32 [2, D], the least and the largest value of each column, for int8 and uint8; of the vectors
-    themselves where not given.
+    Args:
+        vectors: Float32 [n, D].
+        dtype: The new type.
+        ranges: Float32 [2, D], the smallest and the largest value of each column, for int8 and uint8. If not
+            given, they are taken from the vectors.
+
+    Returns:
+        The rows, [n, D]; for `binary` (int8) and `ubinary` (uint8), [n, ceil(D / 8)].
 
     Raises:
-        InvalidInput: the ranges do not fit, or one vector alone is to give them; float16 cannot hold a value.
+        InvalidInput: The ranges do not fit, they would come from one vector, or float16 cannot hold a value.
     """
     if dtype == "float32":
         return vectors
@@ -67,10 +73,10 @@ def quantize(vectors: Vectors, dtype: EmbeddingDtype, ranges: NDArray[np.float32
 
 
 def calibrate(vectors: Vectors) -> NDArray[np.float32]:
-    """The ranges of vectors: float32 [2, D].
+    """Return the smallest and the largest value of each column: float32 [2, D].
 
     Raises:
-        InvalidInput: there is one vector only, which has none.
+        InvalidInput: There are fewer than two vectors.
     """
     if len(vectors) < 2:
         raise InvalidInput(
@@ -81,17 +87,17 @@ def calibrate(vectors: Vectors) -> NDArray[np.float32]:
 
 
 def base64_rows(rows: Rows) -> list[str]:
-    """The little-endian bytes of each row, as base64."""
+    """Return the little-endian bytes of each row as base64."""
     return [base64.b64encode(row).decode() for row in little_endian(rows)]
 
 
 def little_endian(rows: Rows) -> Rows:
-    """The rows in this byte order, one after another in memory; not copied where they are so already."""
+    """Return the rows in little-endian byte order, C-contiguous; copied only if necessary."""
     return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
 
 
 def npy(rows: Rows) -> bytes:
-    """A file of numpy's own format."""
+    """Return the rows as a file in NumPy's .npy format."""
     file = io.BytesIO()
     np.save(file, little_endian(rows), allow_pickle=False)
     return file.getvalue()
@@ -106,15 +112,15 @@ def _half(vectors: Vectors) -> Rows:
 
 
 def _to_steps(vectors: Rows, dtype: Literal["int8", "uint8"], ranges: Rows) -> Rows:
-    """Each value as the number of its step between least and largest, of 256."""
+    """Map each value to one of 256 steps between the smallest and the largest value of its column."""
     with np.errstate(over="ignore"):
         if not np.isfinite(ranges[1] - ranges[0]).all():
-            # The ends are further apart than float32 reaches: all would be in the first step.
+            # The difference overflows float32, and every value would fall into the first step.
             vectors, ranges = vectors.astype(np.float64), ranges.astype(np.float64)
         starts = ranges[0]
         steps = (ranges[1] - starts) / _STEPS
         steps = np.where(steps == 0, 1, steps)
-        # What overflows is beyond the ranges.
+        # A value that overflows is outside the ranges and is clipped.
         numbers = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
     rows: Rows = numbers.astype(np.uint8) if dtype == "uint8" else (numbers - 128).astype(np.int8)
     return rows

@@ -1,4 +1,4 @@
-"""Who may do what, and how much at once: keys, rate, limits on URL, headers and body. One layer, for speed.
+"""Access control in one layer, for speed: keys, rate, and limits on URL, headers and body.
 
 Source of the interface: the ASGI specification, version 3.
 """
@@ -20,7 +20,7 @@ from gateway.middleware.rate_limit import RateLimit, network_of
 from gateway.middleware.request_context import FIELDS
 
 OPEN_ROUTES = frozenset({"/health", "/health/live"})
-"""Answered without a key and at any rate: a load balancer has no key, and they tell nothing."""
+"""Routes without key and rate limit: load balancers have no key, and the answers reveal nothing."""
 
 MAX_URL_BYTES = 8192
 MAX_HEADERS = 100
@@ -29,33 +29,39 @@ MAX_HEADER_BYTES = 32 << 10
 _NO_KEY = "send a valid key as 'Authorization: Bearer KEY'"
 
 
-class Caller(NamedTuple):
-    """Who asks: `key` is a digest of the key, empty where there is no valid one."""
+class Principal(NamedTuple):
+    """The caller of a request.
+
+    Attributes:
+        key: a digest of the caller's key; empty if the request has no valid key.
+        may_administer: True if the caller may load, unload and delete models.
+    """
 
     key: bytes
     may_administer: bool
 
 
 class Keys:
-    """The operator's keys.
+    """The keys that the operator has set.
 
-    api_keys: for embedding and looking. admin_api_keys: for that and for changing models; where there are
-    none, api_keys do both. Without api_keys embedding is open to anybody.
+    Args:
+        api_keys: permit embedding and reading. Without them, both are open to everyone.
+        admin_api_keys: permit changing models too. Without them, `api_keys` permit it.
     """
 
     def __init__(self, api_keys: Iterable[str], admin_api_keys: Iterable[str]) -> None:
         self._secret = secrets.token_bytes(32)
         embedding, administering = list(api_keys), list(admin_api_keys)
         self._callers = {
-            digest: Caller(digest, may_administer)
+            digest: Principal(digest, may_administer)
             for keys, may_administer in ((embedding, not administering), (administering, True))
             for digest in map(self._digest, (key.encode() for key in keys))
         }
         self._needed_to_embed = bool(embedding)
-        self._anybody = Caller(b"", may_administer=not self._callers)
+        self._anybody = Principal(b"", may_administer=not self._callers)
 
-    def caller(self, authorization: bytes) -> Caller:
-        """Who sends this `Authorization` header, b"" for none."""
+    def caller(self, authorization: bytes) -> Principal:
+        """Return the caller that sends this `Authorization` header; b"" if the request has none."""
         if not authorization or not self._callers:
             return self._anybody
         scheme, _, key = authorization.partition(b" ")
@@ -63,21 +69,25 @@ class Keys:
             return self._anybody
         return self._callers.get(self._digest(key.strip()), self._anybody)
 
-    def let_in(self, caller: Caller) -> bool:
-        """Whether a caller may embed."""
+    def let_in(self, caller: Principal) -> bool:
+        """Return whether a caller may embed and read."""
         return bool(caller.key) or not self._needed_to_embed
 
     def _digest(self, key: bytes) -> bytes:
-        # Keys are looked up by a digest under a secret of this process. It takes the same time for right and
-        # wrong ones, and nobody can choose or foresee it, so that the time of the look-up, however it
-        # compares, tells nothing of any key: neither its beginning nor its length, nor how many there are.
+        # Keys are looked up by a digest that depends on a secret of this process. Computing it takes the same
+        # time for valid and invalid keys, and nobody can choose or predict it. So the time of the look-up
+        # reveals nothing about a key: neither its beginning, nor its length, nor the number of keys.
         return hashlib.blake2b(key, key=self._secret, digest_size=32).digest()
 
 
-class Guard:
-    """ASGI middleware: refuses what may not come in, before anything is read of it.
+class AccessMiddleware:
+    """ASGI middleware that refuses a request before its body is read.
 
-    rate: None for no limit.
+    Args:
+        app: the next layer.
+        keys: the operator's keys.
+        rate: the limit on each caller's requests; None for no limit.
+        max_body_bytes: the limit on a body, also once it is decompressed.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, rate: RateLimit | None, max_body_bytes: int) -> None:
@@ -107,7 +117,7 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _admitted(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+    def _admitted(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
         caller = self._keys.caller(headers.get(b"authorization", b""))
         if path_of(scope) in OPEN_ROUTES:
             return caller
@@ -117,7 +127,7 @@ class Guard:
             raise Unauthorized(_NO_KEY)
         return caller
 
-    def _take_turn(self, rate: RateLimit, caller: Caller, scope: Scope) -> None:
+    def _take_turn(self, rate: RateLimit, caller: Principal, scope: Scope) -> None:
         if (wait := rate.take(caller.key or network_of(scope["client"]), time.monotonic())) > 0:
             raise RateLimited(
                 f"more than {rate.per_second:g} requests a second; send fewer, with several inputs each",
@@ -125,7 +135,7 @@ class Guard:
             )
 
     def _counted(self, receive: Receive) -> Receive:
-        """Counts a body that comes without a length."""
+        """Return a `receive` that counts the bytes of a body without a length, and refuses too many."""
         received = 0
 
         async def counted() -> Message:
@@ -133,7 +143,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
-                # FastAPI passes on no other exception out of the reading of a body.
+                # While it reads a body, FastAPI lets no other kind of exception through.
                 raise HTTPException(413, self._too_large())
             return message
 
@@ -144,10 +154,11 @@ class Guard:
 
 
 def check_size(scope: Scope) -> None:
-    """Refuse a URL or headers beyond what any client needs.
+    """Refuse a URL or headers larger than any client needs.
 
     Raises:
-        UrlTooLong, HeadersTooLarge: they are.
+        UrlTooLong: path and query are longer than MAX_URL_BYTES.
+        HeadersTooLarge: the headers exceed MAX_HEADERS or MAX_HEADER_BYTES.
     """
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
         raise UrlTooLong(f"the URL is longer than {MAX_URL_BYTES} bytes")

@@ -1,6 +1,6 @@
-"""Bodies that come packed: `Content-Encoding` gzip or deflate.
+"""Decompression of request bodies: `Content-Encoding` gzip or deflate.
 
-Source: RFC 9110, 8.4. They are unpacked as they are read, so a bomb ends at the limit on bodies.
+Source: RFC 9110, 8.4. A body is decompressed as it is read, so a decompression bomb stops at the body limit.
 """
 
 import asyncio
@@ -13,22 +13,26 @@ from starlette.types import Message, Receive, Scope
 from gateway.errors import InvalidInput, TooLarge, UnknownEncoding
 
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-"""zlib's number for each encoding."""
+"""zlib's `wbits` for each encoding."""
 
 _PIECE = 1 << 18
-"""Bytes that are unpacked at a time, in under a millisecond."""
+"""Bytes that one step decompresses at most, in under a millisecond."""
 
 _INLINE = 1 << 20
-"""Bytes from which a thread unpacks the rest."""
+"""Size in bytes of the decompressed part from which a thread decompresses the rest."""
 
 
 def unpacked(scope: Scope, receive: Receive, encoding: bytes, most: int) -> Receive:
-    """A `receive` that gives the body as it was before it was packed; the scope's headers say so.
+    """Return a `receive` that yields the decompressed body.
 
-    most: bytes of it.
+    Args:
+        scope: the scope of the request; the headers that describe the compressed body are removed from it.
+        receive: yields the compressed body.
+        encoding: the value of `Content-Encoding`.
+        most: the limit on the decompressed body, in bytes.
 
     Raises:
-        UnknownEncoding: it is packed in another way.
+        UnknownEncoding: the encoding is not supported.
     """
     name = encoding.strip().lower()
     if name in (b"", b"identity"):
@@ -53,7 +57,7 @@ def unpacked(scope: Scope, receive: Receive, encoding: bytes, most: int) -> Rece
 
 
 async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    """The body as it comes."""
+    """Yield the parts of the body as they arrive."""
     more = True
     while more:
         message = await receive()
@@ -82,7 +86,7 @@ async def _unpacked(
                 raise TooLarge(f"the unpacked body is larger than {most} bytes; send fewer or smaller inputs")
             if unpacking.unused_data:
                 raise InvalidInput(f"bytes follow the end of the {name} in the body")
-            # What is full may have more to give, though nothing is left to put in.
+            # After a full piece, zlib may hold more output although no input is left.
             rest, is_full = unpacking.unconsumed_tail, len(piece) == _PIECE and not unpacking.eof
             if piece:
                 yield piece

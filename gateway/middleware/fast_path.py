@@ -1,6 +1,7 @@
-"""The embedding routes, ahead of the routing and middleware of FastAPI, which cost more than all the rest.
+"""A fast path for the embedding routes, ahead of FastAPI's routing and middleware.
 
-FastAPI has the same routes (`routes.py`): for the documentation, for large bodies, for all but a plain POST.
+These cost more than all other work of the gateway on a request. FastAPI has the same routes (`gateway/api/`):
+for the documentation, for large bodies and for everything except a plain POST.
 """
 
 import asyncio
@@ -14,35 +15,40 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.dialects import openai
-from gateway.api.embedding import accepted, asked, infer, infer_image, infer_text
+from gateway.api.embedding import accepted, infer, infer_image, infer_text
 from gateway.api.embedding_schemas import InferImageRequest, InferRequest, InferTextRequest
 from gateway.api.error_responses import path_of, response_to
 from gateway.api.request_body import SMALL, parse
 from gateway.api.responses import Answer
 from gateway.api.services import Services
-from gateway.inference.disconnect import CALLER, Caller
-from gateway.model_id import Reference
+from gateway.inference.disconnect import CALLER, DisconnectWatcher
 
 PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends a task, and is no failure of it."""
+"""Exceptions that end a task without being a failure of it."""
 
 
-class HotRoute(NamedTuple):
-    """A route; `path` is read by the metrics, as of FastAPI's routes. asked: for `shedding.py`."""
+class FastRoute(NamedTuple):
+    """A route of the fast path.
+
+    Attributes:
+        path: the metrics read it as a label, as they do with FastAPI's routes.
+        schema: the schema of the body.
+        answer: takes the services, the body, the start of the request (seconds of `time.perf_counter`) and
+            the media type of the answer.
+    """
 
     path: str
     schema: type[BaseModel]
     answer: Callable[[Services, Any, float, str], Awaitable[Answer]]
-    asked: Callable[[Any], tuple[Reference, int] | None]
 
 
 ROUTES = {
     route.path: route
     for route in (
-        HotRoute("/infer", InferRequest, infer, asked),
-        HotRoute("/infer_text", InferTextRequest, infer_text, asked),
-        HotRoute("/infer_image", InferImageRequest, infer_image, lambda _: None),
-        HotRoute("/v1/embeddings", openai.EmbeddingsRequest, openai.embeddings, openai.asked),
+        FastRoute("/infer", InferRequest, infer),
+        FastRoute("/infer_text", InferTextRequest, infer_text),
+        FastRoute("/infer_image", InferImageRequest, infer_image),
+        FastRoute("/v1/embeddings", openai.EmbeddingsRequest, openai.embeddings),
     )
 }
 
@@ -52,13 +58,13 @@ STRAIGHTENED = frozenset(
     "/infer /infer_text /infer_image /embed /embed_text /embed_image /model_embedding_size /health "
     "/loaded_models".split()
 )
-"""Paths below and at which slashes too many are no matter."""
+"""Paths on which surplus slashes are removed, like on all paths below BASES."""
 
 _SLASHES = re.compile("//+")
 
 
-class Hot:
-    """ASGI layer that answers ROUTES and hands on everything else."""
+class FastPath:
+    """ASGI layer that answers ROUTES and passes everything else on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -68,7 +74,7 @@ class Hot:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        caller = Caller(receive)
+        caller = DisconnectWatcher(receive)
         CALLER.set(caller)
         try:
             await self._handle(caller, scope, receive, send)
@@ -80,7 +86,7 @@ class Hot:
         finally:
             caller.end()
 
-    async def _handle(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, caller: DisconnectWatcher, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["method"] == "POST"
         route = ROUTES.get(scope["path"]) if is_post else None
         if route is None and straighten(scope) and is_post:
@@ -109,7 +115,7 @@ class Hot:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as to GET, without the body; the server still has to know that none is to come."""
+        """Answer as to GET, with an empty body; its message tells the server that the answer has ended."""
 
         async def send_bare(message: Message) -> None:
             if message["type"] == "http.response.body":
@@ -120,12 +126,12 @@ class Hot:
         try:
             await self._routed(asked, receive, send_bare)
         finally:
-            # For the metrics.
+            # The metrics read the route from the outer scope.
             if "route" in asked:
                 scope["route"] = asked["route"]
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """By FastAPI, whose handlers know `Exception` only: a library in Rust that panics raises none."""
+        """Let FastAPI answer. Its handlers catch only `Exception`; a panic in a Rust library is not one."""
         begun = False
 
         async def send_and_note(message: Message) -> None:
@@ -144,9 +150,9 @@ class Hot:
 
 
 def straighten(scope: Scope) -> bool:
-    """Take out of a path what a slash at the end of a base URL has put there; whether there was any.
+    """Remove surplus slashes, which come from base URLs that end with one; return whether there were any.
 
-    Only where it embeds or looks: a proxy that forbids `/load_` must not be passed by `//load_`.
+    This applies only to routes that embed or read: `//load_` must not get past a proxy that forbids `/load_`.
     """
     path = path_of(scope)
     plain = _SLASHES.sub("/", path).rstrip("/")
@@ -157,7 +163,7 @@ def straighten(scope: Scope) -> bool:
 
 
 def is_small(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a request says that its body is small; the memory of large ones, of images, is shared out."""
+    """Return whether a request declares a small body; large ones must wait for a share of memory."""
     for name, value in headers:
         if name == b"content-length":
             return value.isdigit() and int(value) <= SMALL
@@ -165,10 +171,10 @@ def is_small(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 async def read(receive: Receive) -> bytes:
-    """The body of a request.
+    """Read the body of a request.
 
     Raises:
-        ClientDisconnect: the client went away before it had sent all of it.
+        ClientDisconnect: the client disconnected before it had sent the whole body.
     """
     parts = []
     while True:

@@ -1,16 +1,20 @@
-"""How many requests a second one caller may send: a token bucket each.
+"""The limit on each caller's requests per second: one token bucket per caller.
 
-Source of the algorithm: the generic cell rate algorithm (ITU-T I.371), a bucket kept as one point in time.
+Source: the generic cell rate algorithm (ITU-T I.371), which stores a bucket as one point in time.
 """
 
 import ipaddress
 
 _PRUNE_FROM = 10_000
-"""Callers kept until those whose buckets are full again are let go."""
+"""Number of callers from which those with a full bucket are forgotten."""
 
 
 class RateLimit:
-    """Of one process. per_second: requests; as many, and at least one, may come at once."""
+    """The rate limit of one process.
+
+    Args:
+        per_second: requests per second of one caller; also the size of a burst, which is at least 1.
+    """
 
     def __init__(self, per_second: float) -> None:
         self.per_second = per_second
@@ -20,12 +24,17 @@ class RateLimit:
         self._prune_from = _PRUNE_FROM
 
     def take(self, caller: bytes | str, now: float) -> float:
-        """Count one request of `caller`: 0 where it may come in, else the seconds until one may.
+        """Count one request of a caller.
 
-        now: of a clock that never goes back, in seconds.
+        Args:
+            caller: the caller's key or network.
+            now: seconds of a monotonic clock.
+
+        Returns:
+            0 if the request is admitted; else the seconds until one would be.
         """
         full_at = max(self._full_at.get(caller, now), now)
-        # The millionth part of a second, against rounding.
+        # One microsecond of tolerance for rounding.
         if (wait := full_at - now - self._ahead) > 1e-6:
             return wait
         self._full_at[caller] = full_at + self._interval
@@ -36,7 +45,7 @@ class RateLimit:
 
 
 def network_of(client: tuple[str, int] | None) -> str:
-    """What counts as one caller without a key: an IPv4 address, or the first half of an IPv6 one."""
+    """Return the name of a caller without a key: its IPv4 address, or the /64 network of its IPv6 address."""
     if client is None:
         return ""
     host = client[0]

@@ -1,4 +1,4 @@
-"""What every request passes first and every answer last: its id, its metrics, its line in the log.
+"""The layer that gives each request its id, its metrics and its log line.
 
 Source of the interface: the ASGI specification, version 3.
 """
@@ -19,7 +19,7 @@ from triton_models.client.requests import REQUEST_ID
 REQUEST_ID_HEADER = b"x-request-id"
 
 FIELDS = "fields"
-"""Headers by name, in the scope. `connections.py` leaves them there; other servers may lose bodies."""
+"""Key of the scope for headers by name; `server/http_protocol.py` sets it. Other servers may lose bodies."""
 
 _CLOSE = (b"connection", b"close")
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _SANE = re.compile(rb"[\w.:/+=@~-]{1,128}", re.ASCII)
 
 
-class Edge:
-    """ASGI middleware around the whole application."""
+class RequestContext:
+    """ASGI middleware around the application; only the tracing layer is outside of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,14 +50,14 @@ class Edge:
         REQUEST_ID.set(request_id)
         added: tuple[tuple[bytes, bytes], ...] = ((REQUEST_ID_HEADER, request_id.encode()),)
         if loses_body:
-            # Nothing that comes after it is looked at then.
+            # The server then ignores whatever follows this request on the connection.
             added = (*added, _CLOSE)
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # A new list: answers share theirs.
+                # A new list, because answers share their list of headers.
                 message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
@@ -77,11 +77,11 @@ class Edge:
 
 
 def id_of(fields: Mapping[bytes, bytes]) -> str:
-    """The id that the caller gave its request, where it can stand in a log, else a new one."""
+    """Return the request id that the caller sent, if it is safe to log; otherwise a new one."""
     value = fields.get(REQUEST_ID_HEADER)
     if value is not None and _SANE.fullmatch(value):
         return str(value, "ascii")
-    # To tell requests apart, not to keep anything secret.
+    # The id only tells requests apart; it need not be unpredictable.
     return f"{random.getrandbits(64):016x}"
 
 

@@ -1,47 +1,54 @@
-"""TODO."""
+"""Records a span of each request, and starts and ends tracing.
+
+FastAPI could record these spans itself. They would contain the path and the query, and lack the route of
+requests that the fast path answers.
+"""
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.settings import SettingsError
+from gateway.telemetry import tracing
 from gateway.telemetry.tracing import recorded
 from triton_models.server.otel import TelemetryError, service_name, traces_url
 
+if TYPE_CHECKING:
+    from gateway.telemetry.exporter import Exporting
+
 NOT_TRACED = frozenset({"/health", "/health/live", "/metrics"})
-"""Asked every few seconds by machines."""
+"""Routes that machines poll every few seconds."""
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-"""Those that OpenTelemetry's conventions name; any other is recorded as _OTHER."""
+"""Methods that OpenTelemetry's conventions name; any other is recorded as _OTHER."""
 
 FLUSH_SECONDS = 2.0
-"""How long the end of the process waits for the last spans to be taken."""
+"""Seconds for which the end of the process waits until the last spans are sent."""
 
 
-def traced(app: ASGIApp) -> ASGIApp:
-    """The application, with traces where they are on.
+def with_tracing(app: ASGIApp) -> ASGIApp:
+    """Wrap the application in the tracing middleware, if tracing is on.
 
     Raises:
-        SettingsError: one of OpenTelemetry's variables cannot be used.
+        SettingsError: One of OpenTelemetry's variables cannot be used.
     """
-    global _tracer
     try:
         url = traces_url(os.environ)
     except TelemetryError as error:
         raise SettingsError(str(error)) from error
     if url is None:
         return app
-    from gateway.telemetry.exporter import Exporting, instrument
+    from gateway.telemetry.exporter import Exporting, recording_call
 
     exporting = Exporting(url, service_name(os.environ))
-    _tracer = exporting.tracer
-    instrument(exporting)
-    return Traced(app, exporting)
+    tracing.start(exporting.tracer, recording_call(exporting))
+    return TracingMiddleware(app, exporting)
 
 
-class Traced:
-    """ASGI middleware: a span around each request, and the last spans sent at the end."""
+class TracingMiddleware:
+    """ASGI middleware that records a span of each request, and sends the last spans at the end."""
 
     def __init__(self, app: ASGIApp, exporting: "Exporting") -> None:
         self._app = app
@@ -77,7 +84,7 @@ class Traced:
                         current.set_status(StatusCode.ERROR)
                     for key, value in message.get("headers", ()):
                         if key.lower() == b"x-request-id":
-                            # The logs have it too.
+                            # The same id is in the logs.
                             current.set_attribute(
                                 "http.response.header.x-request-id", [value.decode("latin-1")]
                             )
@@ -86,7 +93,7 @@ class Traced:
             try:
                 await self._app(scope, receive, send_and_note)
             finally:
-                # The router, or `hot.py`, wrote the route into the scope.
+                # The router, or the fast path, wrote the route into the scope.
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:
                     current.update_name(f"{name} {route}")

@@ -1,27 +1,26 @@
-"""The budget for loaded models: MAX_LOADED_MODELS and MAX_LOADED_BYTES.
+"""Limits how many models are loaded: MAX_LOADED_MODELS.
 
-A model counts as the bytes of its weights (`model.onnx`, and what lies beside it for a graph over 2 GB), once
-for each instance: known before it is loaded, the same on every machine. The two towers of a CLIP model are
-one. What counts is what is wanted, in Triton at this moment or not, and what a load in progress was given.
+The two towers of a CLIP model are one model. A model counts if it is wanted, whether or not it is in Triton
+at the moment, or if a load in progress was admitted.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from filelock import AsyncFileLock
 
 from gateway.errors import GatewayError, InsufficientStorage, ModelConflict
-from gateway.model_id import Reference, partners
-from gateway.models.locks import LOCK_POLL, Changes, is_held
-from gateway.models.rollout import Parts, Serving
+from gateway.model_id import ModelId, partners
+from gateway.models.locks import LOCK_POLL, ModelLocks, is_held
+from gateway.models.rollout import Rollout
 from gateway.settings import Settings
 from triton_models.client.index import ready_names
-from triton_models.contract.config import Tuning
 from triton_models.contract.manifest import ManifestError
 from triton_models.repository.model_state import last_use, touch
-from triton_models.repository.repository import MODEL, Repository, RepositoryError
+from triton_models.repository.repository import Repository, RepositoryError
 from triton_models.server.supervisor import Triton
 
 log = logging.getLogger(__name__)
@@ -29,182 +28,152 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Place:
-    """What one model takes of the budget; served: its parts that were found. bytes: 0 where not known."""
+    """A model that counts towards the limit.
+
+    Attributes:
+        name: Name that clients use; a name in Triton if the manifest cannot be read.
+        triton_names: Names in Triton of its parts that count.
+        loading: True while a load of it is in progress.
+    """
 
     name: str
-    served: set[str]
-    bytes: int = 0
+    triton_names: set[str]
     loading: bool = False
 
 
 class Capacity:
-    """Says which models may be loaded beside those that are; unloads some where the operator wants that."""
+    """Decides which models may be loaded, and unloads others to make room if the settings allow it."""
 
     def __init__(
-        self, settings: Settings, repository: Repository, triton: Triton, changes: Changes, serving: Serving
+        self, settings: Settings, repository: Repository, triton: Triton, locks: ModelLocks, rollout: Rollout
     ) -> None:
-        self._models = settings.max_loaded_models
-        self._bytes = settings.max_loaded_bytes
-        self._evicts = settings.unload_least_recently_used
+        self._most = settings.max_loaded_models
+        self._evicts = settings.evict_least_recently_used
         self._repository = repository
         self._triton = triton
-        self._changes = changes
-        self._serving = serving
+        self._locks = locks
+        self._rollout = rollout
 
     async def note_use(self, used: Iterable[str]) -> None:
-        """Remember for all processes that these models, by served name, were asked.
+        """Record for all processes that these models, by their names in Triton, were used.
 
-        Triton's own `last_inference` would not do: answers from its cache do not count there.
+        Triton's own `last_inference` is not enough: it does not include answers from the cache.
         """
         if self._evicts:
-            for served in used:
-                await asyncio.to_thread(touch, self._repository.state_path(served))
+            for triton_name in used:
+                await asyncio.to_thread(touch, self._repository.state_path(triton_name))
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is a budget at all."""
-        return self._models is not None or self._bytes is not None
+        """Return whether the operator set a limit."""
+        return self._most is not None
 
-    async def check(self, reference: Reference) -> None:
-        """Refuse a model before it is converted, where its number alone, or what is loaded, says enough.
-
-        Raises:
-            InsufficientStorage: there is no room, whatever its size.
-        """
-        if self.is_limited and not self._evicts:
-            self._require(reference, 1, await asyncio.to_thread(self._others, reference.served))
-
-    async def admit(self, reference: Reference, parts: Parts, tuning: Tuning) -> None:
-        """Give a model its place until it is wanted or its load has failed; who calls holds its locks.
+    async def check(self, model_id: ModelId) -> None:
+        """Refuse a model before it is converted.
 
         Raises:
-            InsufficientStorage: there is no room, and none can be made.
+            InsufficientStorage: Too many models are loaded, and none may be unloaded for it.
         """
-        if not self.is_limited:
+        if self._most is not None and not self._evicts:
+            self._require(model_id, await asyncio.to_thread(self._others, model_id.triton_names))
+
+    async def admit(self, model_id: ModelId) -> None:
+        """Reserve a place for a model until it is wanted or its load has failed. The caller holds its locks.
+
+        Raises:
+            InsufficientStorage: Too many models are loaded, and none can be unloaded.
+        """
+        if self._most is None:
             return
-        needed = await asyncio.to_thread(self._size, parts, tuning)
         async with self._one_at_a_time():
-            others = await asyncio.to_thread(self._others, reference.served)
+            others = await asyncio.to_thread(self._others, model_id.triton_names)
             if self._evicts:
-                others = await self._make_room(reference, needed, others)
-            self._require(reference, needed, others)
-            await self._changes.record(reference.served[:1], admitted=needed)
+                others = await self._make_room(model_id, others)
+            self._require(model_id, others)
+            await self._locks.record(model_id.triton_names[:1], admitted=True)
 
-    async def trim(self, first: Iterable[Reference]) -> None:
-        """Let go of what was loaded before this start and no longer fits.
+    async def trim(self, first: Iterable[ModelId]) -> None:
+        """Drop models that were loaded before this start and exceed the limit now.
 
-        Kept are, in this order and as far as they fit: what is in Triton; `first`; the others by name.
+        Models are kept in this order: those that are loading, those in Triton, `first`, the others by name.
         """
-        if not self.is_limited:
+        if self._most is None:
             return
         ready = ready_names(await self._triton.client.index())
-        order = [reference.served[0] for reference in first]
+        order = [model_id.triton_names[0] for model_id in first]
 
-        def rank(place: Place) -> tuple[bool, int, str]:
-            served = min(place.served)
-            named = min((order.index(name) for name in place.served if name in order), default=len(order))
-            return not place.served <= ready, named, served
+        def rank(place: Place) -> tuple[bool, bool, int, str]:
+            named = min(
+                (order.index(name) for name in place.triton_names if name in order), default=len(order)
+            )
+            return not place.loading, not place.triton_names <= ready, named, min(place.triton_names)
 
         async with self._one_at_a_time():
-            places = await asyncio.to_thread(self._others, ())
-            kept: list[Place] = []
-            for place in sorted(places, key=rank):
-                if place.loading or self._problem([*kept, place]) is None:
-                    kept.append(place)
+            places = sorted(await asyncio.to_thread(self._others, ()), key=rank)
+            kept = places[: self._most]
+            for place in places[self._most :]:
+                if place.loading:
                     continue
-                reason = f"not loaded again: {self._words(place.name, [*kept, place], kept)}"
+                reason = f"not loaded again: {self._words(place.name, kept)}"
                 log.warning("%s", reason)
                 try:
-                    async with self._changes.of(tuple(place.served), None, wait=False):
-                        await self._changes.record(tuple(place.served), wanted=False, error=reason)
+                    async with self._locks.hold(tuple(place.triton_names), None, wait=False):
+                        await self._locks.record(tuple(place.triton_names), wanted=False, error=reason)
                 except ModelConflict:
                     continue
 
     def _one_at_a_time(self) -> AsyncFileLock:
-        """Who decides what fits, among all processes."""
+        """Return the lock that lets one process decide at a time."""
         return AsyncFileLock(self._repository.state_dir / "capacity.lock", poll_interval=LOCK_POLL)
 
-    def _require(self, reference: Reference, needed: int, others: list[Place]) -> None:
-        after = [*others, Place(str(reference), set(), needed)]
-        if self._problem(after) is not None:
-            raise InsufficientStorage(self._words(str(reference), after, others))
+    def _require(self, model_id: ModelId, others: list[Place]) -> None:
+        if self._most is not None and len(others) >= self._most:
+            raise InsufficientStorage(self._words(str(model_id), others))
 
-    def _problem(self, places: list[Place]) -> str | None:
-        """The setting that these are too much for."""
-        if self._models is not None and len(places) > self._models:
-            return "MAX_LOADED_MODELS"
-        if self._bytes is not None and sum(place.bytes for place in places) > self._bytes:
-            return "MAX_LOADED_BYTES"
-        return None
-
-    def _words(self, name: str, after: list[Place], others: list[Place]) -> str:
+    def _words(self, name: str, others: list[Place]) -> str:
         loaded = ", ".join(sorted(place.name for place in others)) or "none"
-        if self._problem(after) == "MAX_LOADED_MODELS":
-            budget = f"MAX_LOADED_MODELS is {self._models}, and as many are loaded: {loaded}"
-        else:
-            taken = sum(place.bytes for place in others)
-            budget = (
-                f"with it {taken + after[-1].bytes} bytes of weights would be loaded, MAX_LOADED_BYTES is "
-                f"{self._bytes}; loaded are: {loaded}"
-            )
-        return f"no room for model {name}: {budget}; unload a model, or raise the limit"
+        return (
+            f"no room for model {name}: MAX_LOADED_MODELS is {self._most}, and as many are loaded: {loaded}; "
+            "unload a model, or raise the limit"
+        )
 
-    async def _make_room(self, reference: Reference, needed: int, others: list[Place]) -> list[Place]:
-        """Unload the least recently used until the model fits, and none where that would not do."""
+    async def _make_room(self, model_id: ModelId, others: list[Place]) -> list[Place]:
+        """Unload the least recently used models until the model fits; none if it still would not fit."""
+        assert self._most is not None
         idle = sorted((place for place in others if not place.loading), key=self._last_use)
-        new = Place(str(reference), set(), needed)
-        if self._problem([*(place for place in others if place.loading), new]) is not None:
+        if len(others) - len(idle) >= self._most:
             return others
         for place in idle:
-            if self._problem([*others, new]) is None:
+            if len(others) < self._most:
                 break
             try:
-                await self._evict(place, reference)
+                await self._evict(place, model_id)
             except GatewayError as error:
-                # Something else is being done with it, or Triton will not let it go: the next one, then.
+                # Another operation holds the model, or Triton did not unload it: try the next one.
                 log.warning("%s is not unloaded: %s", place.name, error)
                 continue
             others = [other for other in others if other is not place]
         return others
 
-    async def _evict(self, place: Place, reference: Reference) -> None:
-        parts = tuple(sorted(place.served))
-        async with self._changes.of(parts, "unloading", wait=False):
-            await self._serving.take_down(parts)
-        log.info("%s is unloaded, least recently used, for %s", place.name, reference)
+    async def _evict(self, place: Place, model_id: ModelId) -> None:
+        parts = tuple(sorted(place.triton_names))
+        async with self._locks.hold(parts, "unloading", wait=False):
+            await self._rollout.unload(parts)
+        log.info("%s is unloaded, least recently used, for %s", place.name, model_id)
 
     def _last_use(self, place: Place) -> tuple[int, str]:
-        return max(last_use(self._repository.state_path(one)) or 0 for one in place.served), place.name
+        return max(last_use(self._repository.state_path(one)) or 0 for one in place.triton_names), place.name
 
     def _others(self, own: tuple[str, ...]) -> list[Place]:
-        """What takes places, but the model of these parts."""
+        """Return all models that count, except the one with these parts."""
         found: dict[str, Place] = {}
-        for served, state in self._repository.states().items():
-            loading = state.admitted is not None and is_held(self._repository, served)
-            if served in own or not (state.wanted or loading):
+        for triton_name, state in self._repository.states().items():
+            loading = state.admitted is not None and is_held(self._repository, triton_name)
+            if triton_name in own or not (state.wanted or loading):
                 continue
-            place = found.setdefault(min({served} | partners(served)), Place(served, set()))
-            place.served.add(served)
+            place = found.setdefault(min({triton_name} | partners(triton_name)), Place(triton_name, set()))
+            place.triton_names.add(triton_name)
             place.loading |= loading
-            name, size = self._known(served)
-            place.name = name or place.name
-            # A load in progress was given what all parts take.
-            place.bytes = max(place.bytes + size, state.admitted or 0)
+            with suppress(OSError, RepositoryError, ManifestError):
+                place.name = str(ModelId.of(self._repository.manifest(triton_name)))
         return list(found.values())
-
-    def _known(self, served: str) -> tuple[str | None, int]:
-        """The name and size of what is in the repository; (None, 0) where that cannot be read."""
-        try:
-            manifest = self._repository.manifest(served)
-            return str(Reference.of(manifest)), self._size({served: manifest}, Tuning())
-        except (OSError, RepositoryError, ManifestError):
-            return None, 0
-
-    def _size(self, parts: Parts, tuning: Tuning) -> int:
-        """Bytes of the weights of all parts, once for each instance."""
-        total = 0
-        for served, manifest in parts.items():
-            directory = self._repository.version_dir(served, manifest.version)
-            files = sum(path.stat().st_size for path in directory.glob(f"{MODEL}*"))
-            total += files * (tuning.apply(self._repository.config(served)).instance_group[0].count or 1)
-        return total

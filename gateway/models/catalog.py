@@ -1,6 +1,6 @@
-"""What the front end keeps in memory of each model: its manifest, its tokenizer, its picture of an image.
+"""Caches models in the gateway's memory: manifest, tokenizer, image preprocessing.
 
-A cache of the repository, not a truth: whoever finds it outdated calls `refresh`.
+The repository is authoritative; code that finds an entry outdated calls `refresh`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
 from gateway.memory import give_back
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.text.tokenizer import TextTokenizer
 from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError
 from triton_models.contract.names import TEXT_SUFFIX, InvalidModelName
@@ -24,14 +24,20 @@ from triton_models.repository.repository import DamagedModel, ModelNotInReposito
 
 @dataclass(frozen=True)
 class TextModel:
-    """A text model, or the text tower of a CLIP model, as a request needs it.
+    """The data that a request needs of a text model, or of the text tower of a CLIP model.
 
-    max_rows: texts that one request to Triton may carry.
-    empty_embedding: float32 [D], the vector of a text of no tokens, where the model has one.
+    Attributes:
+        model_id: The model.
+        triton_name: The model's, or the tower's, name in Triton.
+        manifest: The version's.
+        version: The version in Triton.
+        tokenizer: The version's.
+        max_rows: Most texts in one request to Triton.
+        empty_embedding: float32 [D], the vector of a text of no tokens; None if the model has none.
     """
 
-    reference: Reference
-    served: str
+    model_id: ModelId
+    triton_name: str
     manifest: Manifest
     version: int
     tokenizer: TextTokenizer
@@ -40,23 +46,23 @@ class TextModel:
 
     @property
     def state(self) -> tuple[int, ...]:
-        """What another load may change and a request depends on."""
+        """The values that a request depends on and another load may change."""
         return self.version, self.max_rows
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """The image tower of a CLIP model as a request needs it."""
+    """The data that a request needs of the image tower of a CLIP model."""
 
-    reference: Reference
-    served: str
+    model_id: ModelId
+    triton_name: str
     manifest: Manifest
     version: int
     preprocessing: ImagePreprocessing
 
     @property
     def state(self) -> tuple[int, ...]:
-        """What another load may change and a request depends on."""
+        """The values that a request depends on and another load may change."""
         return (self.version,)
 
 
@@ -64,66 +70,66 @@ Kept = TypeVar("Kept", bound=TextModel | ImageModel)
 
 
 class Models(Generic[Kept]):
-    """Models by reference, each read from the repository the first time it is asked for."""
+    """Models by ModelId, each read from the repository when it is first used."""
 
-    def __init__(self, read: Callable[[Reference], Kept]) -> None:
+    def __init__(self, read: Callable[[ModelId], Kept]) -> None:
         self._read = read
-        self._models: dict[Reference, Kept] = {}
+        self._models: dict[ModelId, Kept] = {}
         self.other_tower: Models[TextModel] | Models[ImageModel] | None = None
-        self._reading: dict[Reference, asyncio.Task[Kept]] = {}
+        self._reading: dict[ModelId, asyncio.Task[Kept]] = {}
 
-    def __contains__(self, reference: Reference) -> bool:
-        return reference in self._models
+    def __contains__(self, model_id: ModelId) -> bool:
+        return model_id in self._models
 
-    def known(self, reference: Reference) -> Kept | None:
-        """The model, if it was asked for before."""
-        return self._models.get(reference)
+    def known(self, model_id: ModelId) -> Kept | None:
+        """Return the model if it is cached."""
+        return self._models.get(model_id)
 
-    async def get(self, reference: Reference) -> Kept:
-        """The model.
+    async def get(self, model_id: ModelId) -> Kept:
+        """Return the model, from the repository if it is not cached.
 
         Raises:
-            ModelNotFound: it has not been converted, or another model holds its served name.
+            ModelNotFound: The model has not been converted, or another model has its name in Triton.
         """
-        return self.known(reference) or await self.refresh(reference)
+        return self.known(model_id) or await self.refresh(model_id)
 
-    async def refresh(self, reference: Reference) -> Kept:
+    async def refresh(self, model_id: ModelId) -> Kept:
         """Read the model again.
 
         Raises:
-            ModelNotFound: as `get`.
+            ModelNotFound: As `get`.
         """
-        task = self._reading.get(reference)
+        task = self._reading.get(model_id)
         if task is None:
-            # One reading for all who ask meanwhile: a tokenizer takes megabytes and milliseconds.
-            task = self._reading[reference] = asyncio.create_task(self._replace(reference))
-            task.add_done_callback(lambda _: self._reading.pop(reference))
+            # Concurrent callers share one read: a tokenizer takes megabytes and milliseconds.
+            task = self._reading[model_id] = asyncio.create_task(self._replace(model_id))
+            task.add_done_callback(lambda _: self._reading.pop(model_id))
         return await asyncio.shield(task)
 
-    async def _replace(self, reference: Reference) -> Kept:
-        self._models.pop(reference, None)
-        model = await asyncio.to_thread(self._read, reference)
-        self._models[reference] = model
+    async def _replace(self, model_id: ModelId) -> Kept:
+        self._models.pop(model_id, None)
+        model = await asyncio.to_thread(self._read, model_id)
+        self._models[model_id] = model
         if self.other_tower is not None:
-            self.other_tower.forget_other(reference, model.manifest.pair)
+            self.other_tower.forget_other(model_id, model.manifest.pair)
         return model
 
     def keep_only(self, wanted: set[str]) -> bool:
-        """Drop the models of all other served names; whether there were any."""
-        others = [known for known, model in self._models.items() if model.served not in wanted]
-        for reference in others:
-            del self._models[reference]
+        """Drop all models except these names in Triton; return whether any was dropped."""
+        others = [known for known, model in self._models.items() if model.triton_name not in wanted]
+        for model_id in others:
+            del self._models[model_id]
         return bool(others)
 
-    def forget_other(self, reference: Reference, pair: str | None) -> None:
-        """Drop a tower that is of another pair than this."""
-        known = self._models.get(reference)
+    def forget_other(self, model_id: ModelId, pair: str | None) -> None:
+        """Drop a model's tower if it belongs to another pair than `pair`."""
+        known = self._models.get(model_id)
         if known is not None and known.manifest.pair != pair:
-            del self._models[reference]
+            del self._models[model_id]
 
 
 class Catalog:
-    """What embeds text, and what embeds images."""
+    """The caches of the models that embed texts and of those that embed images."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -132,150 +138,146 @@ class Catalog:
         self.texts.other_tower, self.images.other_tower = self.images, self.texts
 
     async def keep_only(self, wanted: set[str]) -> None:
-        """Drop the models of all other served names, and give back what their tokenizers took."""
+        """Drop all models except these names in Triton, and return their memory to the system."""
         dropped = [self.texts.keep_only(wanted), self.images.keep_only(wanted)]
         if any(dropped):
             await asyncio.to_thread(give_back)
 
-    async def named(self, name: str) -> Reference:
-        """The model of a name in one word: as `Reference.parse` reads it, `NAME/PRETRAINED`, or served name.
+    async def named(self, name: str) -> ModelId:
+        """Return the model of a name: as `ModelId.parse` reads it, `NAME/PRETRAINED`, or a name in Triton.
 
-        Where the repository has none of these it is the first; asking it for vectors says what is missing.
+        If the repository has none of these, return the first; a request to it then fails with a clear error.
 
         Raises:
-            ModelNotFound: no model can have this name.
+            ModelNotFound: No model can have this name.
         """
         try:
-            reference = Reference.parse(name)
+            model_id = ModelId.parse(name)
         except InvalidModelName as error:
             raise ModelNotFound(f"no model can be named {name[:200]!r}: {error}") from error
-        if reference in self.texts or reference in self.images:
-            return reference
-        return await asyncio.to_thread(self._named, name, reference)
+        if model_id in self.texts or model_id in self.images:
+            return model_id
+        return await asyncio.to_thread(self._named, name, model_id)
 
-    def _named(self, name: str, first: Reference) -> Reference:
+    def _named(self, name: str, first: ModelId) -> ModelId:
         model_name, _, pretrained = name.partition("/")
         with suppress(ModelNotInRepository, ManifestError, ModelConflict):
             manifests(self._repository, first)
             return first
         with suppress(ModelNotInRepository, ManifestError, ModelConflict, InvalidModelName):
             if pretrained:
-                reference = Reference.named(model_name, pretrained)
-                manifests(self._repository, reference)
-                return reference
-        for served in () if pretrained or ":" in name else (name, name + TEXT_SUFFIX):
+                model_id = ModelId.named(model_name, pretrained)
+                manifests(self._repository, model_id)
+                return model_id
+        for triton_name in () if pretrained or ":" in name else (name, name + TEXT_SUFFIX):
             with suppress(ModelNotInRepository, ManifestError):
-                return Reference.of(self._repository.manifest(served))
+                return ModelId.of(self._repository.manifest(triton_name))
         return first
 
-    def _read_text(self, reference: Reference) -> TextModel:
+    def _read_text(self, model_id: ModelId) -> TextModel:
         try:
-            return self._text_model(reference)
+            return self._text_model(model_id)
         except DamagedModel as error:
-            raise InvalidModel(f"model {reference} cannot be read: {error}") from error
+            raise InvalidModel(f"model {model_id} cannot be read: {error}") from error
 
-    def _text_model(self, reference: Reference) -> TextModel:
-        served = reference.text_served
-        manifest = self._manifests(reference)[served]
-        directory = self._repository.version_dir(served, manifest.version)
+    def _text_model(self, model_id: ModelId) -> TextModel:
+        triton_name = model_id.text_triton_name
+        manifest = self._manifests(model_id)[triton_name]
+        directory = self._repository.version_dir(triton_name, manifest.version)
         return TextModel(
-            reference=reference,
-            served=served,
+            model_id=model_id,
+            triton_name=triton_name,
             manifest=manifest,
             version=manifest.version,
             tokenizer=TextTokenizer(directory, manifest),
-            max_rows=self._repository.config(served).max_batch_size,
-            empty_embedding=self._repository.load_check(served, manifest.version).empty_embedding,
+            max_rows=self._repository.config(triton_name).max_batch_size,
+            empty_embedding=self._repository.load_check(triton_name, manifest.version).empty_embedding,
         )
 
-    def _read_image(self, reference: Reference) -> ImageModel:
-        served = reference.image_served
-        manifest = self._manifests(reference)[served]
+    def _read_image(self, model_id: ModelId) -> ImageModel:
+        triton_name = model_id.image_triton_name
+        manifest = self._manifests(model_id)[triton_name]
         assert manifest.image is not None
-        return ImageModel(reference, served, manifest, manifest.version, manifest.image)
+        return ImageModel(model_id, triton_name, manifest, manifest.version, manifest.image)
 
-    def _manifests(self, reference: Reference) -> dict[str, Manifest]:
+    def _manifests(self, model_id: ModelId) -> dict[str, Manifest]:
         try:
-            return manifests(self._repository, reference)
+            return manifests(self._repository, model_id)
         except (ModelNotInRepository, ManifestError) as error:
-            raise not_loaded(reference) from error
+            raise not_loaded(model_id) from error
         except ModelConflict as error:
-            raise ModelNotFound(f"model {reference} is not loaded; {error}") from error
+            raise ModelNotFound(f"model {model_id} is not loaded; {error}") from error
 
 
-def manifests(repository: Repository, reference: Reference) -> dict[str, Manifest]:
-    """The manifests of all parts of a model, by served name.
+def manifests(repository: Repository, model_id: ModelId) -> dict[str, Manifest]:
+    """Return the manifests of all parts of a model, by name in Triton.
 
     Raises:
-        ModelNotInRepository: there is none, or of a CLIP model only one half, or halves of two conversions.
-        ManifestError: one is damaged.
-        ModelConflict: the served name is another model's.
+        ModelNotInRepository: A part is missing, or the towers of a CLIP model are of two conversions.
+        ManifestError: A manifest is damaged.
+        ModelConflict: Another model has a part's name in Triton.
     """
-    found = {served: repository.manifest(served) for served in reference.served}
+    found = {triton_name: repository.manifest(triton_name) for triton_name in model_id.triton_names}
     for manifest in found.values():
-        if Reference.of(manifest) != reference:
-            raise collision(reference, Reference.of(manifest))
+        if ModelId.of(manifest) != model_id:
+            raise collision(model_id, ModelId.of(manifest))
     if len({manifest.pair for manifest in found.values()}) > 1:
-        return _pair(repository, reference)
+        return _pair(repository, model_id)
     return found
 
 
-def manifests_of(
-    repository: Repository, reference: Reference, versions: tuple[int, ...]
-) -> dict[str, Manifest]:
-    """The manifests of these versions, one for each part in the order of `reference.served`.
+def manifests_of(repository: Repository, model_id: ModelId, versions: tuple[int, ...]) -> dict[str, Manifest]:
+    """Return the manifests of these versions, one for each part in the order of `model_id.triton_names`.
 
     Raises:
-        ModelNotInRepository, ManifestError: one is not there, or cannot be read.
+        ModelNotInRepository, ManifestError: A manifest is missing or cannot be read.
     """
     return {
-        served: repository.manifest(served, version)
-        for served, version in zip(reference.served, versions, strict=True)
+        triton_name: repository.manifest(triton_name, version)
+        for triton_name, version in zip(model_id.triton_names, versions, strict=True)
     }
 
 
-def _pair(repository: Repository, reference: Reference) -> dict[str, Manifest]:
-    """Towers that belong together, of the versions that are named.
+def _pair(repository: Repository, model_id: ModelId) -> dict[str, Manifest]:
+    """Return the manifests of two towers of one pair, among the configured versions.
 
-    Two of each are while one pair takes another's place, and their order changes tower by tower.
+    While one pair replaces another, each tower has two versions, whose order changes tower by tower.
 
     Raises:
-        ModelNotInRepository: there are none.
+        ModelNotInRepository: No two towers are of one pair.
     """
-    named = [repository.versions(served) for served in reference.served]
+    named = [repository.versions(triton_name) for triton_name in model_id.triton_names]
     for versions in itertools.product(*named):
         with suppress(ModelNotInRepository, ManifestError):
-            found = manifests_of(repository, reference, versions)
+            found = manifests_of(repository, model_id, versions)
             if len({manifest.pair for manifest in found.values()}) == 1:
                 return found
-    raise ModelNotInRepository(f"the halves of {reference} are of two conversions")
+    raise ModelNotInRepository(f"the halves of {model_id} are of two conversions")
 
 
-def not_loaded(reference: Reference) -> ModelNotFound:
-    """The error for a model that could be loaded but is not."""
-    fields = f'"model_name": "{reference.model_name}"'
-    if reference.is_clip:
-        route, fields = "/load_clip_model", f'{fields}, "pretrained": "{reference.pretrained}"'
+def not_loaded(model_id: ModelId) -> ModelNotFound:
+    """Return the error for a model that could be loaded but is not."""
+    fields = f'"model_name": "{model_id.model_name}"'
+    if model_id.is_clip:
+        route, fields = "/load_clip_model", f'{fields}, "pretrained": "{model_id.pretrained}"'
     else:
         route = "/load_sentence_transformer_model"
-    return ModelNotFound(f"model {reference} is not loaded; load it with POST {route} {{{fields}}}")
+    return ModelNotFound(f"model {model_id} is not loaded; load it with POST {route} {{{fields}}}")
 
 
-def collision(reference: Reference, holder: Reference) -> ModelConflict:
-    """The error for two models of one served name."""
+def collision(model_id: ModelId, holder: ModelId) -> ModelConflict:
+    """Return the error for two models with the same name in Triton."""
     return ModelConflict(
-        f"model {reference} would be served as {reference.text_served}, which is {holder}; "
+        f"model {model_id} would be served as {model_id.text_triton_name}, which is {holder}; "
         "delete that model first"
     )
 
 
 def no_tokens(model: TextModel) -> str:
-    """What a caller is told who wants vectors of tokens from a model that has none."""
-    if model.reference.is_clip:
-        return (
-            f"model {model.reference} is a CLIP model, which gives one vector a text and none of its tokens"
-        )
+    """Return the message for a request for token vectors to a model that has none."""
+    if model.model_id.is_clip:
+        return f"model {model.model_id} is a CLIP model, which gives one vector a text and none of its tokens"
     return (
-        f"model {model.reference} was converted by a version that kept no vectors of tokens; "
+        f"model {model.model_id} was converted by a version that kept no vectors of tokens; "
         "convert it again: POST /delete_model, then POST /load_sentence_transformer_model"
     )

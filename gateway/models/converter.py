@@ -1,6 +1,6 @@
 """Runs the converter, the only process with torch, and reads its progress.
 
-The protocol is `converters/progress.py`: one JSON object a line on standard output.
+The protocol is that of `converters/progress.py`: one JSON object per line on standard output.
 """
 
 import asyncio
@@ -25,21 +25,21 @@ from gateway.errors import (
     ModelNotFound,
     Overloaded,
 )
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.settings import Settings
 from gateway.telemetry.metrics import CONVERSIONS, timed
 
 log = logging.getLogger(__name__)
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 _LAST_WORDS_SECONDS = 1.0
 
 MOST_WAITING = 32
-"""Conversions that may wait for their turn; each is a load that somebody waits for."""
+"""Most conversions that may wait for their turn; each is a load that a caller waits for."""
 
 RETRY_SECONDS = 30
-"""After which a caller may try again who was one too many."""
+"""`Retry-After` for a caller that was refused because too many conversions wait."""
 
 FAILURES: dict[str, type[GatewayError]] = {
     "not_found": ModelNotFound,
@@ -53,7 +53,7 @@ FAILURES: dict[str, type[GatewayError]] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """One step on the way to a served model; `progress` counts from 0 to 1 within the step."""
+    """The progress of a load: its current step, and the fraction of that step, from 0 to 1, that is done."""
 
     step: Literal["download", "convert", "verify", "load", "ready"]
     progress: float
@@ -64,7 +64,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Turns:
-    """Who converts: so many at a time in this process; others wait in their order, up to a number."""
+    """Bounds this process's conversions: `at_a_time` run, others queue in order, up to MOST_WAITING."""
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
@@ -72,16 +72,16 @@ class Turns:
         self._waiting = 0
 
     @asynccontextmanager
-    async def one(self, reference: Reference, on_progress: OnProgress) -> AsyncIterator[None]:
-        """A turn, for as long as the context lasts.
+    async def one(self, model_id: ModelId, on_progress: OnProgress) -> AsyncIterator[None]:
+        """Wait for a turn and hold it while the context lasts.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: Too many conversions wait already.
         """
         if self._free.locked():
             if self._waiting >= MOST_WAITING:
                 raise Overloaded(
-                    f"{self._waiting} conversions wait already; load {reference} when some are done",
+                    f"{self._waiting} conversions wait already; load {model_id} when some are done",
                     RETRY_SECONDS,
                 )
             waits = f"Waiting for other conversions: {self._at_a_time} run at a time (MAX_CONVERSIONS)"
@@ -100,7 +100,7 @@ class Turns:
 @timed(CONVERSIONS)
 async def convert(
     settings: Settings,
-    reference: Reference,
+    model_id: ModelId,
     revision: str | None,
     on_progress: OnProgress,
     *,
@@ -108,14 +108,21 @@ async def convert(
 ) -> tuple[int, ...]:
     """Convert one model, with all its parts, into the repository; the caller holds their locks.
 
-    beside: the version that is there stays in place, the new one is put beside it.
-    Returns the version of each part, in the order of `Reference.served`.
+    Args:
+        settings: The server's: precision, sources, time limit, repository.
+        model_id: The model.
+        revision: Of the source; None for the default one.
+        on_progress: Called at each step.
+        beside: Whether to keep the present version and put the new one beside it.
+
+    Returns:
+        The new version of each part, in the order of `ModelId.triton_names`.
 
     Raises:
-        ModelNotFound, ModelConflict, InvalidModel, InsufficientStorage: as the converter found.
+        ModelNotFound, ModelConflict, InvalidModel, InsufficientStorage: The converter's error.
     """
     last: dict[str, Any] = {}
-    command = [*_command(settings, reference, revision), *(["--beside"] if beside else [])]
+    command = [*_command(settings, model_id, revision), *(["--beside"] if beside else [])]
     async with _process(command, settings.conversion_timeout) as process:
         assert process.stdout is not None
         async for line in process.stdout:
@@ -126,31 +133,31 @@ async def convert(
         return tuple(int(version) for version in last["result"]["versions"])
     if "error" in last and last["error"] in FAILURES:
         raise FAILURES[last["error"]](str(last["message"]))
-    # Some libraries abort where an allocation fails.
+    # Some libraries abort when an allocation fails.
     if process.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         raise InvalidModel(
-            f"the conversion of {reference} was killed, as the system does when memory runs out; "
+            f"the conversion of {model_id} was killed, as the system does when memory runs out; "
             "convert it with more memory free"
         )
     raise InvalidModel(
-        f"the conversion of {reference} ended before it was done; the server's log has the reason"
+        f"the conversion of {model_id} ended before it was done; the server's log has the reason"
     )
 
 
-def _command(settings: Settings, reference: Reference, revision: str | None) -> list[str]:
+def _command(settings: Settings, model_id: ModelId, revision: str | None) -> list[str]:
     command = [sys.executable, "-m", "converters"]
-    if reference.pretrained is None:
-        command += ["sentence-transformer", reference.model_name, "--precision", settings.export_precision]
+    if model_id.pretrained is None:
+        command += ["sentence-transformer", model_id.model_name, "--precision", settings.export_precision]
         if settings.trust_remote_code:
             command.append("--trust-remote-code")
     else:
-        command += ["clip", reference.model_name, reference.pretrained]
+        command += ["clip", model_id.model_name, model_id.pretrained]
     command += ["--output", str(settings.model_repository), "--progress", "json", "--locked"]
     if revision is not None:
         command += ["--revision", revision]
     if settings.model_sources:
         command += ["--sources", os.pathsep.join(str(path.resolve()) for path in settings.model_sources)]
-    # Requests that are being served come first; and no converter outlives the server.
+    # `nice` gives requests priority over the conversion; `setpriv` ends the converter with the server.
     nice, setpriv = shutil.which("nice"), shutil.which("setpriv")
     return [
         *([nice, "-n", "10"] if nice else []),
@@ -161,11 +168,11 @@ def _command(settings: Settings, reference: Reference, revision: str | None) -> 
 
 @asynccontextmanager
 async def _process(command: list[str], timeout: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process whose standard output is read; it has ended when the context ends."""
+    """Start a process whose standard output is read; it has ended when the context ends."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=PROJECT,
-        # ONNX Runtime reports what it runs to its maker unless told not to, before it is imported.
+        # ONNX Runtime sends telemetry unless this is set before it is imported.
         env={**for_the_converter(), "PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -184,18 +191,18 @@ async def _process(command: list[str], timeout: float) -> AsyncIterator[asyncio.
         if process.returncode is None:
             process.kill()
             await process.wait()
-        # It ends with the process, unless one that it has started lives on.
+        # The stream ends with the process, unless a child process of it lives on.
         await asyncio.wait({said}, timeout=_LAST_WORDS_SECONDS)
         said.cancel()
 
 
 async def _log_lines(stream: asyncio.StreamReader) -> None:
-    """What the converter and its libraries say, as lines of the log; progress bars only for debugging."""
+    """Log the output of the converter and its libraries; progress bars only at debug level."""
     while True:
         try:
             line = await stream.readline()
         except ValueError:
-            # Longer than the stream holds, and thrown away.
+            # The line is longer than the stream's buffer, and is discarded.
             continue
         if not line:
             return
@@ -214,7 +221,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def log_progress(name: str) -> OnProgress:
-    """Progress as lines of the log, one for each step and each quarter of it."""
+    """Return a callback that logs progress, one line for each quarter of each step."""
     seen: set[tuple[str, int]] = set()
 
     def report(progress: Progress) -> None:

@@ -1,11 +1,11 @@
 """Loads, unloads and deletes models.
 
-The truth is elsewhere: what exists is what the repository holds, what is loaded is what Triton
-says, and what should be loaded is a mark beside the model. So any number of front ends work side
-by side, each change under the model's lock, and a restart brings everything back.
+This module holds no state: the repository knows which models exist, Triton knows which are loaded, and a mark
+beside each model says whether it should be loaded. So any number of gateways can work side by side, each
+change is made under the model's lock, and a restart restores everything.
 
 A CLIP model is two models of the repository, its towers. Every change holds the locks of both and is made to
-both; where one tower fails, the other goes too.
+both; if one tower fails, the other is unloaded too.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from gateway.errors import (
     ModelConflict,
     ModelNotFound,
 )
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.capacity import Capacity
 from gateway.models.catalog import manifests, manifests_of
 from gateway.models.converter import OnProgress, Turns, convert, log_progress
-from gateway.models.locks import Changes
-from gateway.models.rollout import Parts, Serving
+from gateway.models.locks import ModelLocks
+from gateway.models.rollout import Parts, Rollout
 from gateway.settings import Settings
+from gateway.telemetry.tracing import traced
 from triton_models.contract.config import Tuning
 from triton_models.contract.manifest import ManifestError
 from triton_models.repository.repository import (
@@ -39,195 +40,210 @@ log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Changes what is loaded; every method may run in several processes at once."""
+    """Loads, unloads and deletes models; every method may run in several processes at the same time."""
 
     def __init__(
         self,
         settings: Settings,
         repository: Repository,
-        changes: Changes,
-        serving: Serving,
+        locks: ModelLocks,
+        rollout: Rollout,
         capacity: Capacity,
     ) -> None:
         self._settings = settings
         self._repository = repository
-        self._changes = changes
-        self._serving = serving
+        self._locks = locks
+        self._rollout = rollout
         self._capacity = capacity
         self._turns = Turns(settings.max_conversions)
 
     async def load(
-        self, reference: Reference, revision: str | None, tuning: Tuning, on_progress: OnProgress
+        self, model_id: ModelId, revision: str | None, tuning: Tuning, on_progress: OnProgress
     ) -> str:
-        """Bring a model into service, converting it first where the repository has none.
+        """Load a model, after converting it if the repository does not have it.
 
-        Where it serves in another version, that goes on until the new one takes over, and for good where
-        the new one fails. tuning: written into the model's configuration, where it stays.
-        Returns the sentence for the caller.
+        If another version serves, it goes on serving until the new one takes over, and stays if the new one
+        fails.
+
+        Args:
+            model_id: The model.
+            revision: Of the source; None accepts the one that is there, or converts the default one.
+            tuning: Written into the model's configuration, where it stays.
+            on_progress: Called at each step.
+
+        Returns:
+            The message for the caller.
 
         Raises:
-            GatewayError: the model cannot be found, converted, loaded or verified, names collide, or there
+            GatewayError: The model cannot be found, converted, loaded or verified, names collide, or there
                 is no room for it.
         """
-        if await self._serves(reference, revision, tuning):
-            return await self._said(reference, "is already loaded")
-        async with self._changes.of(reference.served, None):
+        if await self._serves(model_id, revision, tuning):
+            return await self._said(model_id, "is already loaded")
+        async with self._locks.hold(model_id.triton_names, None):
             # Another caller or process may have loaded it while this one waited for the lock.
-            if await self._serves(reference, revision, tuning):
-                return await self._said(reference, "is loaded")
-            old = await self._in_service(reference)
+            if await self._serves(model_id, revision, tuning):
+                return await self._said(model_id, "is loaded")
+            old = await self._in_service(model_id)
             try:
-                await self._bring(reference, revision, tuning, old, on_progress)
+                await self._bring(model_id, revision, tuning, old, on_progress)
             except (InvalidModel, DeadlineExceeded, InsufficientStorage) as error:
-                await self._changes.record(reference.served, error=str(error))
+                await self._locks.record(model_id.triton_names, error=str(error))
                 raise
             finally:
                 if old is not None:
-                    # What a conversion or a refusal left beside the version that serves.
-                    await asyncio.to_thread(self._serving.settle, reference)
-        return await self._said(reference, "is loaded")
+                    # Removes a new version that was converted but does not serve.
+                    await asyncio.to_thread(self._rollout.drop_other_versions, model_id)
+        return await self._said(model_id, "is loaded")
 
-    async def _said(self, reference: Reference, what: str) -> str:
-        """The sentence for the caller, and what the conversion found worth a notice."""
+    async def _said(self, model_id: ModelId, what: str) -> str:
+        """Return the message for the caller, with the conversion's notice if there is one."""
         with suppress(RepositoryError, ManifestError):
-            manifest = await asyncio.to_thread(self._repository.manifest, reference.text_served)
+            manifest = await asyncio.to_thread(self._repository.manifest, model_id.text_triton_name)
             if manifest.notice is not None:
-                log.warning("%s: %s", reference, manifest.notice)
-                return f"Model {reference} {what}. Note: {manifest.notice}."
-        return f"Model {reference} {what}."
+                log.warning("%s: %s", model_id, manifest.notice)
+                return f"Model {model_id} {what}. Note: {manifest.notice}."
+        return f"Model {model_id} {what}."
 
     async def _bring(
         self,
-        reference: Reference,
+        model_id: ModelId,
         revision: str | None,
         tuning: Tuning,
         old: Parts | None,
         on_progress: OnProgress,
     ) -> None:
-        """Convert where need be, and load; old: the version that serves now, None where none does."""
-        new = await self._parts(reference, revision)
+        """Convert if necessary, and load; `old` is the version that serves now, None if none does."""
+        new = await self._parts(model_id, revision)
         if new is None:
-            await self._capacity.check(reference)
-            await self._changes.record(reference.served, activity="converting")
-            async with self._turns.one(reference, on_progress):
+            await self._capacity.check(model_id)
+            await self._locks.record(model_id.triton_names, activity="converting")
+            async with self._turns.one(model_id, on_progress):
                 versions = await convert(
-                    self._settings, reference, revision, on_progress, beside=old is not None
+                    self._settings, model_id, revision, on_progress, beside=old is not None
                 )
-            new = await asyncio.to_thread(manifests_of, self._repository, reference, versions)
+            new = await asyncio.to_thread(manifests_of, self._repository, model_id, versions)
         if old is None:
-            await self._changes.record(reference.served, activity="loading")
-        await self._capacity.admit(reference, new, tuning)
+            await self._locks.record(model_id.triton_names, activity="loading")
+        await self._capacity.admit(model_id)
         if old is None:
             await asyncio.to_thread(self._tune, new, tuning)
-            await self._serving.bring_up(reference, new, on_progress)
-            await self._capacity.note_use(reference.served)
+            await self._rollout.load(model_id, new, on_progress)
+            await self._capacity.note_use(model_id.triton_names)
         else:
-            await self._serving.replace(reference, old, new, tuning, on_progress)
+            await self._rollout.replace(model_id, old, new, tuning, on_progress)
 
-    async def restore(self, served: str) -> None:
-        """Load again what is marked as wanted and is not in Triton, or not verified, without converting.
+    @traced("restore model")
+    async def restore(self, triton_name: str) -> None:
+        """Load a wanted model again, without converting it, if it is not in Triton or not verified.
 
-        served: the model, or one tower of a CLIP model, which brings the other along.
+        Args:
+            triton_name: The model, or one tower of a CLIP model, with which the other is loaded too.
 
         Raises:
-            GatewayError: it cannot be loaded or fails its check.
-            RepositoryError: it is not there, or only one half is.
+            GatewayError: The model cannot be loaded or fails its check.
+            RepositoryError: The repository does not have the model, or only one of its towers.
         """
-        reference = Reference.of(await asyncio.to_thread(self._repository.manifest, served))
-        async with self._changes.of(reference.served, None):
-            states = [await asyncio.to_thread(self._repository.state, part) for part in reference.served]
+        model_id = ModelId.of(await asyncio.to_thread(self._repository.manifest, triton_name))
+        async with self._locks.hold(model_id.triton_names, None):
+            states = [await asyncio.to_thread(self._repository.state, part) for part in model_id.triton_names]
             if not any(state.wanted for state in states):
                 return
-            parts = await asyncio.to_thread(manifests, self._repository, reference)
-            # An activity that stands there while the lock is free is that of a process that died.
+            parts = await asyncio.to_thread(manifests, self._repository, model_id)
+            # The lock was free, so an activity that is still recorded is that of a process that died.
             settled = all(state.wanted and state.activity is None for state in states)
-            if not settled or not await self._serving.are_ready(parts):
+            if not settled or not await self._rollout.are_ready(parts):
                 try:
-                    await self._serving.bring_up(reference, parts, log_progress(str(reference)))
+                    await self._rollout.load(model_id, parts, log_progress(str(model_id)))
                 except (InvalidModel, DeadlineExceeded) as error:
-                    await self._changes.record(reference.served, error=str(error))
+                    await self._locks.record(model_id.triton_names, error=str(error))
                     raise
 
-    async def unload(self, reference: Reference) -> str:
+    @traced("unload model")
+    async def unload(self, model_id: ModelId) -> str:
         """Take a model out of Triton; its files stay.
 
         Raises:
-            ModelNotFound: it is not loaded.
+            ModelNotFound: The model is not loaded.
         """
-        await self._present(reference)
-        async with self._changes.of(reference.served, "unloading"):
-            await self._present(reference)
-            if not await self._serving.take_down(reference.served):
-                raise ModelNotFound(f"model {reference} is not loaded")
-        return f"Model {reference} is unloaded."
+        await self._present(model_id)
+        async with self._locks.hold(model_id.triton_names, "unloading"):
+            await self._present(model_id)
+            if not await self._rollout.unload(model_id.triton_names):
+                raise ModelNotFound(f"model {model_id} is not loaded")
+        return f"Model {model_id} is unloaded."
 
-    async def delete(self, reference: Reference) -> str:
+    @traced("delete model")
+    async def delete(self, model_id: ModelId) -> str:
         """Unload a model and remove its files.
 
         Raises:
-            ModelNotFound: the repository has no such model.
+            ModelNotFound: The repository has no such model.
         """
-        await self._present(reference)
-        async with self._changes.of(reference.served, "deleting"):
-            # A kill may have left one half of an earlier deletion or conversion.
-            present = await self._present(reference)
-            await self._serving.take_down(reference.served)
-            for served in present:
-                await asyncio.to_thread(self._repository.delete, served)
-        return f"Model {reference} is deleted."
+        await self._present(model_id)
+        async with self._locks.hold(model_id.triton_names, "deleting"):
+            # A killed deletion or conversion may have left one tower only.
+            present = await self._present(model_id)
+            await self._rollout.unload(model_id.triton_names)
+            for triton_name in present:
+                await asyncio.to_thread(self._repository.delete, triton_name)
+        return f"Model {model_id} is deleted."
 
-    async def _in_service(self, reference: Reference) -> Parts | None:
-        """The version that is verified and serves now, whatever became of its source; None where none does.
+    async def _in_service(self, model_id: ModelId) -> Parts | None:
+        """Return the verified version that serves now, even if its source has changed; None if none does.
 
         Raises:
-            ModelConflict: a served name is another model's.
+            ModelConflict: Another model has one of the names in Triton.
         """
-        states = [await asyncio.to_thread(self._repository.state, served) for served in reference.served]
+        states = [
+            await asyncio.to_thread(self._repository.state, triton_name)
+            for triton_name in model_id.triton_names
+        ]
         if not all(state.wanted and state.activity is None for state in states):
             return None
         try:
-            parts = await asyncio.to_thread(manifests, self._repository, reference)
+            parts = await asyncio.to_thread(manifests, self._repository, model_id)
         except (ModelNotInRepository, ManifestError):
             return None
-        return parts if await self._serving.are_ready(parts) else None
+        return parts if await self._rollout.are_ready(parts) else None
 
-    async def _serves(self, reference: Reference, revision: str | None, tuning: Tuning) -> bool:
-        """Whether Triton serves just this model in its present content, tuned like this."""
-        parts = await self._parts(reference, revision)
+    async def _serves(self, model_id: ModelId, revision: str | None, tuning: Tuning) -> bool:
+        """Return whether Triton serves the present content of exactly this model, with this tuning."""
+        parts = await self._parts(model_id, revision)
         if parts is None or not await asyncio.to_thread(self._is_wanted, parts, tuning):
             return False
-        return await self._serving.are_ready(parts)
+        return await self._rollout.are_ready(parts)
 
     def _is_wanted(self, parts: Parts, tuning: Tuning) -> bool:
-        """Whether all parts are marked as wanted, checked, and configured like this."""
-        for served in parts:
-            config, state = self._repository.config(served), self._repository.state(served)
-            # What is being loaded again is in Triton before its check has ended.
+        """Return whether all parts are wanted, checked, and configured with this tuning."""
+        for triton_name in parts:
+            config, state = self._repository.config(triton_name), self._repository.state(triton_name)
+            # A model that is being loaded again is in Triton before its check has ended.
             if not state.wanted or state.activity == "loading" or tuning.apply(config) != config:
                 return False
         return True
 
     def _tune(self, parts: Parts, tuning: Tuning) -> None:
-        for served in parts:
-            config = self._repository.config(served)
+        for triton_name in parts:
+            config = self._repository.config(triton_name)
             if (tuned := tuning.apply(config)) != config:
-                self._repository.set_config(served, tuned)
+                self._repository.set_config(triton_name, tuned)
 
-    async def _parts(self, reference: Reference, revision: str | None) -> Parts | None:
-        """The converted model, or None where there is none, only one half, or its source has changed.
+    async def _parts(self, model_id: ModelId, revision: str | None) -> Parts | None:
+        """Return the converted model; None if it is missing or incomplete, or its source has changed.
 
         Raises:
-            ModelConflict: a served name is another model's, or of something that this server did not make.
+            ModelConflict: Another model, or one of another maker, has one of the names in Triton.
         """
 
         def read() -> Parts | None:
-            self._refuse_foreign(reference)
+            self._refuse_foreign(model_id)
             try:
-                parts = manifests(self._repository, reference)
+                parts = manifests(self._repository, model_id)
             except ModelNotInRepository:
                 return None
             except ManifestError as error:
-                log.warning("%s is converted again: %s", reference, error)
+                log.warning("%s is converted again: %s", model_id, error)
                 return None
             outdated = any(
                 revision not in (None, manifest.revision) or manifest.source.has_changed()
@@ -237,35 +253,36 @@ class Lifecycle:
 
         return await asyncio.to_thread(read)
 
-    def _refuse_foreign(self, reference: Reference) -> None:
-        for served in reference.served:
-            if self._repository.is_foreign(served):
-                raise ModelConflict(str(ForeignModel(served)))
+    def _refuse_foreign(self, model_id: ModelId) -> None:
+        for triton_name in model_id.triton_names:
+            if self._repository.is_foreign(triton_name):
+                raise ModelConflict(str(ForeignModel(triton_name)))
 
-    async def _present(self, reference: Reference) -> list[str]:
-        """Served names of the parts that the repository holds, be they damaged.
+    async def _present(self, model_id: ModelId) -> list[str]:
+        """Return the names in Triton of the parts that the repository holds, even damaged ones.
 
         Raises:
-            ModelNotFound: there is none. ModelConflict: this server did not make what is there.
+            ModelNotFound: The repository holds no part.
+            ModelConflict: This server did not make a part that is there.
         """
 
         def read() -> list[str]:
-            self._refuse_foreign(reference)
+            self._refuse_foreign(model_id)
             present = []
-            for served in reference.served:
+            for triton_name in model_id.triton_names:
                 try:
-                    holder = Reference.of(self._repository.manifest(served))
+                    holder = ModelId.of(self._repository.manifest(triton_name))
                 except ModelNotInRepository:
-                    if not self._repository.holds(served):
+                    if not self._repository.holds(triton_name):
                         continue
-                    holder = reference
+                    holder = model_id
                 except ManifestError:
-                    holder = reference
-                if holder == reference:
-                    present.append(served)
+                    holder = model_id
+                if holder == model_id:
+                    present.append(triton_name)
             return present
 
         present = await asyncio.to_thread(read)
         if not present:
-            raise ModelNotFound(f"model {reference} is not in the repository")
+            raise ModelNotFound(f"model {model_id} is not in the repository")
         return present

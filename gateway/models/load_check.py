@@ -1,7 +1,7 @@
-"""The check that ends every load: what Triton answers must be what was recorded at conversion.
+"""Ends every load with a check: Triton's vectors must be those that were recorded at conversion.
 
-It catches what no shape and no status shows: a wrong library in the backend's process, a stale
-cache entry, a mixed-up version, a racy kernel.
+The check finds faults that no shape or status shows: a wrong library in the backend's process, a stale
+cache entry, a mixed-up version, a kernel with a race condition.
 """
 
 import asyncio
@@ -21,48 +21,55 @@ from triton_models.contract.tokens import past_cache
 from triton_models.repository.repository import Repository
 
 PLANTED_EACH = 4
-"""Rows of a check to each one that has no finite vector."""
+"""Recorded rows for each planted row, whose vector is not finite."""
 
 
 async def verify_part(
     client: TritonClient,
     repository: Repository,
-    served: str,
+    triton_name: str,
     manifest: Manifest,
     timeout: float,
     on_answer: Callable[[], None],
 ) -> None:
-    """Compare what Triton answers with what was recorded: of a text model, or of either tower.
+    """Compare Triton's vectors of a text model, or of either CLIP tower, with the recorded ones.
 
-    on_answer: called before the first question and after each answer.
+    Args:
+        client: The client of Triton.
+        repository: Has the record.
+        triton_name: The part's name in Triton.
+        manifest: The part's.
+        timeout: Seconds for each answer.
+        on_answer: Called before the first request and after each answer.
 
     Raises:
-        InvalidModel: a vector differs.
+        InvalidModel: A vector differs.
         TritonError: Triton does not answer.
-        RepositoryError: what was recorded cannot be read.
+        RepositoryError: The record cannot be read.
     """
     if manifest.tower == "image":
-        images = await asyncio.to_thread(repository.load_image_check, served, manifest.version)
-        await verify_images(client, served, manifest, images, timeout, on_answer)
+        images = await asyncio.to_thread(repository.load_image_check, triton_name, manifest.version)
+        await verify_images(client, triton_name, manifest, images, timeout, on_answer)
     else:
-        texts = await asyncio.to_thread(repository.load_check, served, manifest.version)
-        await verify(client, served, manifest, texts, timeout, on_answer)
+        texts = await asyncio.to_thread(repository.load_check, triton_name, manifest.version)
+        await verify(client, triton_name, manifest, texts, timeout, on_answer)
 
 
 async def verify(
     client: TritonClient,
-    served: str,
+    triton_name: str,
     manifest: Manifest,
     check: Check,
     timeout: float,
     on_answer: Callable[[], None],
 ) -> None:
-    """Send the recorded rows as callers do, then alone and all at once past the cache; compare.
+    """Compare the vectors of recorded rows, sent in three ways, with the recorded ones.
 
-    Among the last are rows that have no finite vector: the others must not notice.
+    The rows are sent as callers send them, then one by one past the cache, then all together past the cache.
+    Among the last are planted rows that have no finite vector, which must not change the other vectors.
 
     Raises:
-        InvalidModel: a vector differs, or is finite where there is none.
+        InvalidModel: A vector differs, or the vector of a planted row is finite.
         TritonError: Triton does not answer.
     """
     ends = np.cumsum(check.lengths)
@@ -70,7 +77,7 @@ async def verify(
 
     async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
         try:
-            vectors = await client.infer(served, manifest.version, row, timeout=timeout)
+            vectors = await client.infer(triton_name, manifest.version, row, timeout=timeout)
         except NotFinite:
             vectors = np.full((1, manifest.dimensions), np.nan, np.float32)
         on_answer()
@@ -91,7 +98,7 @@ async def verify(
 
 
 def _with_planted(rows: list[NDArray[np.int64]], planted_id: int | None) -> list[NDArray[np.int64]]:
-    """The rows in their order, after some of them one of the same length and the planted id alone."""
+    """Return the rows with a planted one after every PLANTED_EACH: of that row's length, all `planted_id`."""
     sent = []
     for number, row in enumerate(rows, start=1):
         sent.append(row)
@@ -102,20 +109,20 @@ def _with_planted(rows: list[NDArray[np.int64]], planted_id: int | None) -> list
 
 async def verify_images(
     client: TritonClient,
-    served: str,
+    triton_name: str,
     manifest: Manifest,
     check: ImageCheck,
     timeout: float,
     on_answer: Callable[[], None],
 ) -> None:
-    """The same with images.
+    """Compare the vectors of recorded images, sent in the ways of `verify`, with the recorded ones.
 
     Raises:
-        InvalidModel, TritonError: as `verify`.
+        InvalidModel, TritonError: As `verify`.
     """
 
     async def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        vectors = await client.infer_images(served, manifest.version, images, timeout=timeout)
+        vectors = await client.infer_images(triton_name, manifest.version, images, timeout=timeout)
         on_answer()
         return np.asarray(vectors[0])
 
@@ -134,10 +141,17 @@ def compare(
     alone: NDArray[np.float32],
     mixed: NDArray[np.float32],
 ) -> None:
-    """Hold the three answers, each float32 [n, D], to the reference, and the last two to each other.
+    """Compare the three answers with the reference, and the last two with each other.
+
+    Args:
+        manifest: Gives the precision, which sets the bounds.
+        reference: Recorded vectors, float32 [n, D].
+        cached: Vectors of rows sent as callers send them, float32 [n, D].
+        alone: Vectors of rows sent one by one, float32 [n, D].
+        mixed: Vectors of rows sent all together, float32 [n, D].
 
     Raises:
-        InvalidModel: a vector differs.
+        InvalidModel: A vector differs.
     """
     bounds = BOUNDS[manifest.precision]
     for vectors, expected, least in (

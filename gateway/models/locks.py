@@ -1,4 +1,4 @@
-"""Who changes a model: one at a time among all processes, and seen by all while it lasts."""
+"""Locks models across processes, so that one at a time changes a model, and all see what it does."""
 
 import asyncio
 import logging
@@ -15,40 +15,44 @@ from triton_models.repository.repository import Repository
 log = logging.getLogger(__name__)
 
 LOCK_POLL = 0.05
-"""Seconds between two tries to get a lock that another process holds."""
+"""Seconds between two attempts to acquire a lock that another process holds."""
 
 
-class Changes:
-    """Locks of models, and what is recorded about them."""
+class ModelLocks:
+    """The locks of models, and changes to their recorded state."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
 
     async def record(self, parts: tuple[str, ...], **changes: object) -> None:
-        """Set fields of the `ModelState` of all parts of a model."""
+        """Set fields of the `ModelState` of all parts of a model; `changes` are its fields."""
 
         def change() -> None:
-            for served in parts:
-                state = self._repository.state(served)
-                self._repository.set_state(served, replace(state, **changes))  # type: ignore[arg-type]
+            for triton_name in parts:
+                state = self._repository.state(triton_name)
+                self._repository.set_state(triton_name, replace(state, **changes))  # type: ignore[arg-type]
 
         await asyncio.to_thread(change)
 
     @asynccontextmanager
-    async def of(
+    async def hold(
         self, parts: tuple[str, ...], activity: str | None, *, wait: bool = True
     ) -> AsyncIterator[None]:
-        """Hold the locks of a model's parts; what is done under them shows as the parts' activity.
+        """Hold the locks of a model's parts, and record what is done under them as the parts' activity.
 
-        wait: False raises where another works on the model.
+        Args:
+            parts: Names in Triton.
+            activity: The activity to record; None if the caller records it.
+            wait: Whether to wait for another task that holds a lock.
 
         Raises:
-            ModelConflict: the model is being unloaded or deleted by another; of wait=False, changed at all.
+            ModelConflict: Another task unloads or deletes the model; if `wait` is False, changes it at all.
+            Unavailable: Triton failed in the context.
         """
         async with AsyncExitStack() as locks:
-            # In one order, so that two who change the same model cannot wait for each other.
-            for served in sorted(parts):
-                await locks.enter_async_context(self._locked(served, wait=wait))
+            # In sorted order, so that two tasks that change the same model cannot deadlock.
+            for triton_name in sorted(parts):
+                await locks.enter_async_context(self._locked(triton_name, wait=wait))
             try:
                 if activity is not None:
                     await self.record(parts, activity=activity)
@@ -60,12 +64,12 @@ class Changes:
                 await self.record(parts, activity=None, admitted=None)
 
     @asynccontextmanager
-    async def _locked(self, served: str, *, wait: bool) -> AsyncIterator[None]:
-        lock = AsyncFileLock(self._repository.lock_path(served), poll_interval=LOCK_POLL)
+    async def _locked(self, triton_name: str, *, wait: bool) -> AsyncIterator[None]:
+        lock = AsyncFileLock(self._repository.lock_path(triton_name), poll_interval=LOCK_POLL)
         try:
             await lock.acquire(timeout=0)
         except Timeout:
-            state = await asyncio.to_thread(self._repository.state, served)
+            state = await asyncio.to_thread(self._repository.state, triton_name)
             if state.activity in ("unloading", "deleting") or not wait:
                 raise ModelConflict(
                     f"the model is {state.activity or 'changed'} at the moment; retry when it is done"
@@ -77,9 +81,9 @@ class Changes:
             await lock.release()
 
 
-def is_held(repository: Repository, served: str) -> bool:
-    """Whether some process works on the model; what a dead one left in its state does not count."""
-    lock = FileLock(repository.lock_path(served), timeout=0)
+def is_held(repository: Repository, triton_name: str) -> bool:
+    """Return whether a process holds the model's lock; a dead process does not, whatever it recorded."""
+    lock = FileLock(repository.lock_path(triton_name), timeout=0)
     try:
         lock.acquire()
     except Timeout:

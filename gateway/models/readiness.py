@@ -1,4 +1,4 @@
-"""Which models may be asked: those whose load ended with its check, in the Triton of this moment."""
+"""Admits requests to ready models only: models whose load into the current Triton ended with its check."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from gateway.errors import ModelConflict, Unavailable
 from gateway.health.monitor import Monitor
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import ImageModel, Models, TextModel, not_loaded
 from triton_models.client.errors import ModelNotReady
 from triton_models.repository.repository import Repository
@@ -18,11 +18,11 @@ Found = TypeVar("Found")
 
 
 ANSWERED: ContextVar[set[str | None] | None] = ContextVar("ANSWERED", default=None)
-"""Set by who asks both towers of a CLIP model: the pairs that those belong to which have answered."""
+"""The pairs of the CLIP towers that have answered; set by a caller that needs both towers of one pair."""
 
 
-class Verified:
-    """Looked up once for a version and a Triton, so that it costs a request nothing."""
+class ReadinessGate:
+    """Lets requests use ready models; a model is looked up once per version and Triton, not per request."""
 
     def __init__(self, repository: Repository, triton: Triton, monitor: Monitor) -> None:
         self._repository = repository
@@ -32,66 +32,73 @@ class Verified:
         self._used: set[str] = set()
 
     def take_used(self) -> set[str]:
-        """The models, by served name, that have answered since this was last asked."""
+        """Return the models, by name in Triton, that have answered since the last call."""
         used, self._used = self._used, set()
         return used
 
-    async def answer(
-        self, models: Models[Model], reference: Reference, embed: Callable[[Model], Awaitable[Found]]
+    async def run_on_ready(
+        self, models: Models[Model], model_id: ModelId, embed: Callable[[Model], Awaitable[Found]]
     ) -> tuple[Model, Found]:
-        """What `embed` gives of the model that is loaded, which is told too.
+        """Run `embed` on the loaded model and return the model with the result.
 
-        Once more, where Triton no longer has what was known but the repository holds something else.
+        If Triton no longer has the known version, but the repository has another, `embed` is run again.
+
+        Args:
+            models: The kind of model.
+            model_id: The model.
+            embed: Run on the model; it may raise ModelNotReady.
 
         Raises:
-            ModelNotFound, ModelConflict, Unavailable: it is not loaded.
+            ModelNotFound, ModelConflict, Unavailable: The model is not loaded, or does not answer.
         """
-        model = await models.get(reference)
+        model = await models.get(model_id)
         while True:
-            await self.require(model)
+            await self.require_ready(model)
             try:
                 answer = await embed(model)
             except ModelNotReady:
-                self._known.pop(model.served, None)
+                self._known.pop(model.triton_name, None)
             else:
-                self._used.add(model.served)
+                self._used.add(model.triton_name)
                 if (answered := ANSWERED.get()) is not None:
                     answered.add(model.manifest.pair)
                 return model, answer
-            before, model = model, await models.refresh(reference)
-            await self.require(model)
+            before, model = model, await models.refresh(model_id)
+            await self.require_ready(model)
             if model.state == before.state:
-                raise Unavailable(f"model {reference} is being loaded; retry in a moment")
+                raise Unavailable(f"model {model_id} is being loaded; retry in a moment")
 
-    async def require(self, model: TextModel | ImageModel) -> None:
-        """Return where the load of this version has ended with its check.
+    async def require_ready(self, model: TextModel | ImageModel) -> None:
+        """Return if the load of this version has ended with its check; raise otherwise.
 
-        Triton answers from the moment it has a model, which is before its vectors were compared.
+        Triton answers as soon as it has a model, which is before the check has compared its vectors.
 
         Raises:
-            ModelConflict, ModelNotFound, Unavailable: why not; that it is known not to answer, among others.
+            ModelConflict: The model is being unloaded.
+            ModelNotFound: The model is not loaded.
+            Unavailable: The model is being loaded, or is known not to answer.
         """
-        if self.knows(model):
+        if self.is_ready(model):
             return
-        # Of the Triton of this moment, whatever comes while the state is read.
-        reference, served, key = model.reference, model.served, self._key(model)
-        state = await asyncio.to_thread(self._repository.state, served)
+        # The key names the current Triton; another one may take its place while the state is read.
+        model_id, triton_name, key = model.model_id, model.triton_name, self._key(model)
+        state = await asyncio.to_thread(self._repository.state, triton_name)
         if state.activity in ("unloading", "deleting"):
-            raise ModelConflict(f"model {reference} is being unloaded; load it again to use it")
+            raise ModelConflict(f"model {model_id} is being unloaded; load it again to use it")
         if state.activity == "loading":
-            raise Unavailable(f"model {reference} is being loaded; retry in a moment")
+            raise Unavailable(f"model {model_id} is being loaded; retry in a moment")
         if not state.wanted:
-            raise not_loaded(reference)
-        self._known[served] = key
+            raise not_loaded(model_id)
+        self._known[triton_name] = key
 
-    def knows(self, model: TextModel | ImageModel) -> bool:
-        """Whether the load of this version is known to have ended with its check.
+    def is_ready(self, model: TextModel | ImageModel) -> bool:
+        """Return whether the load of this version is known to have ended with its check.
 
         Raises:
-            Unavailable: the model is known not to answer.
+            Unavailable: The model is known not to answer.
         """
-        self._monitor.require(model.served)
-        return self._known.get(model.served) == self._key(model)
+        self._monitor.require(model.triton_name)
+        return self._known.get(model.triton_name) == self._key(model)
 
     def _key(self, model: TextModel | ImageModel) -> tuple[int, int]:
         return model.version, self._triton.generation

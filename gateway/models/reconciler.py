@@ -1,6 +1,6 @@
-"""Brings into Triton what should be there: at start, and whenever Triton comes back without it.
+"""Loads the wanted models into Triton at start, and again whenever Triton has lost them.
 
-What is unloaded is forgotten here too, by each process of the server.
+Each process of the server also drops unloaded models from its memory here.
 """
 
 import asyncio
@@ -8,12 +8,12 @@ import logging
 import time
 
 from gateway.errors import GatewayError, Overloaded, Unavailable
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.capacity import Capacity
 from gateway.models.catalog import Catalog
 from gateway.models.lifecycle import Lifecycle
 from gateway.models.load_jobs import LoadJobs
-from gateway.models.readiness import Verified
+from gateway.models.readiness import ReadinessGate
 from triton_models.client.errors import TritonError
 from triton_models.repository.repository import Repository, RepositoryError
 from triton_models.server.supervisor import Triton
@@ -21,14 +21,14 @@ from triton_models.server.supervisor import Triton
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5
-"""Seconds between two looks at Triton."""
+"""Seconds between two polls of Triton."""
 
 BACKOFF = (1.0, 60.0)
-"""First and longest wait in seconds after a model could not be restored, or Triton was away for its load."""
+"""First and longest wait, in seconds, before a failed restore or load is tried again."""
 
 
-class Restorer:
-    """One task a process; the model's lock keeps several processes from doing the same work."""
+class Reconciler:
+    """Polls Triton in one task per process; a model's lock keeps processes from doing the same work."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Restorer:
         jobs: LoadJobs,
         capacity: Capacity,
         catalog: Catalog,
-        verified: Verified,
+        readiness: ReadinessGate,
         load_models: tuple[str, ...],
     ) -> None:
         self._repository = repository
@@ -47,7 +47,7 @@ class Restorer:
         self._jobs = jobs
         self._capacity = capacity
         self._catalog = catalog
-        self._verified = verified
+        self._readiness = readiness
         self._trimmed = False
         self._waiting = list(load_models)
         self._retry: dict[str, tuple[float, float]] = {}
@@ -57,19 +57,19 @@ class Restorer:
 
     @property
     def waiting(self) -> list[str]:
-        """Models named by LOAD_MODELS whose load has not begun, or begins anew in a moment."""
+        """Models of LOAD_MODELS whose load has not begun, or waits to be tried again."""
         return self._waiting
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Poll until cancelled."""
         try:
             while True:
                 try:
-                    await self._capacity.note_use(self._verified.take_used())
+                    await self._capacity.note_use(self._readiness.take_used())
                     await self._look()
                     self._unready = ""
                 except TritonError as error:
-                    # Once for each reason: a wrong header or certificate for a Triton elsewhere is one.
+                    # Log each reason once; a wrong header or certificate for a remote Triton is one.
                     if str(error) != self._unready:
                         log.info("Triton is not ready: %s", error)
                     self._unready = str(error)
@@ -84,29 +84,29 @@ class Restorer:
         index = await self._triton.client.index()
         in_triton = {model.name for model in index if model.state in ("READY", "LOADING")}
         if not self._trimmed:
-            await self._capacity.trim(Reference.parse(name) for name in self._waiting)
+            await self._capacity.trim(ModelId.parse(name) for name in self._waiting)
             self._trimmed = True
             if self._capacity.is_limited:
                 self._spawn(self._load_in_order())
             else:
                 self._load_at_once()
         states = await asyncio.to_thread(self._repository.states)
-        await self._catalog.keep_only({served for served, state in states.items() if state.wanted})
-        for served, state in states.items():
-            due = self._retry.get(served, (0.0, 0.0))[0] <= time.monotonic()
-            # A model that something is being done with is the business of whoever does it, unless that
-            # one died: only then does its lock let the restoring begin with the activity still there.
-            settled = served in in_triton and state.activity is None
-            if state.wanted and not settled and due and served not in self._restoring:
-                self._restoring.add(served)
-                self._spawn(self._restore(served))
+        await self._catalog.keep_only({triton_name for triton_name, state in states.items() if state.wanted})
+        for triton_name, state in states.items():
+            due = self._retry.get(triton_name, (0.0, 0.0))[0] <= time.monotonic()
+            # A recorded activity means that a task is changing the model. Restoring waits for that task's
+            # lock; if the process has died, the lock is free and the model is restored.
+            settled = triton_name in in_triton and state.activity is None
+            if state.wanted and not settled and due and triton_name not in self._restoring:
+                self._restoring.add(triton_name)
+                self._spawn(self._restore(triton_name))
 
     def _load_at_once(self) -> None:
         while self._waiting:
             self._spawn(self._load(self._waiting.pop(0)))
 
     async def _load_in_order(self) -> None:
-        # So that it does not depend on chance who finds no room.
+        # One after another, so that it does not depend on chance which model finds no room.
         while self._waiting:
             await self._load(self._waiting.pop(0))
 
@@ -114,7 +114,7 @@ class Restorer:
         wait, longest = BACKOFF
         while True:
             try:
-                answer = await self._jobs.start(Reference.parse(name)).result()
+                answer = await self._jobs.start(ModelId.parse(name)).result()
             except (Overloaded, Unavailable, TritonError) as error:
                 log.error("%s could not be loaded, next try in %g s: %s", name, wait, error)
                 self._waiting.append(name)
@@ -128,17 +128,17 @@ class Restorer:
                 log.info(answer)
                 return
 
-    async def _restore(self, served: str) -> None:
+    async def _restore(self, triton_name: str) -> None:
         try:
-            await self._lifecycle.restore(served)
-            self._retry.pop(served, None)
+            await self._lifecycle.restore(triton_name)
+            self._retry.pop(triton_name, None)
         except (GatewayError, TritonError, RepositoryError) as error:
             first, longest = BACKOFF
-            wait = min(longest, 2 * self._retry.get(served, (0.0, first / 2))[1])
-            self._retry[served] = (time.monotonic() + wait, wait)
-            log.error("%s could not be restored, next try in %g s: %s", served, wait, error)
+            wait = min(longest, 2 * self._retry.get(triton_name, (0.0, first / 2))[1])
+            self._retry[triton_name] = (time.monotonic() + wait, wait)
+            log.error("%s could not be restored, next try in %g s: %s", triton_name, wait, error)
         finally:
-            self._restoring.discard(served)
+            self._restoring.discard(triton_name)
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(work)

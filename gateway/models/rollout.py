@@ -1,10 +1,11 @@
-"""Brings models into Triton and checks them there; one version takes another's place without a gap.
+"""Loads models into Triton and checks them there; replaces one version with another without a gap.
 
     a load             load, check
-    another version    load it beside the old one, check it, let requests have it, load it alone
-    another tuning     load again; Triton keeps the old instances until the new ones are there
+    another version    load it beside the old one, check it, send requests to it, load it alone
+    another tuning     load again; Triton keeps the old instances until the new ones are ready
 
-The parts of a model (one, or the towers of a CLIP model) go every step together. Who calls holds their locks.
+The parts of a model (one, or the towers of a CLIP model) take every step together. The caller holds their
+locks.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ from contextlib import suppress
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.errors import DeadlineExceeded, InvalidModel, Unavailable
-from gateway.health.model_health import LOOK, Watched
-from gateway.model_id import Reference
+from gateway.health.model_health import POLL_SECONDS, ModelHealth
+from gateway.model_id import ModelId
 from gateway.models.catalog import manifests
 from gateway.models.converter import OnProgress, Progress
 from gateway.models.load_check import verify_part
-from gateway.models.locks import Changes
+from gateway.models.locks import ModelLocks
 from gateway.settings import Settings
 from gateway.telemetry.metrics import LOADS, timed
 from gateway.text.tokenizer import TextTokenizer
@@ -35,168 +36,172 @@ from triton_models.server.supervisor import Triton
 log = logging.getLogger(__name__)
 
 Parts = dict[str, Manifest]
-"""The manifests of a model's parts by served name: one, or the two towers of a CLIP model."""
+"""The manifests of a model's parts, by name in Triton: one part, or the two towers of a CLIP model."""
 
 
 Configs = dict[str, ModelConfig]
-"""Triton's configurations of a model's parts by served name."""
+"""Triton's configurations of a model's parts, by name in Triton."""
 
 
-class Serving:
-    """What is in Triton, and how it gets there."""
+class Rollout:
+    """Loads, replaces and unloads models in Triton."""
 
-    def __init__(self, settings: Settings, repository: Repository, triton: Triton, changes: Changes) -> None:
+    def __init__(self, settings: Settings, repository: Repository, triton: Triton, locks: ModelLocks) -> None:
         self._timeout = settings.load_timeout
         self._repository = repository
         self._triton = triton
-        self._changes = changes
+        self._locks = locks
 
     async def are_ready(self, parts: Parts) -> bool:
-        """Whether Triton has all parts in these versions.
+        """Return whether all parts, in these versions, are ready in Triton.
 
         Raises:
-            TritonError: it could not be asked.
+            TritonError: Triton does not answer.
         """
-        for served, manifest in parts.items():
-            if not await self._triton.client.model_ready(served, manifest.version):
+        for triton_name, manifest in parts.items():
+            if not await self._triton.client.model_ready(triton_name, manifest.version):
                 return False
         return True
 
     @timed(LOADS)
-    async def bring_up(
+    async def load(
         self,
-        reference: Reference,
+        model_id: ModelId,
         parts: Parts,
         on_progress: OnProgress,
         activity: Activity = "loading",
     ) -> None:
-        """Load into Triton, check the vectors through it, mark as wanted: all parts or none.
+        """Load all parts into Triton, check their vectors, and mark them as wanted; or unload all again.
 
-        Where Triton ends meanwhile, once more in the next one.
-        activity: `loading` keeps requests off until the check has passed.
+        If Triton ends meanwhile, the load is tried once more in the next one. The activity `loading` keeps
+        requests off until the check has passed.
 
         Raises:
-            InvalidModel, DeadlineExceeded, Unavailable, TritonError: the model is out of Triton again.
+            InvalidModel, DeadlineExceeded, Unavailable, TritonError: The model is not in Triton any more.
         """
-        await self._changes.record(reference.served, activity=activity)
+        await self._locks.record(model_id.triton_names, activity=activity)
         generation = self._triton.generation
         try:
-            await asyncio.to_thread(self._settle, parts)
+            await asyncio.to_thread(self._drop_other_versions, parts)
             try:
-                await self._load_and_verify(reference, [parts], on_progress)
+                await self._load_and_verify(model_id, [parts], on_progress)
             except (Unavailable, TritonUnavailable) as error:
-                # Triton 2.51 ends where a model's process stands still for a second while it is loaded.
+                # Triton 2.51 ends if a model's process stands still for a second while it is loaded.
                 if not await self._triton.has_ended(generation):
                     raise
-                log.warning("%s is loaded once more: %s", reference, error)
-                await self._load_and_verify(reference, [parts], on_progress)
+                log.warning("%s is loaded once more: %s", model_id, error)
+                await self._load_and_verify(model_id, [parts], on_progress)
         except (InvalidModel, TritonError, RepositoryError) as error:
-            for served in parts:
-                # What failed is what the caller must hear. Without the model's process unloading never ends.
+            for triton_name in parts:
+                # The caller must get the first error. Unloading never ends if the model's process is lost.
                 with suppress(TritonError):
-                    await self._triton.client.release(served, timeout=self._timeout)
+                    await self._triton.client.release(triton_name, timeout=self._timeout)
             if isinstance(error, RepositoryError):
                 raise InvalidModel(str(error)) from error
             raise
-        await self._changes.record(reference.served, wanted=True, error=None)
-        on_progress(Progress("ready", 1.0, f"{reference} is being served"))
+        await self._locks.record(model_id.triton_names, wanted=True, error=None)
+        on_progress(Progress("ready", 1.0, f"{model_id} is being served"))
 
     @timed(LOADS)
     async def replace(
-        self, reference: Reference, old: Parts, new: Parts, tuning: Tuning, on_progress: OnProgress
+        self, model_id: ModelId, old: Parts, new: Parts, tuning: Tuning, on_progress: OnProgress
     ) -> None:
-        """Put `new`, whose files are there, in the place of `old`, which serves; either may be the same.
+        """Replace the version that serves with a converted one; both may be the same, with another tuning.
 
-        tuning: of the new one; what it leaves open is as it was.
+        Args:
+            model_id: The model.
+            old: The version that serves.
+            new: The version that replaces it; its files are in the repository.
+            tuning: The new version's; what it leaves open stays as it was.
+            on_progress: Called at each step.
 
         Raises:
-            InvalidModel, DeadlineExceeded, Unavailable, TritonError: the old one serves as before.
+            InvalidModel, DeadlineExceeded, Unavailable, TritonError: The old version serves as before.
         """
-        await self._changes.record(reference.served, activity="replacing")
+        await self._locks.record(model_id.triton_names, activity="replacing")
         generation = self._triton.generation
         before = await asyncio.to_thread(self._configs, old)
         configs = self._new_configs(before, old, new, tuning)
         if _versions(old) == _versions(new) and configs == before:
-            # Only the record of where it came from is another.
-            await self._changes.record(reference.served, error=None)
+            # Only the record of the model's source has changed.
+            await self._locks.record(model_id.triton_names, error=None)
             return
         try:
-            await self._take_over(reference, old, new, configs, on_progress)
+            await self._take_over(model_id, old, new, configs, on_progress)
         except BaseException as error:
             await asyncio.to_thread(self._go_back, before, old)
             if isinstance(error, Exception):
-                log.warning("%s: the version that was served is kept: %s", reference, error)
-                # In a Triton of this moment nothing was checked.
+                log.warning("%s: the version that was served is kept: %s", model_id, error)
+                # A Triton that was started meanwhile has checked nothing: keep requests off until it has.
                 activity: Activity = "replacing" if self._triton.generation == generation else "loading"
                 with suppress(InvalidModel, DeadlineExceeded, Unavailable, TritonError):
-                    await self.bring_up(reference, old, lambda _: None, activity)
+                    await self.load(model_id, old, lambda _: None, activity)
             if isinstance(error, RepositoryError):
                 raise InvalidModel(str(error)) from error
             raise
-        await self._changes.record(reference.served, wanted=True, error=None)
-        on_progress(Progress("ready", 1.0, f"{reference} is being served"))
+        await self._locks.record(model_id.triton_names, wanted=True, error=None)
+        on_progress(Progress("ready", 1.0, f"{model_id} is being served"))
 
-    async def take_down(self, parts: tuple[str, ...]) -> bool:
-        """Take the parts of a model out of Triton, for good; whether there was something to do.
+    async def unload(self, parts: tuple[str, ...]) -> bool:
+        """Unload a model's parts and mark them as not wanted; return whether any was loaded or wanted.
 
         Raises:
-            TritonError: Triton could not let it go.
+            TritonError: Triton could not unload a part.
         """
-        states = [await asyncio.to_thread(self._repository.state, served) for served in parts]
+        states = [await asyncio.to_thread(self._repository.state, triton_name) for triton_name in parts]
         ready = ready_names(await self._triton.client.index()) & set(parts)
-        await self._changes.record(parts, wanted=False, error=None)
-        for served in sorted(ready):
-            await self._triton.client.unload(served, timeout=self._timeout)
+        await self._locks.record(parts, wanted=False, error=None)
+        for triton_name in sorted(ready):
+            await self._triton.client.unload(triton_name, timeout=self._timeout)
         return bool(ready) or any(state.wanted for state in states)
 
     async def _take_over(
-        self, reference: Reference, old: Parts, new: Parts, configs: Configs, on_progress: OnProgress
+        self, model_id: ModelId, old: Parts, new: Parts, configs: Configs, on_progress: OnProgress
     ) -> None:
         if _versions(old) != _versions(new):
-            both = {served: [old[served].version, new[served].version] for served in new}
+            both = {triton_name: [old[triton_name].version, new[triton_name].version] for triton_name in new}
             await asyncio.to_thread(self._configure, configs, both)
-            await self._load_and_verify(reference, [old, new], on_progress)
-            # From here on requests are for the new one; who still knows the old one finds it for a while.
-            there = {served: versions[::-1] for served, versions in both.items()}
+            await self._load_and_verify(model_id, [old, new], on_progress)
+            # From here on, gateways that read the repository use the new version. A gateway that still has
+            # the old one cached can go on using it for a while.
+            there = {triton_name: versions[::-1] for triton_name, versions in both.items()}
             await asyncio.to_thread(self._configure, configs, there)
-        alone = {served: [manifest.version] for served, manifest in new.items()}
+        alone = {triton_name: [manifest.version] for triton_name, manifest in new.items()}
         await asyncio.to_thread(self._configure, configs, alone)
-        await self._load_and_verify(reference, [new], on_progress)
-        await asyncio.to_thread(self._settle, new)
+        await self._load_and_verify(model_id, [new], on_progress)
+        await asyncio.to_thread(self._drop_other_versions, new)
 
     async def _load_and_verify(
-        self, reference: Reference, versions: list[Parts], on_progress: OnProgress
+        self, model_id: ModelId, versions: list[Parts], on_progress: OnProgress
     ) -> None:
         generation = self._triton.generation
         for parts in versions:
             await asyncio.to_thread(self._require_readable, parts)
-        on_progress(Progress("load", 0.0, f"loading {reference} into Triton"))
-        for served in reference.served:
-            await self._load(reference, served)
-        on_progress(Progress("load", 0.5, f"comparing {reference} in Triton with the reference"))
+        on_progress(Progress("load", 0.0, f"loading {model_id} into Triton"))
+        for triton_name in model_id.triton_names:
+            await self._load(model_id, triton_name)
+        on_progress(Progress("load", 0.5, f"comparing {model_id} in Triton with the reference"))
         for parts in versions:
-            for served, manifest in parts.items():
-                await self._verify(served, manifest)
+            for triton_name, manifest in parts.items():
+                await self._verify(triton_name, manifest)
         if self._triton.generation != generation:
             raise TritonUnavailable("Triton was started again meanwhile")
 
-    async def _verify(self, served: str, manifest: Manifest) -> None:
-        """The check, for as long as it goes on.
-
-        The watch of `health.py` leaves a model alone that is being loaded.
+    async def _verify(self, triton_name: str, manifest: Manifest) -> None:
+        """Check a part and watch its process; `monitor.py` does not watch a model that is being loaded.
 
         Raises:
-            TritonUnavailable: the process has ended, or owed an answer and did nothing; it is ended then.
-            InvalidModel, TritonError, RepositoryError: as `verify_part`.
+            TritonUnavailable: The process has ended, or was killed because it owed an answer and did nothing.
+            InvalidModel, TritonError, RepositoryError: As `verify_part`.
         """
         stubs, loop = self._triton.stubs, asyncio.get_running_loop()
-        known = Watched(manifest.version, 0)
+        known = ModelHealth(manifest.version, 0)
 
         def note_answer() -> None:
-            known.asked, known.idle = loop.time(), 0
+            known.probed_at, known.idle_polls = loop.time(), 0
 
         work = verify_part(
-            self._triton.client, self._repository, served, manifest, self._timeout, note_answer
+            self._triton.client, self._repository, triton_name, manifest, self._timeout, note_answer
         )
         if stubs is None:
             await work
@@ -204,81 +209,83 @@ class Serving:
         stubs.find()
         task = asyncio.create_task(work)
         try:
-            while not (await asyncio.wait({task}, timeout=LOOK))[0]:
-                known.see(stubs.of(served), loop.time())
+            while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+                known.observe_processes(stubs.of(triton_name), loop.time())
                 if known.is_dead or known.is_hung(loop.time(), math.inf):
-                    log.error("the process of %s in Triton does not answer its check and is ended", served)
-                    stubs.kill(served)
+                    log.error(
+                        "the process of %s in Triton does not answer its check and is ended", triton_name
+                    )
+                    stubs.kill(triton_name)
                     raise TritonUnavailable("the model's process did not answer its check")
             await task
         finally:
             task.cancel()
 
     def _require_readable(self, parts: Parts) -> None:
-        """Read what the front end needs of a model; Triton would not miss it.
+        """Read the files that the gateway needs of a model; Triton loads a model without them.
 
         Raises:
-            RepositoryError: something is damaged or missing.
+            RepositoryError: A file is damaged or missing.
         """
-        for served, manifest in parts.items():
+        for triton_name, manifest in parts.items():
             if manifest.tower == "image":
-                self._repository.load_image_check(served, manifest.version)
+                self._repository.load_image_check(triton_name, manifest.version)
             else:
-                self._repository.load_check(served, manifest.version)
-                TextTokenizer(self._repository.version_dir(served, manifest.version), manifest)
+                self._repository.load_check(triton_name, manifest.version)
+                TextTokenizer(self._repository.version_dir(triton_name, manifest.version), manifest)
 
-    async def _load(self, reference: Reference, served: str) -> None:
+    async def _load(self, model_id: ModelId, triton_name: str) -> None:
         try:
-            await self._triton.client.load(served, timeout=self._timeout)
+            await self._triton.client.load(triton_name, timeout=self._timeout)
         except ModelLoadFailed as error:
-            log.error("Triton could not load %s: %s", served, error.reason)
+            log.error("Triton could not load %s: %s", triton_name, error.reason)
             raise InvalidModel(
-                f"Triton could not load {reference}; the server's log has the reason"
+                f"Triton could not load {model_id}; the server's log has the reason"
             ) from error
         except TritonUnavailable as error:
             raise Unavailable(
-                f"Triton ended while it loaded {reference} and is started again; "
+                f"Triton ended while it loaded {model_id} and is started again; "
                 "the server's log has the reason"
             ) from error
         except TritonTimeout as error:
-            # Such a load never ends by itself and would block every later one of this model.
+            # Such a load never ends by itself and would block every later load of this model.
             await self._triton.restart()
             raise DeadlineExceeded(
-                f"Triton did not load {reference} within LOAD_TIMEOUT ({self._timeout:g} s)"
+                f"Triton did not load {model_id} within LOAD_TIMEOUT ({self._timeout:g} s)"
             ) from error
 
     def _configs(self, parts: Parts) -> Configs:
-        return {served: self._repository.config(served) for served in parts}
+        return {triton_name: self._repository.config(triton_name) for triton_name in parts}
 
     def _new_configs(self, before: Configs, old: Parts, new: Parts, tuning: Tuning) -> Configs:
-        """As the new version needs it, tuned as it was and as it is asked for."""
+        """Return the new version's configurations, with the old tuning and then the requested one."""
         if _versions(old) == _versions(new):
-            return {served: tuning.apply(config) for served, config in before.items()}
+            return {triton_name: tuning.apply(config) for triton_name, config in before.items()}
         return {
-            served: tuning.apply(Tuning.of(config).apply(model_config(served, new[served])))
-            for served, config in before.items()
+            triton_name: tuning.apply(Tuning.of(config).apply(model_config(triton_name, new[triton_name])))
+            for triton_name, config in before.items()
         }
 
     def _configure(self, configs: Configs, versions: dict[str, list[int]]) -> None:
-        for served, config in configs.items():
-            self._repository.set_config(served, with_versions(config, versions[served]))
+        for triton_name, config in configs.items():
+            self._repository.set_config(triton_name, with_versions(config, versions[triton_name]))
 
-    def settle(self, reference: Reference) -> None:
-        """Leave of a model's files and configuration those of the version that requests are for.
+    def drop_other_versions(self, model_id: ModelId) -> None:
+        """Remove all versions of a model except the one that requests use, from files and configuration.
 
         Raises:
-            RepositoryError, ManifestError: they cannot be read.
+            RepositoryError, ManifestError: The files cannot be read.
         """
-        self._settle(manifests(self._repository, reference))
+        self._drop_other_versions(manifests(self._repository, model_id))
 
-    def _settle(self, parts: Parts) -> None:
-        for served, manifest in parts.items():
-            self._repository.settle(served, manifest.version)
+    def _drop_other_versions(self, parts: Parts) -> None:
+        for triton_name, manifest in parts.items():
+            self._repository.settle(triton_name, manifest.version)
 
     def _go_back(self, configs: Configs, old: Parts) -> None:
-        for served, config in configs.items():
-            self._repository.set_config(served, config)
-        self._settle(old)
+        for triton_name, config in configs.items():
+            self._repository.set_config(triton_name, config)
+        self._drop_other_versions(old)
 
 
 def _versions(parts: Parts) -> list[int]:

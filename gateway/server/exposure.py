@@ -1,32 +1,35 @@
-"""Says so when anybody who reaches this machine may use the server."""
+"""Warns when the server accepts requests without keys from other machines."""
 
 import asyncio
 import ipaddress
 import logging
-import os
 import socket
-import stat
-from contextlib import suppress
+
+import uvicorn
 
 from gateway.settings import Settings
 
 LISTENING_SECONDS = 1.0
-"""After its start, when a server listens."""
+"""Seconds after the start of the application by which uvicorn is listening."""
 
 log = logging.getLogger(__name__)
 
 
-def warn_when_open(settings: Settings) -> None:
-    """Warn soon, loudly, where this process listens beyond the loopback interface without keys.
+def warn_when_open(settings: Settings, server: uvicorn.Server | None) -> None:
+    """Log a warning soon if the server listens beyond the loopback interface without keys.
 
-    Looks at the sockets, not at HOST, which `uvicorn app:app --host` and a supervisor's socket do not set.
+    The sockets decide, not HOST: `uvicorn app:app --host` and a supervisor's socket do not set HOST.
+
+    Args:
+        settings: Settings of this process.
+        server: The server that runs the application; None if that is not uvicorn.
     """
-    if not settings.api_keys:
-        asyncio.get_running_loop().call_later(LISTENING_SECONDS, _warn, settings)
+    if not settings.api_keys and server is not None:
+        asyncio.get_running_loop().call_later(LISTENING_SECONDS, _warn, settings, server)
 
 
-def _warn(settings: Settings) -> None:
-    where = sorted(address for address in listening_addresses() if not _is_loopback(address))
+def _warn(settings: Settings, server: uvicorn.Server) -> None:
+    where = sorted(address for address in listening_addresses(server) if not _is_loopback(address))
     if not where:
         return
     may = "embed with" if settings.admin_api_keys else "use, load and delete"
@@ -38,19 +41,14 @@ def _warn(settings: Settings) -> None:
     )
 
 
-def listening_addresses() -> set[str]:
-    """IP addresses on which this process accepts connections."""
-    found = set()
-    for number in os.listdir("/dev/fd"):
-        # The descriptor of the directory itself is closed by now.
-        with suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(number)).st_mode):
-                with socket.socket(fileno=os.dup(int(number))) as one:
-                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockopt(
-                        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                    ):
-                        found.add(str(one.getsockname()[0]))
-    return found
+def listening_addresses(server: uvicorn.Server) -> set[str]:
+    """Return the IP addresses on which the server accepts connections."""
+    return {
+        str(one.getsockname()[0])
+        for listener in getattr(server, "servers", ())
+        for one in listener.sockets
+        if one.family in (socket.AF_INET, socket.AF_INET6)
+    }
 
 
 def _is_loopback(address: str) -> bool:

@@ -1,15 +1,15 @@
-"""HTTP connections that nobody can hold for ever: uvicorn's, with limits on what it waits for.
+"""Extends uvicorn's HTTP connection with deadlines and a strict reading of requests.
 
-uvicorn waits without end for the rest of a request, and keeps what has come of its head. Here a connection is
-looked at every STALLED_SECONDS, which costs a request nothing.
+uvicorn waits for the rest of a request without a limit, and keeps the part of the head that has arrived.
+Here the head and the body of a request each have a deadline. A timer checks each connection every
+POLL_SECONDS, so the checks cost a request nothing. uvicorn's `--timeout-keep-alive` ends idle connections.
 
-No body is taken for a request: an upgrade is ignored, where httptools takes what follows the head for the
-next request; a head that a proxy in front could read differently is refused (`heads.py`). A refusal comes
-after the answers to the requests before it, and closes the connection.
+No part of a body is ever parsed as a request. A request for an upgrade is read as an ordinary request:
+otherwise httptools would parse the bytes after its head as the next one. A head that a proxy in front could
+read differently is refused (`request_heads.py`). A refusal is sent after the responses to earlier requests,
+and closes the connection.
 
-In an overload a request that has come whole may be refused here, see `shedding.py`.
-
-Used by `python app.py`, and by `uvicorn app:app --http gateway.server.http_protocol:Connection`.
+Used by `python app.py`, and by `uvicorn app:app --http gateway.server.http_protocol:HttpProtocol`.
 """
 
 import asyncio
@@ -23,62 +23,61 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.middleware.access import MAX_HEADER_BYTES, MAX_URL_BYTES
 from gateway.middleware.request_context import FIELDS
 from gateway.server.request_heads import Refused, Turn, check, has_body, without_upgrade
-from gateway.shedding import STATE, Shedder
 
-STALLED_SECONDS = 20.0
-"""For the whole head of a request; for the next part of its body; for taking a part of the answer."""
+POLL_SECONDS = 20.0
+"""Seconds between two checks of a connection. A client that reads no response data in between is cut off."""
 
-IDLE_SECONDS = 75.0
-"""For the first byte of a connection: clients open some ahead. It is closed without a word then."""
+HEAD_SECONDS = 20.0
+"""Seconds for the head of a request, from its first byte."""
 
-LEAST_BYTES = 10_000
-"""Of a body that come in that time, unless it is the server that does not read on."""
+BODY_SECONDS = 120.0
+"""Seconds for the body of a request, from the end of its head."""
 
 FRAMING_BYTES = 1 << 20
-"""Of a request beside its chunks: extensions, trailers; what comes in one piece with the head counts too."""
-FRAMING_OF_A_BYTE = 16  # small chunks
+"""Bytes that chunk extensions and trailers may add to the data of a chunked request."""
+FRAMING_OF_A_BYTE = 16  # bytes of framing allowed for each byte of data, since chunks may be small
 
 
-class Connection(HttpToolsProtocol):
-    """One connection."""
+class HttpProtocol(HttpToolsProtocol):
+    """An HTTP connection of one client."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the deadline checks and the idle timeout; clients open some connections in advance."""
         super().connection_made(transport)
-        self._head_since: float | None = self.loop.time()
+        self._head_since: float | None = None
+        self._body_since: float | None = None
         self._head_bytes = 0
         self.url = b""
-        self._fresh = True
-        self._received = 0
-        self._coming: RequestResponseCycle | None = None
         self._going: tuple[RequestResponseCycle, int] | None = None
-        self._watch = self.loop.call_later(STALLED_SECONDS, self._look)
-        self._shedder: Shedder | None = self.app_state.get(STATE)
-        self._held: bytearray | None = None
+        self._poll = self.loop.call_later(POLL_SECONDS, self._check_deadlines)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
         self._refused: Refused | None = None
         self._host = b""
         self._framing: int | None = None
         self._expects: RequestResponseCycle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the watch too."""
-        self._watch.cancel()
+        """Stop the deadline checks as well."""
+        self._poll.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes; a head that has grown too large is refused before it is complete."""
-        self._received += len(data)
-        self._fresh = False
+        """Parse and count received bytes; a head that grows too large is refused before it is complete."""
         if self._refused is not None:
             return
         self._unset_keepalive_if_required()
+        if self._head_since is None and self._body_since is None:
+            # Empty lines before a request begin no message in the parser, but the deadline applies to them.
+            self._head_since = self.loop.time()
         stopped: Exception | None = None
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
             stopped = error
         if stopped is not None:
-            # Not in the handler: it would stand in for what the parser's error comes of.
+            # Outside the handler, where Python would replace the `__context__` of the next parser error.
             self._stopped(data, stopped)
         if self._head_since is not None:
             self._head_bytes += len(data)
@@ -90,7 +89,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse(HTTPStatus.BAD_REQUEST, "the body's chunks carry too much besides the body")
 
     def _stopped(self, data: bytes | memoryview, error: Exception | None) -> None:
-        """Go on after the head of each request that asks for an upgrade; refuse what cannot be parsed."""
+        """Continue after the head of each request for an upgrade; refuse data that cannot be parsed."""
         while isinstance(error, httptools.HttpParserUpgrade):
             data = memoryview(data)[error.args[0] :]
             error = self._without_upgrade(data)
@@ -99,11 +98,11 @@ class Connection(HttpToolsProtocol):
             self._refuse(refused.status, str(refused))
 
     def _without_upgrade(self, data: memoryview) -> Exception | None:
-        """Give a new parser the head that the last one took for the end of HTTP, and what comes after it."""
+        """Feed a new parser the head without its upgrade, and the data after it; return its error."""
         parser = self.parser
         head = without_upgrade(parser.get_method(), parser.get_http_version(), self.url, self.headers)
         self.parser = httptools.HttpRequestParser(self)
-        # As uvicorn: what comes after the last request of a connection is dropped.
+        # As in uvicorn, data after the last request of a connection is dropped.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         try:
             self.parser.feed_data(head)
@@ -113,22 +112,23 @@ class Connection(HttpToolsProtocol):
         return None
 
     def on_message_begin(self) -> None:
-        """Begin to wait for the head of a request."""
+        """Start the deadline of a request's head."""
         if self._head_since is None:
             self._head_since = self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The head is there: make a request of it, unless it is one that may be refused as it is."""
+        """Check a complete head and start the request."""
         parser = self.parser
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
                 raise Refused(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is for proxies")
             return
+        self._body_since = self.loop.time()
         self._head_since = None
         self._head_bytes = 0
         headers = self.headers
-        # The layers look into it too.
+        # The middleware reads this dictionary too.
         fields = self.scope[FIELDS] = dict(headers)  # type: ignore[literal-required]
         if (
             fields.get(b"host") != self._host
@@ -139,21 +139,17 @@ class Connection(HttpToolsProtocol):
             or not parser.should_keep_alive()
         ):
             self._check()
-        shedder = self._shedder
-        if shedder is not None and shedder.concerns(self.url, headers) and self._is_plain():
-            self._held = bytearray()
-            return
         super().on_headers_complete()
         if self._framing is not None:
-            # Trailers are no headers: they would come by a proxy that sets or takes out headers.
+            # Trailers must not become headers: they would bypass a proxy that sets or removes headers.
             self.headers = []
         if self.expect_100_continue and self.cycle.keep_alive:
-            # An answer before all of the body is the last one: nobody knows whether that body still comes.
+            # A response before the end of the body is the last one: the client may not send the rest.
             self._expects = self.cycle
             self.cycle.keep_alive = False
 
     def _check(self) -> None:
-        """Look closely at a head that is not like the last one, or not like most."""
+        """Check a head whose Host differs from the last one, or that has unusual parts."""
         version = self.parser.get_http_version()
         if check(version, self.url, self.headers):
             self._framing = FRAMING_BYTES
@@ -162,109 +158,68 @@ class Connection(HttpToolsProtocol):
             self.expect_100_continue = version == "1.1" and has_body(self.headers)
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body has come."""
-        if self._held is None:
-            super().on_body(body)
-            if self._framing is not None:
-                self._framing += len(body) * (1 + FRAMING_OF_A_BYTE)
-        else:
-            self._held += body
+        """Pass on a part of the body; its size raises the limit on framing."""
+        super().on_body(body)
+        if self._framing is not None:
+            self._framing += len(body) * (1 + FRAMING_OF_A_BYTE)
 
     def on_message_complete(self) -> None:
-        """All of a request has come; one that was held is refused or let in."""
+        """Mark a request as complete."""
         if self.parser.should_upgrade():
             return
-        if self._held is not None:
-            assert self._shedder is not None
-            refusal = self._shedder.refusal(self.url, self.headers, bytes(self._held))
-            if refusal is not None:
-                self._held = None
-                self._write(HTTPStatus(refusal.status_code), refusal.raw_headers, bytes(refusal.body))
-                self.on_response_complete()
-                return
-            self._let_in()
+        self._body_since = None
         if self._expects is not None:
             self._expects.keep_alive = not self._expects.response_started
             self._expects = None
         super().on_message_complete()
-        # uvicorn leaves it where the answer was there before the end of the body.
+        # uvicorn leaves this True if the response was complete before the body.
         self.cycle.more_body = False
         if self._framing is not None:
             self._framing = None
             if not self.parser.should_keep_alive():
-                # A trailer said so, and the parser takes nothing more.
+                # A trailer asked to close the connection, and the parser accepts no more data.
                 self.cycle.keep_alive = False
                 if self.cycle.response_complete:
                     self.transport.close()
 
     def shutdown(self) -> None:
-        """Close after the answers that are owed."""
+        """Close the connection after the pending responses."""
         self._expects = None
         super().shutdown()
 
-    def _is_plain(self) -> bool:
-        """Whether it is a POST, and all that there is to its answer is to write it."""
-        return (
-            self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
-            and not self.expect_100_continue
-            and not self.root_path
-            and not (self.config.access_log and self.access_log)
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
-        )
+    def on_response_complete(self) -> None:
+        """Restart the deadlines: a pipelined request was not read while the last response was sent."""
+        super().on_response_complete()
+        now = self.loop.time()
+        self._head_since = self._head_since and now
+        self._body_since = self._body_since and now
 
-    def _let_in(self) -> None:
-        """Make a request of what was held."""
-        held, self._held = self._held, None
-        super().on_headers_complete()
-        if held:
-            super().on_body(bytes(held))
-
-    def _look(self) -> None:
-        """End the connection if its client stalls."""
-        self._watch = self.loop.call_later(STALLED_SECONDS, self._look)
-        if self._held is not None and not self.transport.is_closing():
-            # From here on it is looked at as any other.
-            self._let_in()
-        elif self._stalls_answer():
-            # What waits for it is thrown away.
+    def _check_deadlines(self) -> None:
+        """End the connection if its client is too slow."""
+        self._poll = self.loop.call_later(POLL_SECONDS, self._check_deadlines)
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if self._stalls_answer():
+            # The rest of the response is discarded.
             self.transport.abort()
-        elif self._fresh:
-            if self.loop.time() - (self._head_since or 0.0) > IDLE_SECONDS:
-                self.transport.close()
-        elif self._stalls_head() or self._stalls_body():
+        elif self._is_late(self._body_since, BODY_SECONDS) and is_idle:
+            # The request was answered before its body was complete.
+            self.transport.close()
+        elif self._is_late(self._body_since, BODY_SECONDS) or (
+            is_idle and self._is_late(self._head_since, HEAD_SECONDS)
+        ):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request came in too slowly")
 
+    def _is_late(self, since: float | None, seconds: float) -> bool:
+        return since is not None and self.loop.time() - since > seconds
+
     def _stalls_answer(self) -> bool:
-        """Whether none of an answer was taken since the last look."""
+        """Return whether the client has read no response data since the last check."""
         unsent, before = self.transport.get_write_buffer_size(), self._going
         self._going = (self.cycle, unsent) if unsent and self.cycle is not None else None
         return before is not None and unsent > 0 and before[0] is self.cycle and unsent >= before[1]
 
-    def _stalls_head(self) -> bool:
-        """Whether a request has begun, or could have, and its head is not complete."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            return False
-        now = self.loop.time()
-        if self._head_since is None and self.timeout_keep_alive_task is None:
-            # Bytes have come that are no beginning, such as empty lines: uvicorn waits for no more then.
-            self._head_since = now
-        return self._head_since is not None and now - self._head_since > STALLED_SECONDS
-
-    def _stalls_body(self) -> bool:
-        """Whether too little of a body has come since the last look, all of it read."""
-        received, self._received = self._received, 0
-        before, self._coming = self._coming, None
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.more_body or cycle.body:
-            return False
-        self._coming = cycle
-        return before is cycle and received < LEAST_BYTES
-
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Read no more; answer, after the requests before this one, and close."""
+        """Stop reading; send the refusal after the responses to earlier requests, and close."""
         if self.transport.is_closing() or self._refused is not None:
             return
         self._refused = Refused(status, reason)
@@ -273,26 +228,26 @@ class Connection(HttpToolsProtocol):
             self._end(self._refused)
             return
         if cycle.more_body:
-            # It is what is refused, and has not begun.
+            # The refused request itself is waiting in the pipeline.
             self.pipeline.popleft()
         turn = Turn(partial(self._end, self._refused))
-        self.pipeline.appendleft((turn, self.app))  # type: ignore[arg-type] # only run_asgi is asked of it
+        self.pipeline.appendleft((turn, self.app))  # type: ignore[arg-type] # uvicorn calls only run_asgi
 
     def _end(self, refused: Refused) -> None:
-        """Answer, unless what is refused is the rest of a request whose answer has begun, and close."""
+        """Send the refusal, unless the refused request's response has begun, and close the connection."""
         cycle = self.cycle
         if cycle is not None and cycle.more_body:
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or not (cycle.more_body and cycle.response_started):
-            # Who asked by HEAD looks for no body. The method is known once some of the URL is.
+            # A response to HEAD has no body. The method is known once a part of the URL has arrived.
             to_head = self.url and self.parser.get_method() == b"HEAD"
             headers, body = refused.answer()
             self._write(refused.status, headers, b"" if to_head else body)
         self.transport.close()
 
     def _write(self, status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer."""
+        """Write a complete response."""
         lines = (
             b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
             *(b"%s: %s" % one for one in (*self.server_state.default_headers, *headers)),

@@ -1,6 +1,6 @@
-"""Heads of requests by the letter of RFC 9112, so that a proxy in front cannot read one differently.
+"""Strict checks of request heads by RFC 9112, so that a proxy in front cannot read a head differently.
 
-llhttp, which parses them, refuses most of what is ambiguous; this is what it lets through.
+llhttp, the parser, refuses most ambiguous heads. This module refuses those that llhttp lets through.
 """
 
 import json
@@ -18,7 +18,7 @@ _CODING = "the only Transfer-Encoding here is chunked"
 
 
 class Refused(Exception):
-    """A request that is not read on; the connection ends with it."""
+    """A request is refused: the rest of it is not read, and the connection is closed."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -26,7 +26,7 @@ class Refused(Exception):
 
     @classmethod
     def by(cls, error: Exception) -> "Refused":
-        """That for which the parser gave up."""
+        """Return the refusal for an error of the parser."""
         if isinstance(error.__context__, cls):
             return error.__context__
         known = not isinstance(error, HttpParserCallbackError)
@@ -34,28 +34,36 @@ class Refused(Exception):
         return cls(HTTPStatus.BAD_REQUEST, reason)
 
     def answer(self) -> tuple[Headers, bytes]:
-        """Headers and body."""
+        """Return the headers and the body of the response."""
         body = json.dumps({"detail": str(self)}).encode()
         length = (b"content-length", b"%d" % len(body))
         return [(b"content-type", b"application/json"), length, (b"connection", b"close")], body
 
 
 class Turn:
-    """Stands among the requests of a connection that wait for the answers before theirs."""
+    """An entry in a connection's pipeline that calls a function after the responses to earlier requests."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
 
     async def run_asgi(self, _app: object) -> None:
-        """Act: it is its turn."""
+        """Call the function; uvicorn calls this method when the earlier responses are complete."""
         self._act()
 
 
 def check(version: str, url: bytes, headers: Headers) -> bool:
-    """Whether the body comes in chunks, once it is sure that there is one reading of this head.
+    """Check that there is only one way to read a head.
+
+    Args:
+        version: HTTP version, such as "1.1".
+        url: Target of the request.
+        headers: Header fields, names in lower case.
+
+    Returns:
+        True if the body is chunked.
 
     Raises:
-        Refused: there could be two.
+        Refused: The head is invalid, or another server could read it differently.
     """
     fields = dict(headers)
     if len(fields) != len(headers):
@@ -81,7 +89,7 @@ def check(version: str, url: bytes, headers: Headers) -> bool:
 
 
 def _check_repeated(names: list[bytes]) -> None:
-    """Refuse what llhttp does not: it sees a second Content-Length, and a coding after chunked."""
+    """Refuse repeats that llhttp accepts; it refuses a second Content-Length and a coding after chunked."""
     if names.count(b"host") > 1:
         raise Refused(HTTPStatus.BAD_REQUEST, "send one Host header")
     if names.count(b"transfer-encoding") > 1:
@@ -89,7 +97,10 @@ def _check_repeated(names: list[bytes]) -> None:
 
 
 def has_body(headers: Headers) -> bool:
-    """Whether a body comes: without one, and before HTTP/1.1, nobody waits for 100 (RFC 9110, 10.1.1)."""
+    """Return whether a body follows the head.
+
+    Clients wait for 100 (Continue) only with a body, and only in HTTP/1.1 (RFC 9110, 10.1.1).
+    """
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" \t0"))
         for name, value in headers
@@ -97,7 +108,7 @@ def has_body(headers: Headers) -> bool:
 
 
 def without_upgrade(method: bytes, version: str, url: bytes, headers: Headers) -> bytes:
-    """The head of a request whose upgrade is ignored (RFC 9110, 7.8), written anew."""
+    """Return the head of a request without its Upgrade field, since upgrades are ignored (RFC 9110, 7.8)."""
     lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
     lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
     return b"\r\n".join((*lines, b"", b""))

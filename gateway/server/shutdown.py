@@ -1,14 +1,14 @@
-"""The end on SIGTERM and SIGINT: said first, then what was accepted is finished, then all processes end.
+"""Graceful shutdown on SIGTERM and SIGINT: announce it, finish accepted requests, end all processes.
 
-uvicorn alone would stop to listen at once, so that a load balancer hears of the end by failures. Here its
-handlers are called last:
+uvicorn alone would stop listening at once, so a load balancer would notice the shutdown only by failures.
+Here uvicorn's handlers are called last:
 
-1. `/health` answers 503. For `delay` seconds all else goes on as before.
-2. New requests are refused: 503, and the connection is closed. Conversions are ended, what else was accepted
-   is finished, within `timeout` seconds; what is not is answered 503.
-3. uvicorn ends the process. The one that owns Triton waits for the others of this host that are at 2.
+1. `/health` answers 503. For `delay` seconds everything else continues as before.
+2. New requests get 503, and their connections are closed. Conversions are ended. Other accepted requests
+   have `timeout` seconds to finish; after that they get 503.
+3. uvicorn ends the process. The gateway that owns Triton waits for the gateways of this host in step 2.
 
-A second signal ends the process at once, and with it all that it started.
+A second signal ends the process at once, and with it everything that it started.
 """
 
 import asyncio
@@ -31,22 +31,24 @@ log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REPEATS = 2.0
-"""Seconds in which a signal that comes again is the same: sent to a group, and passed on by its parent."""
+"""Seconds within which a repeated signal is the same one, sent to the group and passed on by the parent."""
 
 LINGER = 0.5
-"""Seconds that a server with clients refuses requests before it cuts connections: they hear an answer."""
+"""Seconds for which a server in use refuses requests before it closes connections: clients get a response."""
 
 OTHERS = 1.0
-"""Seconds in which a signal to all front ends reaches the last of them."""
+"""Seconds within which a signal to all gateways reaches the last of them."""
 
 STILL_ANSWERED = frozenset({"/health", "/health/live", "/metrics"})
 
 
 class Shutdown:
-    """An ASGI layer that knows what was accepted, and what the signals do.
+    """Tracks accepted requests as an ASGI layer, and shuts the server down on a signal.
 
-    directory: where the front ends meet that share an embedded Triton; None for one elsewhere.
-    timeout, delay: in seconds, as above.
+    Args:
+        directory: Locks of the gateways that share an embedded Triton; None if Triton is external.
+        timeout: Seconds that accepted requests have to finish.
+        delay: Seconds from the signal until new requests are refused.
     """
 
     def __init__(self, directory: Path | None, *, timeout: float, delay: float) -> None:
@@ -60,14 +62,16 @@ class Shutdown:
         self._began = 0.0
         self._held: dict[str, IO[bytes]] = {}
         self._task: asyncio.Task[None] | None = None
+        self.server: uvicorn.Server | None = None
+        """The server that runs the application; None if that is not uvicorn."""
 
     @property
     def begun(self) -> bool:
-        """Whether a signal has come."""
+        """Return whether a signal has arrived."""
         return self._task is not None
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application, its requests known and, in the end, refused."""
+        """Wrap an application: track its requests, and refuse new ones in step 2."""
 
         async def known(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http" or scope["path"] in STILL_ANSWERED:
@@ -102,11 +106,14 @@ class Shutdown:
 
     @contextmanager
     def handling(self, end_conversions: Callable[[], None]) -> Iterator[None]:
-        """Take the signals from uvicorn; where another server runs the application, they are left to it."""
+        """Handle the signals in place of uvicorn; another server keeps its own handlers.
+
+        Args:
+            end_conversions: Called in step 2.
+        """
         self._hold("present")
-        servers = {getattr(signal.getsignal(number), "__self__", None) for number in SIGNALS}
-        server = servers.pop()
-        if servers or not isinstance(server, uvicorn.Server):
+        server = self.server = uvicorn_server()
+        if server is None:
             yield
             return
         loop = asyncio.get_running_loop()
@@ -151,7 +158,7 @@ class Shutdown:
         server.handle_exit(number, None)
 
     async def _finish(self) -> None:
-        """Wait for what was accepted, as long as that may take."""
+        """Wait for accepted requests; cancel them after the timeout."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         if loop.time() - self._latest < LINGER:
@@ -166,7 +173,7 @@ class Shutdown:
             await asyncio.wait(self._requests, timeout=LINGER)
 
     async def wait_for_others(self) -> None:
-        """Return when no other front end finishes requests any more; for the one that ends Triton."""
+        """Wait until no other gateway is finishing requests; for the gateway that ends Triton."""
         self._release("present")
         if self._directory is None or not self.begun or self._is_free("present"):
             return
@@ -177,7 +184,7 @@ class Shutdown:
             await asyncio.sleep(0.05)
 
     def _hold(self, name: str) -> None:
-        """Share a lock with other front ends; the kernel releases it when this process ends."""
+        """Share a lock with other gateways; the kernel releases it when this process ends."""
         if self._directory is not None:
             self._held[name] = self._path(name).open("ab")
             fcntl.flock(self._held[name], fcntl.LOCK_SH)
@@ -187,7 +194,7 @@ class Shutdown:
             self._held.pop(name).close()
 
     def _is_free(self, name: str) -> bool:
-        """Whether nobody holds a lock."""
+        """Return whether no process holds a lock."""
         with self._path(name).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,6 +206,13 @@ class Shutdown:
         assert self._directory is not None
         self._directory.mkdir(parents=True, exist_ok=True)
         return self._directory / f"{name}.lock"
+
+
+def uvicorn_server() -> uvicorn.Server | None:
+    """Return the server that handles this process's signals, if it is uvicorn."""
+    servers = {getattr(signal.getsignal(number), "__self__", None) for number in SIGNALS}
+    server = servers.pop()
+    return server if not servers and isinstance(server, uvicorn.Server) else None
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

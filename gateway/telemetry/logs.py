@@ -1,8 +1,8 @@
-"""The log: standard error, one line an event, for people or as JSON.
+"""Logging to standard error: one line per event, as text or JSON.
 
-A line holds no text of users, no key and no path: callers of `logging` name none, and what comes from
-elsewhere (exceptions, libraries, Triton's last words) is cleaned here. An exception is told by its type and
-where it was raised, since its message may quote what it failed on.
+A line contains no user text, no key and no path. The gateway's own messages include none. Text from other
+sources (exceptions, libraries, Triton's last output) is cleaned here. An exception is logged by its type and
+where it was raised, since its message may quote user input.
 """
 
 import logging
@@ -20,7 +20,7 @@ from gateway.settings import Settings
 from triton_models.client.requests import REQUEST_ID
 
 OURS = ("app", "gateway", "triton_models")
-"""Loggers that LOG_LEVEL=debug opens: what libraries say at that level holds URLs and headers."""
+"""Loggers that LOG_LEVEL=debug applies to. At that level, libraries log URLs and headers."""
 
 _PATH = re.compile(r"(?<![\w:/.~%-])~?/(?:[^\s/'\"<>:;,|()]+/)+([^\s/'\"<>:;,|()]*)")
 _FRAMES = 12
@@ -29,14 +29,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Cleaner:
-    """Takes out of a text what no log may hold; secrets: as they may stand in one."""
+    """Removes secrets, directories and line ends from text for the log.
+
+    Args:
+        secrets: Values to replace wherever they occur.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # The longest first: one may be part of another.
+        # Longest first, since one secret may be part of another.
         self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """The text in one line, without secrets, and of each path the last part only."""
+        """Return the text as one line, without secrets, and with only the last part of each path."""
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         text = _PATH.sub(r"[...]/\1", text)
@@ -44,14 +48,14 @@ class Cleaner:
 
 
 class LogFormatter(logging.Formatter):
-    """What both forms have in common: the fields of a line."""
+    """Base of the formatters: collects the fields of a line."""
 
     def __init__(self, cleaner: Cleaner) -> None:
         super().__init__()
         self._cleaner = cleaner
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """A record as a line of JSON has it."""
+        """Return the fields of a record, in the order of a JSON line."""
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -67,18 +71,18 @@ class LogFormatter(logging.Formatter):
 
 
 class JsonFormatter(LogFormatter):
-    """One JSON object a line."""
+    """Formats a record as a JSON object in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         return orjson.dumps(self.fields(record), default=str).decode()
 
 
 class TextFormatter(LogFormatter):
-    """Time, level, logger and message, then `name=value` of what else there is."""
+    """Formats a record as time, level, logger and message, then `name=value` for each other field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         fields = self.fields(record)
         head = (fields.pop(name) for name in ("time", "level", "logger", "message"))
         time, level, logger, message = head
@@ -87,7 +91,7 @@ class TextFormatter(LogFormatter):
 
 
 def describe(error: BaseException) -> str:
-    """Types of an exception and of its causes, and where each was raised, the innermost place first."""
+    """Return the types of an exception and its causes, with where each was raised, innermost frame first."""
     told: list[str] = []
     while error is not None and len(told) < _FRAMES:
         frames = [
@@ -102,8 +106,8 @@ def describe(error: BaseException) -> str:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send the log of this process, uvicorn's with it, to standard error; one set up before is left alone."""
-    # What is logged goes to the root, in every process that this one starts.
+    """Send the logs of this process and of uvicorn to standard error, unless logging is already set up."""
+    # Without its own loggers, uvicorn logs to the root logger, also in the worker processes that it starts.
     uvicorn.config.LOGGING_CONFIG["loggers"] = {}
     root = logging.getLogger()
     if root.handlers:
@@ -118,12 +122,12 @@ def set_up_logging(settings: Settings) -> None:
     root.addHandler(handler)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
-    # Its lines say what the log of requests says.
+    # At INFO, httpx logs the URL of every image that is fetched.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    # Lines with the URLs that were asked for. `edge.py` writes one for each request, without.
+    # uvicorn's access lines contain URLs. `request_context.py` logs each request without its URL.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False

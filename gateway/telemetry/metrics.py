@@ -1,4 +1,4 @@
-"""The front end's own Prometheus metrics, summed over its worker processes."""
+"""The gateway's own Prometheus metrics, summed over its worker processes."""
 
 import atexit
 import functools
@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 
 def _share_between_workers() -> None:
-    """Make the workers of one uvicorn write where each can read all; read at import of the library."""
+    """Give the workers of one uvicorn a shared directory for metrics, before the library is imported."""
     parent = multiprocessing.parent_process()
     if parent is None or "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         return
@@ -45,7 +45,7 @@ from prometheus_client.multiprocess import (  # noqa: E402
 )
 from prometheus_client.registry import Collector  # noqa: E402
 
-# A second series for each, of when it was made, which Prometheus' text format has no use for.
+# Otherwise each metric gets a second series with its creation time, which the text format does not need.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter(
@@ -73,12 +73,12 @@ QUEUE_ROWS = Gauge(
 )
 QUEUE_SECONDS = Histogram(
     "embedding_queue_duration_seconds",
-    "Time that inputs waited in the front end, of those that waited.",
+    "Time that inputs waited in the gateway, of those that waited.",
     ["model", "lane"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 REJECTED = Counter(
-    "embedding_rejected_requests_total", "Requests that ended in the front end's queue.", ["model", "reason"]
+    "embedding_rejected_requests_total", "Requests that ended in the gateway's queue.", ["model", "reason"]
 )
 TOKENS = Counter("embedding_tokens_total", "Tokens of all texts sent to Triton.", ["model"])
 
@@ -104,12 +104,12 @@ Timed = Callable[Arguments, Awaitable[Result]]
 
 for _durations in (CONVERSIONS, LOADS):
     for _result in ("success", "failure"):
-        # Shown from the start, so that the first failure is an increase.
+        # Create the series at the start, so that the first failure shows as an increase.
         _durations.labels(_result)
 
 
 def timed(durations: Histogram) -> Callable[[Timed[Arguments, Result]], Timed[Arguments, Result]]:
-    """Note how long each call of a coroutine function takes, and whether it ends with an exception."""
+    """Return a decorator that records each call's duration, and whether it ends with an exception."""
 
     def decorate(function: Timed[Arguments, Result]) -> Timed[Arguments, Result]:
         @functools.wraps(function)
@@ -128,13 +128,13 @@ def timed(durations: Histogram) -> Callable[[Timed[Arguments, Result]], Timed[Ar
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
-    """Note an answered request."""
+    """Count an answered request and record its duration in seconds."""
     requests, latency = _of_route(route, status)
     requests.inc()
     latency.observe(seconds)
 
 
-# The library's own look-up of a labelled metric costs several times what counting does.
+# Looking up a labelled metric in the library costs several times as much as counting.
 @functools.lru_cache(maxsize=1024)
 def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(route, str(status)), LATENCY.labels(route)
@@ -142,27 +142,32 @@ def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
 
 @functools.lru_cache(maxsize=1024)
 def texts_of(model: str) -> Counter:
-    """Texts embedded with a model, by its name in Triton."""
+    """Return the counter of texts embedded with a model, by its name in Triton."""
     return TEXTS.labels(model)
 
 
 @functools.lru_cache(maxsize=1024)
 def images_of(model: str) -> Counter:
-    """Images embedded with a model, by its name in Triton."""
+    """Return the counter of images embedded with a model, by its name in Triton."""
     return IMAGES.labels(model)
 
 
 @functools.lru_cache(maxsize=1024)
 def tokens_of(model: str) -> Counter:
-    """Tokens sent to a model, by its name in Triton."""
+    """Return the counter of tokens sent to a model, by its name in Triton."""
     return TOKENS.labels(model)
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The metrics of one lane of a model's queue, see `gateway/inference/admission.py`.
+    """The metrics of one lane of a model's queue (`gateway/inference/admission.py`).
 
-    refused: by 429. expired: 504, the deadline passed. dropped: the client went away.
+    Attributes:
+        rows: Inputs admitted and not in Triton yet.
+        seconds: Time that inputs waited.
+        refused: Requests refused with 429.
+        expired: Requests answered with 504 because their deadline passed.
+        dropped: Requests whose client disconnected.
     """
 
     rows: Gauge
@@ -173,15 +178,16 @@ class Queue:
 
     @classmethod
     def of(cls, model: str, lane: str) -> "Queue":
-        """Of a model by its name in Triton."""
+        """Return the metrics of a lane of a model, which is named as in Triton."""
         reasons = (REJECTED.labels(model, reason) for reason in ("overloaded", "deadline", "disconnected"))
         return cls(QUEUE_ROWS.labels(model, lane), QUEUE_SECONDS.labels(model, lane), *reasons)
 
 
 def exposition(now: Iterable[GaugeMetricFamily] = ()) -> bytes:
-    """The metrics in Prometheus' text format, of all workers where there are several.
+    """Return the metrics of all workers in Prometheus' text format.
 
-    now: what is not counted but looked up, at this moment.
+    Args:
+        now: Metrics that are looked up at this moment instead of counted.
     """
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -194,7 +200,7 @@ def exposition(now: Iterable[GaugeMetricFamily] = ()) -> bytes:
 
 
 class _Found(Collector):
-    """Hands on what was found already."""
+    """Collector of metrics that were looked up before."""
 
     def __init__(self, families: Iterable[GaugeMetricFamily]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""What a caller may ask of the texts of a request: their prompt, and what happens to those that are too long.
+"""Options for the texts of a request: the prompt, and the truncation of long texts.
 
 The rules are those of `SentenceTransformer.encode`, `encode_query` and `encode_document`.
 """
@@ -15,15 +15,17 @@ Direction = Literal["right", "left"]
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """Options of one request; what is not given is as the reference does it.
+    """Options of one request; the defaults are the reference's.
 
-    prompt: put before each text; it goes before prompt_name, and prompt_name before input_type.
-    prompt_name: of the model's own prompts.
-    input_type: the model's prompt for queries or documents (the default prompt where it has none), and its
-        limit of tokens for them, which holds with any prompt.
-    truncate: shorten a text that is too long; False refuses it.
-    truncation_direction: the end that is cut off; None for the model's own, nearly always `right`.
-    task: another API's word for what the texts are for. A prompt of that name goes before that of input_type.
+    Attributes:
+        prompt_name: The name of one of the model's own prompts.
+        prompt: Text put before each text. It takes precedence over prompt_name, and that over input_type.
+        input_type: Selects the model's prompt for queries or documents, or its default prompt if it has none.
+            Also selects the model's token limit for them, which applies with any prompt.
+        truncate: Whether to shorten a text that is too long; False refuses it.
+        truncation_direction: The end that is cut off; None for the model's own, nearly always `right`.
+        task: Another API's name for the use of the texts. A prompt of this name takes precedence over that of
+            input_type.
     """
 
     prompt_name: str | None = None
@@ -34,12 +36,16 @@ class TextOptions:
     task: str | None = None
 
     def resolve_prompt(self, prompts: Mapping[str, str], default_prompt_name: str | None) -> str:
-        """The text that is put before each text, of a model with these prompts.
+        """Return the prompt that is put before each text.
 
         Source: sentence-transformers, `BaseModel._resolve_prompt`.
 
+        Args:
+            prompts: The model's prompts by name.
+            default_prompt_name: The name of the model's default prompt, if it has one.
+
         Raises:
-            InvalidInput: the model has no prompt of that name.
+            InvalidInput: The model has no prompt of the requested name.
         """
         if self.prompt is not None:
             return self.prompt
@@ -62,4 +68,4 @@ class TextOptions:
 
 
 DEFAULT = TextOptions()
-"""As the reference does it when it is told nothing."""
+"""Options of a request that gives none: the reference's defaults."""

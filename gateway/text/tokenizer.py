@@ -1,6 +1,6 @@
-"""Texts to token ids, exactly as the reference tokenises, with the `tokenizers` library alone.
+"""Turns texts into token ids, exactly as the reference does, with the `tokenizers` library alone.
 
-Knows nothing about Triton.
+Nothing here depends on Triton.
 """
 
 from collections import defaultdict
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from gateway.errors import InvalidInput, TextTooLong
+from gateway.telemetry.tracing import traced
 from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer_file import TokenizerFile
 from triton_models.contract.cleaning import CLEANINGS
@@ -25,9 +26,11 @@ TokenIds = NDArray[np.int64]
 
 
 class Tokenized(NamedTuple):
-    """Texts as the model gets them.
+    """Tokenised texts, ready for the model.
 
-    rows: int64 [length] each, special tokens included. tokens: how many in all, without filling.
+    Attributes:
+        rows: int64 [length] each, special tokens included.
+        tokens: Number of tokens of all rows, without padding.
     """
 
     rows: list[TokenIds]
@@ -35,7 +38,7 @@ class Tokenized(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One token of a text; start and stop are in characters of the text, None for what is not of the text."""
+    """One token of a text. `start` and `stop` are character offsets; None for a special token."""
 
     id: int
     text: str
@@ -45,10 +48,10 @@ class Token(NamedTuple):
 
 
 class TextTokenizer:
-    """The saved tokenizer of one model, with its prompts.
+    """The saved tokenizer of one model, with the model's prompts.
 
     Raises:
-        DamagedModel: the file is missing, cannot be read, or is not the one that the conversion left.
+        DamagedModel: The file is missing, unreadable, or not the one that the conversion wrote.
     """
 
     def __init__(self, version_dir: Path, manifest: Manifest) -> None:
@@ -74,26 +77,33 @@ class TextTokenizer:
 
     @property
     def limit(self) -> int | None:
-        """Tokens that the model takes of a text without an input type, special ones included; None: any."""
+        """Token limit of a text without an input type, special tokens included; None for no limit."""
         return self._limit
 
     @property
     def is_slow(self) -> bool:
-        """Whether the time for a text grows faster than the text: not to be waited for on the event loop."""
+        """True if tokenising time grows faster than the text's length; it must not run on the event loop."""
         return self._file.is_slow
 
+    @traced("tokenize")
     def encode(
         self, texts: Sequence[str], options: TextOptions = DEFAULT, field: str = "text", first: int = 0
     ) -> Tokenized:
-        """Ids of each text, as the reference makes and truncates them.
+        """Tokenise and truncate texts as the reference does.
 
-        Tokens of a prompt that pooling leaves out carry the NOT_POOLED flag. Rows of a model of fixed length
-        are filled up to it. field, first: where the texts are in the caller's body, for messages.
+        Prompt tokens that pooling leaves out carry the NOT_POOLED flag. For a model of fixed length, rows are
+        padded.
+
+        Args:
+            texts: Texts without prompts.
+            options: The prompt, and how to truncate.
+            field: The place of the texts in the caller's body, for messages.
+            first: The index of the first text there.
 
         Raises:
-            InvalidInput: there is no such prompt, the tokenizer fails on a text, or a text is too long and
-                not to be truncated.
-            TooLarge: a text is longer than the tokenizer is given.
+            InvalidInput: The prompt does not exist, the tokenizer fails on a text, or a text is too long and
+                must not be truncated.
+            TooLarge: A text is longer than this tokenizer accepts.
         """
         if options is DEFAULT:
             prompt, not_pooled, limit = self._prompt, self._not_pooled, self._limit
@@ -112,6 +122,7 @@ class TextTokenizer:
             ]
         return self._tokenized(kept, not_pooled)
 
+    @traced("tokenize")
     def encode_ids(
         self,
         rows: Sequence[Sequence[int]],
@@ -119,11 +130,13 @@ class TextTokenizer:
         field: str = "text",
         first: int = 0,
     ) -> Tokenized:
-        """The same for texts that the caller has tokenised; special tokens are put around where they lack.
+        """Prepare texts that the caller has tokenised; special tokens around them are added if missing.
+
+        The parameters are those of `encode`, with token ids for texts.
 
         Raises:
-            InvalidInput: an id is not of the vocabulary, a text is too long and not to be truncated, or there
-                is a prompt, which can only be put before text.
+            InvalidInput: An id is not in the vocabulary, a text is too long and must not be truncated, or
+                there is a prompt, which can only be put before text.
         """
         if rows and options.resolve_prompt(self._prompts, self._default_prompt_name):
             raise InvalidInput(
@@ -142,10 +155,10 @@ class TextTokenizer:
         field: str = "text",
         index: int = 0,
     ) -> list[Token]:
-        """Every token of the text, none truncated; a text of CLIP as it is after its cleaning.
+        """Return every token of a text, without truncation; CLIP's text is cleaned first.
 
         Raises:
-            InvalidInput, TooLarge: as `encode`.
+            InvalidInput, TooLarge: As `encode`.
         """
         (prepared,) = self._prepared([text], prompt)
         special = add_special_tokens and self._add_special_tokens
@@ -165,11 +178,11 @@ class TextTokenizer:
         return found
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True, field: str = "ids") -> str:
-        """The text of token ids.
+        """Return the text of token ids.
 
         Raises:
-            InvalidInput: an id is not of the vocabulary, or the tokenizer fails on them.
-            TooLarge: their text is longer than the tokenizer is given.
+            InvalidInput: An id is not in the vocabulary, or the tokenizer fails on the ids.
+            TooLarge: The text is longer than this tokenizer accepts.
         """
         self._check_vocabulary(ids, field)
         return self._file.decode(ids, skip_special_tokens=skip_special_tokens, field=field)
@@ -187,13 +200,13 @@ class TextTokenizer:
         return Tokenized(rows, sum(map(len, kept)))
 
     def _filled(self, ids: Sequence[int]) -> TokenIds:
-        """The ids with padding up to the fixed length, for towers that see their padding."""
+        """Pad the ids to the fixed length, for towers that see their padding."""
         row = np.full(self._fixed_length or 0, self._pad_id, dtype=np.int64)
         row[: len(ids)] = ids
         return row
 
     def _kept(self, encoding: Encoding, options: TextOptions, where: str) -> Sequence[int]:
-        """The ids that are left of a text, by other rules than those of the file."""
+        """Truncate a text by the request's options, which differ from the tokenizer file's."""
         limit = self._limit_of(options)
         if not encoding.overflowing and (limit is None or len(encoding.ids) <= limit):
             return encoding.ids
@@ -202,12 +215,12 @@ class TextTokenizer:
         )
 
     def _around(self, ids: Sequence[int], options: TextOptions, where: str) -> Sequence[int]:
-        """The caller's ids with the special tokens around them, truncated."""
+        """Put the special tokens around the caller's ids, and truncate them."""
         self._check_vocabulary(ids, where)
         return self._cut(self._content(ids), options, where)
 
     def _cut(self, content: Sequence[int], options: TextOptions, where: str) -> list[int]:
-        """The content as far as the model takes it, with the special tokens around it."""
+        """Truncate the content to the model's limit, and put the special tokens around it."""
         length = len(self._before) + len(content) + len(self._after)
         limit = self._limit_of(options)
         if limit is not None and length > limit:
@@ -222,18 +235,18 @@ class TextTokenizer:
         return [*self._before, *content, *self._after]
 
     def _limit_of(self, options: TextOptions) -> int | None:
-        """Tokens that the model takes of one text, special ones included; None for any number."""
+        """Return the token limit of one text, special tokens included; None for no limit."""
         return self._own_limits.get(options.input_type, self._limit)
 
     def _content(self, ids: Sequence[int]) -> Sequence[int]:
-        """The ids without the special tokens around them, where these are there."""
+        """Return the ids without the special tokens around them, if these are present."""
         before, after = len(self._before), len(self._after)
         if tuple(ids[:before]) != self._before or (after and tuple(ids[-after:]) != self._after):
             return ids
         return ids[before : len(ids) - after] if len(ids) >= before + after else ids
 
     def _parts(self, encoding: Encoding) -> list[Encoding]:
-        """What truncation made of a text, in the order of the text; each part has its special tokens."""
+        """Return the parts into which truncation cut a text, in text order; each has its special tokens."""
         parts = [encoding, *encoding.overflowing]
         return parts if self._direction == "right" else parts[::-1]
 
@@ -246,7 +259,7 @@ class TextTokenizer:
         )
 
     def _special_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ids that the file puts before and after every text."""
+        """Return the ids that the file puts before and after every text."""
         if not self._add_special_tokens:
             return (), ()
         probe = self._file.encode_whole("a", special=True, field=TOKENIZER, index=0)
@@ -255,7 +268,7 @@ class TextTokenizer:
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])
 
     def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt that pooling leaves out: those of it alone, without a trailing special one.
+        """Count the prompt's tokens that pooling leaves out: of the prompt alone, less a final special token.
 
         Source: sentence-transformers, `Transformer._get_prompt_length`.
         """
@@ -267,7 +280,7 @@ class TextTokenizer:
 
 
 def group(rows: Sequence[TokenIds], most: int) -> list[list[int]]:
-    """Indices of rows of equal length, at most `most` in a group."""
+    """Group the indices of rows of equal length, at most `most` in a group."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_length[row.size].append(index)

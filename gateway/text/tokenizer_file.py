@@ -1,6 +1,6 @@
-"""The file of a tokenizer, and the calls of its library, none of whose failures gets through.
+"""Reads a tokenizer file, calls the `tokenizers` library, and turns the library's failures into errors.
 
-`tokenizers` raises a plain `Exception`, and where its Rust code panics, what is no `Exception` at all.
+The library raises a plain `Exception`. If its Rust code panics, it raises a `BaseException`.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class TokenizerFile:
-    """`tokenizer.json` of one version.
+    """The `tokenizer.json` of one version of a model.
 
     Raises:
-        DamagedModel: the file is missing, cannot be read, or is not the one that the conversion left.
+        DamagedModel: The file is missing, unreadable, or not the one that the conversion wrote.
     """
 
     def __init__(self, version_dir: Path, manifest: Manifest) -> None:
@@ -36,15 +36,20 @@ class TokenizerFile:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the time for a text grows faster than the text: not to be waited for on the event loop."""
+        """True if tokenising time grows faster than the text's length; it must not run on the event loop."""
         return self._most is not None
 
     def encode(self, texts: list[str], field: str, first: int) -> list[Encoding]:
-        """Of each text; field, first: where they are in the caller's body, for messages.
+        """Encode texts, truncated as the file says.
+
+        Args:
+            texts: Texts with their prompts.
+            field: The place of the texts in the caller's body, for messages.
+            first: The index of the first text there.
 
         Raises:
-            InvalidInput: the library fails on a text.
-            TooLarge: a text is longer than the library is given.
+            InvalidInput: The library fails on a text.
+            TooLarge: A text is longer than this tokenizer accepts.
         """
         if self._most is not None:
             self._require_lengths(texts, field, first)
@@ -54,10 +59,16 @@ class TokenizerFile:
             raise self._failure(error, texts, field, first) from error
 
     def encode_whole(self, text: str, *, special: bool, field: str, index: int) -> Encoding:
-        """With the places of the tokens, and special tokens only if asked for.
+        """Encode one text with the offsets of its tokens.
+
+        Args:
+            text: With its prompt.
+            special: Whether to add special tokens.
+            field: The place of the text in the caller's body, for messages.
+            index: The index of the text there.
 
         Raises:
-            InvalidInput, TooLarge: as `encode`.
+            InvalidInput, TooLarge: As `encode`.
         """
         if self._most is not None:
             self._require_lengths([text], field, index)
@@ -67,11 +78,11 @@ class TokenizerFile:
             raise self._failure(error, [text], field, index) from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, field: str) -> str:
-        """The text of ids of the vocabulary.
+        """Return the text of ids, which must be in the vocabulary.
 
         Raises:
-            InvalidInput: the library fails on them.
-            TooLarge: their text is longer than the library is given.
+            InvalidInput: The library fails on the ids.
+            TooLarge: The text is longer than this tokenizer accepts.
         """
         if self._most is not None:
             length = sum(len(self._file.id_to_token(id_) or "") for id_ in ids)
@@ -91,7 +102,7 @@ class TokenizerFile:
                 raise TooLarge(f"{field}.{index}: {len(text)} characters; this model takes {self._most}")
 
     def _failure(self, error: BaseException, texts: list[str], field: str, first: int) -> BaseException:
-        """What to raise for an error: it names the first text that the library fails on."""
+        """Return the exception to raise for an error; it names the first text that the library fails on."""
         if not _is_of_the_library(error):
             return error
         log.warning("a tokenizer failed on a text: %s", type(error).__name__)
@@ -108,7 +119,7 @@ class TokenizerFile:
 
 
 def _read(path: Path, sha256: str | None) -> Tokenizer:
-    """The file; sha256: of its bytes, None where a conversion before this was recorded has left it."""
+    """Read the file and compare its SHA-256; older conversions recorded none (None)."""
     problem = f"{TOKENIZER} is damaged; delete and load the model again"
     try:
         content = path.read_bytes()
@@ -118,7 +129,7 @@ def _read(path: Path, sha256: str | None) -> Tokenizer:
             raise
         raise DamagedModel(problem) from error
     if sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        # Another tokenizer would give other ids, and the model wrong vectors without an error.
+        # Another tokenizer would give other ids, and the model would return wrong vectors without an error.
         raise DamagedModel(problem)
     return file
 

@@ -88,18 +88,18 @@ def test_a_void_load_of_one_round_voids_its_figure(reason: str) -> None:
 
 
 def test_results_are_written_between_the_markers(tmp_path: Path) -> None:
-    page = tmp_path / "docs" / "benchmarks.md"
+    page = tmp_path / "docs" / "comparison.md"
     page.parent.mkdir()
     begin, end = TEXTS.markers
     page.write_text(f"before\n{begin}\nformer tables\n{end}\nafter\n")
     result = report.summary(TEXTS, [measures(1000.0)], MACHINE, SETTINGS)
     report.write(TEXTS, result, tmp_path / "results", page.parent)
     written = page.read_text()
-    assert written.startswith(f"before\n{begin}\n![results](benchmarks.png)\n")
+    assert written.startswith(f"before\n{begin}\n![results](results.png)\n")
     assert written.endswith(f"{end}\nafter\n")
     assert "former tables" not in written
     assert json.loads((tmp_path / "results" / "benchmarks.json").read_text()) == result
-    with Image.open(tmp_path / "docs" / "benchmarks.png") as picture:
+    with Image.open(tmp_path / "docs" / "results.png") as picture:
         assert picture.width > 1000
     assert "machine" not in result["rounds"][0]
 

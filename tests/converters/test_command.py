@@ -75,10 +75,10 @@ def test_the_protocol_of_a_clip_conversion(sources: Path) -> None:
         assert progress == sorted(progress)
         assert 0 <= progress[0] <= progress[-1] <= 1
     names = ["hf-hub_tiny_clip_text_encoder", "hf-hub_tiny_clip_image_encoder"]
-    assert last["result"]["served_names"] == names
+    assert last["result"]["triton_names"] == names
     assert min(last["result"]["min_cosine"]) >= 0.9999
     repository = Repository(sources.parent / "repository")
-    assert repository.served_names() == sorted(names)
+    assert repository.triton_names() == sorted(names)
     manifests = [repository.manifest(name) for name in names]
     assert [manifest.version for manifest in manifests] == last["result"]["versions"]
     # What open_clip says of its own ways is no part of the server's log.
@@ -123,9 +123,9 @@ def test_the_protocol_of_a_conversion(static: Path) -> None:
         progress = [line["progress"] for line in steps if line["step"] == name]
         assert progress == sorted(progress)
         assert 0 <= progress[0] <= progress[-1] <= 1
-    assert last["result"]["served_names"] == ["owner_static"]
+    assert last["result"]["triton_names"] == ["owner_static"]
     assert min(last["result"]["min_cosine"]) >= 0.9999
-    assert repository.served_names() == ["owner_static"]
+    assert repository.triton_names() == ["owner_static"]
     manifest = repository.manifest("owner_static")
     assert [manifest.version] == last["result"]["versions"]
     assert manifest.model_name == "owner/static"
@@ -162,6 +162,7 @@ def test_an_unexpected_fault_is_told_from_one_of_the_model(static: Path) -> None
     assert "Traceback" in errors
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_no_model_or_a_whole_one(static: Path) -> None:
     repository = Repository(static.parent / "repository")
     choice = random.Random(5)
@@ -177,12 +178,12 @@ def test_a_kill_at_any_moment_leaves_no_model_or_a_whole_one(static: Path) -> No
                     break
         repository.clean()
         assert not list((repository.state_dir / "staging").iterdir())
-        for name in repository.served_names():
+        for name in repository.triton_names():
             repository.load_check(name)
             assert repository.manifest(name).model_name == "owner/static"
     status, _, errors = run("owner/static", static)
     assert status == 0, errors
-    assert repository.served_names() == ["owner_static"]
+    assert repository.triton_names() == ["owner_static"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 KEY = "the-key-of-prometheus"
-QUIET = {"Queue in the front end", "Rejected", "Errors by route"}
+QUIET = {"Queue in the gateway", "Rejected", "Errors by route"}
 """Panels that are empty while nothing waits, is refused or fails."""
 
 SERVED = MINILM.replace("/", "_")
@@ -258,7 +258,7 @@ def test_a_scrape_says_that_triton_is_gone_and_does_not_wait_for_it(
 
 
 def test_the_table_of_metrics_is_complete(api: httpx.Client) -> None:
-    table = (ROOT / "docs" / "observability.md").read_text()
+    table = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     documented = dict(re.findall(r"^\| `(embedding_\w+)(?:\{[^}]*\})?` \| (\w+) \|", table, re.MULTILINE))
     there = families(exposition().decode()) | families(scraped(api))
     shown = {name: kind for name, kind in there.items() if name.startswith("embedding_")}

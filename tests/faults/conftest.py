@@ -1,6 +1,6 @@
-"""Converted tiny models with known vectors, servers on them, and the table of what the faults did.
+"""Converted tiny models with known vectors, servers that run them, and the table of the faults' effects.
 
-`--fault-table FILE` writes the table, in Markdown; `scripts/faults` does.
+`--fault-table FILE` writes the table in Markdown; `scripts/faults` uses it.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-import tests.support.converted_models
 from tests.conftest import Server
 from tests.faults.load import Load, Pool
 from tests.faults.table import markdown
-from tests.support.converted_models import Stock
+from tests.support.converted_models import BERT as BERT_MODEL
+from tests.support.converted_models import NORMALIZED, Stock
 from tests.support.vectors import cosines, embed
 
 Note = Callable[[str, Load], None]
 MakeLoad = Callable[..., Load]
 
-NAMES = BERT, OTHER = tests.stock.BERT, tests.stock.NORMALIZED
+NAMES = BERT, OTHER = BERT_MODEL, NORMALIZED
 LIMIT = 10
 """REQUEST_TIMEOUT of the servers here, in seconds."""
 
@@ -40,7 +40,7 @@ _rows: list[dict[str, Any]] = []
 
 @dataclass(frozen=True)
 class Farm:
-    """Makes servers on copies of the stock, each in its own directory."""
+    """Makes servers with copies of the stock, each in its own directory."""
 
     stock: Stock
 
@@ -68,7 +68,7 @@ def farm(stock: Stock) -> Farm:
 
 @pytest.fixture(scope="module")
 def shared(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for a file's tests; each leaves it serving."""
+    """Run one server for the tests of a file; each test leaves it serving."""
     server = farm.server(tmp_path_factory.mktemp("shared"))
     with server.running():
         wait_loaded(server)
@@ -76,7 +76,7 @@ def shared(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 def wait_loaded(server: Server) -> None:
-    """Until both models serve, which `/health` does not say: it asks for one."""
+    """Wait until both models serve; `/health` is not enough, since it requires only one."""
     for name in NAMES:
         with server.client() as client:
             answer = client.post("/load_sentence_transformer_model", json={"model_name": name})
@@ -85,19 +85,19 @@ def wait_loaded(server: Server) -> None:
 
 @pytest.fixture(scope="session")
 def pools(stock: Stock) -> dict[str, Pool]:
-    """By model, the vectors of the quiet reference."""
+    """Return inputs and vectors of the reference by model, computed without load."""
     made = {}
     for name in NAMES:
         model = SentenceTransformer(str(stock.sources / name), device="cpu")
         made[name] = Pool({"model_name": name}, TEXTS, np.asarray(model.encode(TEXTS), np.float32))
-    # Else one model's vectors could stand for the other's, unseen.
+    # Otherwise vectors of the wrong model would pass unnoticed.
     assert cosines(made[BERT].vectors, made[OTHER].vectors).max() < 0.9
     return made
 
 
 @pytest.fixture
 def load(pools: dict[str, Pool]) -> Callable[..., Load]:
-    """A load on a server: both models unless told otherwise."""
+    """Return a function that makes a load on a server, by default on both models."""
 
     def make(server: Server, *, names: tuple[str, ...] = NAMES, connections: int = 8) -> Load:
         return Load(server.port, [pools[name] for name in names], connections=connections, limit=LIMIT)
@@ -107,7 +107,7 @@ def load(pools: dict[str, Pool]) -> Callable[..., Load]:
 
 @pytest.fixture
 def note(record_property: Callable[[str, object], None]) -> Callable[[str, Load], None]:
-    """Put what a load met into the table."""
+    """Return a function that adds the results of a load to the table."""
 
     def put(fault: str, load: Load) -> None:
         record_property("fault", {"fault": fault, **load.row()})
@@ -116,13 +116,13 @@ def note(record_property: Callable[[str, object], None]) -> Callable[[str, Load]
 
 
 def vectors(server: Server) -> NDArray[np.float32]:
-    """Of FEW, by BERT."""
+    """Return BERT's vectors of FEW."""
     with server.client() as client:
         return embed(client, FEW, BERT)
 
 
 def right(server: Server, pool: Pool) -> None:
-    """All of the pool's inputs at once get their vectors."""
+    """Check that one request with all of the pool's inputs gets the right vectors."""
     with server.client() as client:
         assert cosines(embed(client, list(pool.inputs), pool.name), pool.vectors).min() >= 0.99999
 

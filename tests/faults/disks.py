@@ -1,4 +1,4 @@
-"""Small file systems that are really full."""
+"""Small file systems, to be filled completely."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ BLOCK = bytes(1 << 16)
 
 @contextmanager
 def tmpfs(place: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own at `place`; skips the test where none may be mounted."""
+    """Mount a separate file system at `place`; skip the test where mounting is not allowed."""
     place.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
@@ -27,7 +27,7 @@ def tmpfs(place: Path, megabytes: int) -> Iterator[Path]:
 
 @contextmanager
 def full(place: Path) -> Iterator[None]:
-    """No byte is left at `place` within."""
+    """Fill the file system at `place` to the last byte inside the block."""
     filler = place / ".filler"
     descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
     try:

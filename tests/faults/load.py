@@ -1,4 +1,4 @@
-"""A load whose every answer is checked: the right vectors, an honest error, or a fault of the server."""
+"""A load that checks every answer: right vectors, an honest error, or a fault of the server."""
 
 import asyncio
 import itertools
@@ -21,12 +21,12 @@ from tests.support.vectors import cosines
 
 SAME = 0.99999
 SLACK = 10.0
-"""Seconds past the server's own limit until a request counts as hung: other work shares this machine."""
+"""Seconds past the server's own limit before a request counts as hung; other work shares this machine."""
 
 HONEST = frozenset({429, 503, 504})
 RETRY = frozenset({429, 503})
 SIZES = (1, 1, 1, 1, 1, 1, 3, 8, 40, 150)
-"""Of requests, each as often as the others: most are one input; 40 and 150 go to Triton in groups."""
+"""Sizes of requests, equally often: most have one input; 40 and 150 go to Triton in groups."""
 
 _LEAK = re.compile(r"Traceback|/(tmp|home|root|usr|dev|proc|var|work)\b|\d+\.\d+\.\d+\.\d+|\n|errno", re.I)
 
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 
 class Answer(NamedTuple):
-    """began, ended: of `time.monotonic`."""
+    """A judged answer; `began` and `ended` are times of `time.monotonic`."""
 
     kind: Kind
     began: float
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
 
 class Question(NamedTuple):
-    """vectors: float32 [n, D], one array of them must be met."""
+    """A request and its right answers: arrays float32 [n, D], one of which the answer must match."""
 
     pool: str
     path: str
@@ -64,8 +64,13 @@ class Question(NamedTuple):
 class Pool:
     """Inputs of one model and the vectors that they must get.
 
-    model: the fields that name it. vectors: float32 [n, D], by input. also: other vectors that are right too,
-    while a model is replaced.
+    Attributes:
+        model: Fields of a request that name the model.
+        inputs: Texts or images.
+        vectors: float32 [n, D], one row per input.
+        modality: "text" or "image".
+        sizes: Numbers of inputs of the requests, equally often.
+        also: Other vectors that are right too, while a model is replaced.
     """
 
     model: dict[str, str]
@@ -80,7 +85,7 @@ class Pool:
         return self.model["model_name"]
 
     def question(self, rng: random.Random, turn: int) -> Question:
-        """Half of the questions are of a few inputs, which Triton's cache knows; half of all in turn."""
+        """Make a request: half of them from a few inputs that Triton caches, half from all inputs in turn."""
         size = rng.choice(self.sizes)
         if rng.random() < 0.5:
             chosen = [rng.randrange(16) for _ in range(size)]
@@ -94,9 +99,13 @@ class Pool:
 
 
 class Load:
-    """Requests on `connections` connections, from a thread of its own, until the block ends.
+    """Sends requests from a separate thread until the block ends.
 
-    limit: seconds that the server may take for a request.
+    Args:
+        port: Port of the server.
+        pools: Inputs of the models; the connections are spread over them.
+        connections: Number of connections.
+        limit: Seconds that the server may take for a request.
     """
 
     def __init__(self, port: int, pools: Sequence[Pool], *, connections: int = 8, limit: float = 10) -> None:
@@ -109,7 +118,7 @@ class Load:
         self._turns = itertools.count()
         self.answers: list[Answer] = []
         self.again: list[float] = []
-        """Seconds from each fault to the end of the last request that failed by it."""
+        """Seconds from each fault to the end of the last request that failed because of it."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -147,7 +156,7 @@ class Load:
 
     @contextmanager
     def fault(self, *, steady: float = 1.0, patience: float = 90.0) -> Iterator[None]:
-        """Do the damage within; returns once nothing but right answers has come for `steady` seconds."""
+        """Cause the fault inside the block; then wait for `steady` seconds of right answers only."""
         count, began = len(self.answers), time.monotonic()
         yield
         self.settle(steady, patience)
@@ -155,7 +164,7 @@ class Load:
         self.again.append(max(failed, default=began) - began)
 
     def settle(self, steady: float = 1.0, patience: float = 90.0) -> None:
-        """Wait until for `steady` seconds every connection was answered, with right vectors alone."""
+        """Wait until every connection has got right vectors only for `steady` seconds."""
         since, deadline = time.monotonic(), time.monotonic() + patience
         while time.monotonic() < deadline:
             time.sleep(0.05)
@@ -173,7 +182,7 @@ class Load:
         return list(itertools.takewhile(lambda answer: answer.ended > moment, reversed(self.answers)))
 
     def tail(self, pool: str | None = None) -> str:
-        """The last answers that were not right."""
+        """Describe the last answers that were not right."""
         failed = (
             f"{answer.pool} {answer.kind} {answer.detail}"
             for answer in reversed(self.answers)
@@ -185,12 +194,12 @@ class Load:
         return Counter(answer.kind for answer in self.answers if pool in (None, answer.pool))
 
     def gap(self) -> float:
-        """The longest time in seconds between two right answers, whichever the model."""
+        """Return the longest time in seconds between two right answers, of any model."""
         ends = sorted(answer.ended for answer in self.answers if answer.kind is Kind.RIGHT)
         return max((after - before for before, after in itertools.pairwise(ends)), default=0.0)
 
     def check(self, *, allowed: Collection[Kind] = (Kind.HONEST,), pool: str | None = None) -> None:
-        """Nothing but right answers and what is allowed besides."""
+        """Check that there were right answers, and besides them only the allowed kinds."""
         bad = [
             answer
             for answer in self.answers
@@ -200,7 +209,7 @@ class Load:
         assert self.counts(pool)[Kind.RIGHT] > 0
 
     def row(self) -> dict[str, Any]:
-        """What was seen, for the table."""
+        """Return the results for the table."""
         counts = self.counts()
         refusals = sorted(
             answer.ended - answer.began for answer in self.answers if answer.kind is Kind.HONEST
@@ -216,17 +225,17 @@ class Load:
 
 
 class Connection:
-    """One kept-alive HTTP/1.1 connection, as cheap as can be: the server is what the cores are for."""
+    """A minimal kept-alive HTTP/1.1 connection, which leaves the cores to the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers in lower case, body.
+        """Send a request; return the status, the headers by lower-case name, and the body.
 
         Raises:
-            OSError, EOFError: the connection was refused or cut.
+            OSError, EOFError: The connection was refused or cut.
         """
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
@@ -248,7 +257,7 @@ class Connection:
 
 
 def judge(question: Question, status: int, headers: dict[str, str], content: bytes) -> tuple[Kind, str]:
-    """What an answer is worth."""
+    """Return the kind of an answer, and details if it is not right."""
     if status != 200:
         return judge_error(status, headers, content)
     got = np.array(orjson.loads(content)["embedding"], np.float32)

@@ -1,4 +1,4 @@
-"""The processes of a running server, for doing something to them."""
+"""Finds, stops and kills the processes of a running server."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ from triton_models.server.embedded import EmbeddedTriton
 
 
 def family(server: Server, words: str = "") -> list[psutil.Process]:
-    """The server's descendants whose command line holds `words`."""
+    """Return the server's descendants whose command line contains `words`."""
     assert server.process is not None
     found = []
     with suppress(psutil.NoSuchProcess):
@@ -28,34 +28,34 @@ def family(server: Server, words: str = "") -> list[psutil.Process]:
 
 
 def triton_of(server: Server) -> psutil.Process:
-    """The embedded Triton; waits until there is one."""
+    """Wait for the embedded Triton and return it."""
     return wait_until(lambda: next((each for each in family(server) if each.name() == "tritonserver"), None))
 
 
-def stub_of(server: Server, served: str) -> psutil.Process:
-    """The process of one model; waits until there is one."""
+def stub_of(server: Server, triton_name: str) -> psutil.Process:
+    """Wait for the process of one model and return it."""
 
     def find() -> psutil.Process | None:
         return next(
-            (each for each in family(server, "triton_python_backend_stub") if is_of(each, served)), None
+            (each for each in family(server, "triton_python_backend_stub") if is_of(each, triton_name)), None
         )
 
     return wait_until(find)
 
 
-def is_of(stub: psutil.Process, served: str) -> bool:
+def is_of(stub: psutil.Process, triton_name: str) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return any(part == served or part.startswith(f"{served}_") for part in stub.cmdline())
+        return any(part == triton_name or part.startswith(f"{triton_name}_") for part in stub.cmdline())
     return False
 
 
 def end_of(found: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run after a while."""
+    """Return the processes that still run after 10 seconds."""
     return psutil.wait_procs(found, timeout=10)[1]
 
 
 def leftovers(repository: Path) -> list[str]:
-    """Shared memory and processes of the embedded Triton on a repository."""
+    """Return remaining shared memory and processes of the embedded Triton of a repository."""
     mark = EmbeddedTriton(repository, "off").mark
     # The directory of a Triton that was killed takes no memory, and stays until the next start.
     found = [path.name for path in Path("/dev/shm").glob(f"{mark}*") if not path.is_dir()]
@@ -67,7 +67,7 @@ def leftovers(repository: Path) -> list[str]:
 
 @contextmanager
 def stopped(process: psutil.Process) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT at the end, where the process is still there."""
+    """Send SIGSTOP, and SIGCONT after the block if the process still exists."""
     process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -77,9 +77,9 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 
 class LoneTriton:
-    """`python -m triton_models.server` on one port, kept alive as operators have it done.
+    """`python -m triton_models.server` on one port, restarted when it ends, as a supervisor would do.
 
-    Started again when it ends: Triton 2.51 can crash when connections are reset under requests.
+    Triton 2.51 can crash when connections are reset during requests.
     """
 
     def __init__(self, repository: Path, port: int, metrics_port: int, log: Path) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do: cut, stall, slow down, refuse."""
+"""A TCP proxy that causes network faults: it cuts, stalls, slows down or refuses connections."""
 
 import asyncio
 import socket
@@ -10,14 +10,14 @@ from typing import Any, Self
 
 CHUNK = 1 << 16
 RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER of no seconds: closing sends RST, not FIN."""
+"""SO_LINGER of zero seconds: closing sends RST, not FIN."""
 
 
 class Proxy:
-    """Listens on a port of loopback and passes bytes on to another, both ways, from a thread of its own.
+    """Listens on a loopback port and passes bytes to and from another port, in a separate thread.
 
-    Everything but `port` may be called from any thread; it holds for the connections of that moment, and
-    `stall`, `refuse`, `delay` and `chunk` for those to come as well.
+    All methods may be called from any thread. They apply to the connections of that moment; `stall`,
+    `refuse`, `delay` and `chunk` apply to later connections too.
     """
 
     def __init__(self, target: int, port: int = 0) -> None:
@@ -26,7 +26,7 @@ class Proxy:
         self.delay = 0.0
         """Seconds before each chunk is passed on."""
         self.chunk = CHUNK
-        """Bytes passed on at once; with a delay this is a throttle."""
+        """Most bytes passed on at once; with a delay, this limits the bandwidth."""
         self._cut_after: int | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,7 +36,7 @@ class Proxy:
         self._passing.set()
         self._server: asyncio.Server | None = None
         self.cuts = 0
-        """How often an answer was cut."""
+        """Number of answers that were cut."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -52,23 +52,23 @@ class Proxy:
         self._loop.close()
 
     def accept(self) -> None:
-        """Take new connections (again, on the same port)."""
+        """Accept new connections; after `refuse`, on the same port."""
         self._do(self._listen)
 
     def refuse(self) -> None:
-        """Have the kernel refuse new connections; those that are there stay."""
+        """Make the kernel refuse new connections; existing ones stay open."""
         self._do(self._close_listener)
 
     def stall(self) -> None:
-        """Pass nothing on, whatever comes; connections stay open and new ones are taken."""
+        """Pass nothing on; connections stay open and new ones are accepted."""
         self._soon(self._passing.clear)
 
     def resume(self) -> None:
-        """Pass on again, what came meanwhile first."""
+        """Pass bytes on again, starting with those that arrived during the stall."""
         self._soon(self._passing.set)
 
     def forget(self) -> None:
-        """Stall the connections of this moment for ever; new ones work: a router that has lost its table."""
+        """Stall the present connections for ever; new ones work, as with a router that lost its table."""
 
         def swap() -> None:
             self._passing.clear()
@@ -82,7 +82,7 @@ class Proxy:
         self._soon(self._reset_all)
 
     def cut_in_answer(self, after: int) -> None:
-        """Reset all connections once so many bytes of the next answers were passed on."""
+        """Reset all connections after `after` bytes of the next answers were passed on."""
 
         def set_limit() -> None:
             self._cut_after = after
@@ -90,7 +90,7 @@ class Proxy:
         self._soon(set_limit)
 
     def half_close(self) -> None:
-        """Send FIN to both sides of every connection, and go on reading."""
+        """Send FIN to both sides of every connection, and continue to read."""
 
         def close() -> None:
             for writer in self._open:
@@ -173,6 +173,6 @@ class Proxy:
                 if last:
                     self._cut_after = None
                     self.cuts += 1
-                    # What was written is to arrive: a reset throws away what still waits.
+                    # Give the written bytes time to arrive: a reset discards those that still wait.
                     await asyncio.sleep(0.01)
                     self._reset_all()

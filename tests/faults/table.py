@@ -1,4 +1,4 @@
-"""The table of what the faults did."""
+"""Formats the table of the faults' effects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,10 @@ COLUMNS = {
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a fault. "serving again": from the fault to the end of the last request that failed by it."""
+    """Return the table, one line per fault.
+
+    "serving again" is the time from the fault to the end of the last request that failed because of it.
+    """
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "| --- " * len(COLUMNS) + "|"]
     lines += ["| " + " | ".join(_cell(key, row) for key in COLUMNS) + " |" for row in rows]
     return "\n".join(lines)
@@ -35,7 +38,7 @@ def _cell(key: str, row: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The values, or of more than four the middle and the ends."""
+    """Return the values; if there are more than four, the median, the minimum and the maximum."""
     if len(values) <= 4:
         return ", ".join(f"{value:g}" for value in values)
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""No room in the repository, in TMPDIR and in shared memory, and a converter that the system kills."""
+"""Tests of a full repository, TMPDIR and shared memory, and of a converter that the system kills."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ LATE = "tiny/late"
 
 @pytest.fixture(scope="module")
 def sources(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """MODEL_SOURCES with a model that is not converted yet."""
+    """Return MODEL_SOURCES with a model that is not converted yet."""
     late = tmp_path_factory.mktemp("late")
     tiny_models.static_model(late / LATE, seed=9)
     return os.pathsep.join([str(farm.stock.sources), str(late)])
@@ -30,7 +30,7 @@ def sources(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def small(farm: Farm, sources: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose repository is a small file system."""
+    """Run a server whose repository is a small file system."""
     root = tmp_path_factory.mktemp("small")
     with tmpfs(root / "mount", 64) as mount:
         server = farm.server(mount, MODEL_SOURCES=sources)

@@ -1,4 +1,4 @@
-"""A Triton at TRITON_GRPC_URL, which ends and comes back, behind a network that does what networks do."""
+"""Tests of a Triton at TRITON_GRPC_ADDRESS that ends and comes back, behind an unreliable network."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 @dataclass(frozen=True)
 class Apart:
-    """A front end, and a Triton that it reaches through the proxy."""
+    """A gateway, and a Triton that it reaches through the proxy."""
 
     server: Server
     triton: LoneTriton
@@ -27,7 +27,7 @@ class Apart:
 def apart(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
     root = tmp_path_factory.mktemp("apart")
     with Proxy(free_port()) as proxy:
-        server = farm.server(root, TRITON_GRPC_URL=f"127.0.0.1:{proxy.port}")
+        server = farm.server(root, TRITON_GRPC_ADDRESS=f"127.0.0.1:{proxy.port}")
         triton = LoneTriton(server.repository, proxy.target, free_port(), root / "triton.log")
         with triton.running(), server.running():
             wait_loaded(server)

@@ -1,4 +1,4 @@
-"""The front end killed, out of descriptors, and its clients gone in the middle of a request."""
+"""Tests of a gateway that is killed or runs out of descriptors, and of clients that leave mid-request."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ REQUEST = b'{"model_name": "tiny/bert", "text": "a dog"}'
 
 @pytest.fixture
 def front_end(shared: Server) -> Iterator[psutil.Process]:
-    """The process, with its limit on descriptors as it was at the end."""
+    """Yield the gateway's process; restore its limit on descriptors at the end."""
     assert shared.process is not None
     process = psutil.Process(shared.process.pid)
     before = process.rlimit(psutil.RLIMIT_NOFILE)
@@ -132,7 +132,7 @@ def test_a_worker_killed_takes_no_request_of_another_with_it(
 
 
 def in_flight(server: Server) -> float:
-    """Requests that the front end is busy with."""
+    """Return the number of requests in flight in the gateway."""
     with server.client() as client:
         text = client.get("/metrics", headers={"Accept": "text/plain"}).text
     lines = [line for line in text.splitlines() if line.startswith("embedding_http_requests_in_flight ")]

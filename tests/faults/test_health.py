@@ -1,4 +1,4 @@
-"""`/health` tells the truth, whatever hangs or dies; one model's fault is no other's."""
+"""`/health` tells the truth whatever hangs or dies; a fault of one model does not affect others."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ ASK = {"model_name": OTHER, "text": "a river"}
 
 @pytest.fixture(scope="module")
 def two(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with two models."""
+    """Run a server with two models."""
     server = farm.server(tmp_path_factory.mktemp("two"), REQUEST_TIMEOUT="120")
     with server.running():
         wait_loaded(server)
@@ -43,7 +43,7 @@ def health(client: httpx.Client) -> httpx.Response:
 
 
 def not_serving(client: httpx.Client) -> dict[str, str]:
-    """The models that `/health` says could not be asked, while others can."""
+    """Return the models that do not serve by `/health`, while others do."""
     answer = health(client)
     assert answer.status_code == 200, answer.text
     found: dict[str, str] = answer.json().get("not_serving", {})
@@ -87,7 +87,7 @@ def test_a_triton_that_hangs_is_noticed_and_replaced(two: Server) -> None:
 
 
 def computed(client: httpx.Client) -> tuple[int, int]:
-    """Requests of BERT that were computed, and that were answered from the cache."""
+    """Return how many of BERT's requests were computed, and how many came from the cache."""
     stats = client.get("/metrics").json()["model_stats"]
     model = next(one for one in stats if one["name"] == SERVED)["inference_stats"]
     hits = model["cache_hit"]["count"]

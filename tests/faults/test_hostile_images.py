@@ -1,4 +1,4 @@
-"""Two hundred images that cost more than they say, of every format, with texts beside them."""
+"""Test with two hundred images that cost more than their size suggests, while texts are embedded."""
 
 import base64
 import http.client
@@ -29,11 +29,11 @@ LIMIT = 10
 """REQUEST_TIMEOUT, in seconds."""
 
 SLACK = 200 << 20
-"""Bytes beside the budget: bodies of a megabyte as text, as strings and unpacked, sixteen at once."""
+"""Bytes beyond the budget: sixteen bodies of a megabyte at once, each as text, as string and decoded."""
 
 
 def allowed() -> dict[str, bytes]:
-    """As large as they may be: nothing is wrong with them but what they cost."""
+    """Return images that are within the limits, but expensive to decode."""
     side = 7900
     black = Image.new("RGB", (side, side), (5, 200, 60))
     noise = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
@@ -50,7 +50,7 @@ def allowed() -> dict[str, bytes]:
 
 
 _bodies: list[bytes] = []
-"""Of the process that sends them: in this one they would hold up the texts whose time is taken."""
+"""Bodies in the process that sends them; sent from this one, they would delay the texts that are timed."""
 
 
 def prepare() -> None:
@@ -60,7 +60,7 @@ def prepare() -> None:
 
 
 def attack(port: int) -> tuple[dict[int, int], float]:
-    """Send them, some at once: how often each status came, and the longest answer in seconds."""
+    """Send the bodies, AT_ONCE at a time; return the count of each status and the longest time in seconds."""
 
     def send(number: int) -> tuple[int, float]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -76,7 +76,7 @@ def attack(port: int) -> tuple[dict[int, int], float]:
 
 
 class Texts:
-    """Requests of one text, one after the other, for as long as the context lasts."""
+    """Sends requests of one text, one after another, while the context lasts."""
 
     def __init__(self, server: Server) -> None:
         self.seconds: list[float] = []
@@ -138,7 +138,7 @@ def test_two_hundred_hostile_images(stock: Stock, tmp_path: Path) -> None:
         with Texts(server) as busy:
             statuses, longest = sender.submit(attack, server.port).result()
         peak = resident(pid, "VmHWM")
-        # Every thread is back a second later: the front end does nothing any more.
+        # A second later every thread has returned, and the gateway is idle.
         time.sleep(1)
         spent = cpu_seconds(pid)
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""The faults of Triton again, with images beside texts."""
+"""Tests of Triton's faults while images are embedded beside texts."""
 
 import base64
 from collections.abc import Callable

@@ -1,6 +1,7 @@
-"""Triton is killed again and again under 32 connections; every answer is a right vector or an honest error.
+"""Triton is killed repeatedly under 32 connections; every answer is a right vector or an honest error.
 
-`KILLS=15 python -m pytest -n 0 -m slow -s tests/faults/test_kills.py` for fewer than 100; prints what it saw.
+`KILLS=15 python -m pytest -n 0 -m slow -s tests/faults/test_kills.py` kills it 15 times instead of 100 and
+prints the results.
 """
 
 import asyncio
@@ -34,7 +35,15 @@ TEXTS = [f"text {number}, {'about divers and their dogs ' * (number % 7)}" for n
 
 @dataclass
 class Seen:
-    """What the connections got. good: when the latest right answer was asked for, and came."""
+    """Results of the connections.
+
+    Attributes:
+        statuses: Number of answers by status.
+        wrong: Descriptions of wrong answers.
+        hung: Seconds of answers that came too late.
+        refusals: Seconds until each honest refusal.
+        good: Times at which the latest right answer was requested and received.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -44,7 +53,7 @@ class Seen:
 
 
 class VerifiedLoad:
-    """Connections that ask without a pause, in a thread of their own, and judge each answer."""
+    """Sends requests over many connections from a separate thread, and judges each answer."""
 
     def __init__(self, server: Server, model: str, expected: NDArray[np.float32]) -> None:
         self._server = server
@@ -99,7 +108,7 @@ class VerifiedLoad:
             seen.wrong.append(f"{answer.status_code} {answer.text}")
 
     def serves_again(self, since: float, limit: float = 120.0) -> float:
-        """Seconds from `since` to the first right answer to a question that was sent after it."""
+        """Return the seconds from `since` to the first right answer to a request sent after it."""
         while self.seen.good[0] < since:
             assert time.monotonic() < since + limit, f"nothing for {limit} s; {self.seen.statuses}"
             time.sleep(0.01)
@@ -107,7 +116,7 @@ class VerifiedLoad:
 
 
 def kill_triton(server: Server) -> None:
-    """SIGKILL to Triton itself; its stubs end with it."""
+    """Send SIGKILL to Triton itself; its stubs end with it."""
     assert server.process is not None
     for process in psutil.Process(server.process.pid).children(recursive=True):
         try:
@@ -118,7 +127,7 @@ def kill_triton(server: Server) -> None:
 
 
 def kills(server: Server, model: str, number: int) -> tuple[Seen, list[float]]:
-    """What the load saw, and the seconds that the server was away after each kill."""
+    """Return the results of the load, and the seconds without service after each kill."""
     rng = random.Random(os.environ.get("SEED", "1"))
     away = []
     with server.client() as client:

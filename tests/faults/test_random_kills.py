@@ -1,4 +1,4 @@
-"""Triton, the front end and conversions, killed at random moments of loads and inferences."""
+"""Triton, the gateway and converters are killed at random moments of loads and inferences."""
 
 import os
 import random
@@ -26,7 +26,7 @@ KILLS = 20
 
 @contextmanager
 def loading_and_deleting(server: Server) -> Iterator[None]:
-    """A model is converted, loaded and deleted, over and over."""
+    """Convert, load and delete a model repeatedly while the block runs."""
     stop = threading.Event()
 
     def work() -> None:

@@ -1,6 +1,7 @@
-"""The inference store between the front end and Triton, and its Redis killed, frozen and cut off.
+"""Tests of the inference store between gateway and Triton, with its Redis killed, frozen and cut off.
 
-The Triton of PyPI has no Redis cache of its own (RESPONSE_CACHE says so at start). The store has one.
+The Triton from PyPI has no Redis cache of its own, so RESPONSE_CACHE refuses one at the start. The store has
+a Redis backend.
 """
 
 import signal
@@ -22,7 +23,7 @@ from tests.inference_store.test_redis import redis_server
 
 @dataclass(frozen=True)
 class Stored:
-    """A front end, and the proxy before the Redis of its store."""
+    """A gateway, and the proxy in front of the Redis of its store."""
 
     server: Server
     proxy: Proxy
@@ -41,7 +42,7 @@ def stored(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sto
         options = ("--target", f"127.0.0.1:{triton.port}", "--backend", f"redis://127.0.0.1:{proxy.port}/0")
         store = stack.enter_context(processes.store(root / "store.log", *options))
         server = Server(
-            repository, {**farm.settings, "TRITON_GRPC_URL": store.url}, root / "server.log", ("app.py",)
+            repository, {**farm.settings, "TRITON_GRPC_ADDRESS": store.url}, root / "server.log", ("app.py",)
         )
         stack.enter_context(server.running())
         wait_loaded(server)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT under load: said first, what was accepted is answered right, and nothing is left."""
+"""SIGTERM and SIGINT under load: the end is announced, accepted requests finish, and no process is left."""
 
 import asyncio
 import http.client
@@ -31,7 +31,7 @@ BUSY = {"model_name": BERT, "text": [f"a text of some length, number {number}" f
 
 
 class Clients:
-    """Kept connections that ask and ask again until they are refused; every answer is judged."""
+    """Sends requests over kept connections until they are refused, and judges every answer."""
 
     def __init__(self, server: Server, expected: NDArray[np.float32], connections: int = 8) -> None:
         self._server = server
@@ -41,7 +41,7 @@ class Clients:
         self.wrong: list[str] = []
 
     def run(self) -> None:
-        """Until all have been refused."""
+        """Run until all connections have been refused."""
         asyncio.run(self._all())
 
     async def _all(self) -> None:
@@ -73,7 +73,7 @@ class Clients:
 
 @contextmanager
 def begun(server: Server) -> Iterator[list[psutil.Process]]:
-    """A server that is started and healthy; its processes."""
+    """Start a server, wait until it is healthy, and yield its processes."""
     server.start()
     try:
         server.wait_healthy()
@@ -118,7 +118,7 @@ def test_what_was_accepted_is_answered(
 
 
 def test_who_owns_triton_waits_for_what_others_accepted(farm: Farm, tmp_path: Path) -> None:
-    """Two front ends on one Triton; the one that does not own it has a request whose body is on its way."""
+    """Two gateways share a Triton; the one that does not own it is still receiving a request's body."""
     owner = farm.server(tmp_path)
     other = Server(owner.repository, owner.environment, tmp_path / "other.log")
     content = json.dumps({"model_name": BERT, "text": FEW}).encode()

@@ -1,4 +1,4 @@
-"""A model replaced while it serves, and Triton killed with what its cache knows."""
+"""Tests of a model replaced while it serves, and of Triton killed together with its cache."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Triton and its models' processes, killed, crashed, frozen and asleep under load."""
+"""Tests of Triton and its models' processes, killed, crashed, frozen and asleep under load."""
 
 import shutil
 import signal
@@ -39,7 +39,7 @@ class TritonPythonModel(Awake):
             time.sleep(0.02)
         return super().execute(requests)
 """
-"""The project's own backend as a model of the repository, which sleeps while a file is there."""
+"""The project's own backend as a model of the repository, which sleeps while a file exists."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def test_a_model_that_blocks_in_the_check_of_its_load_is_loaded_again(
 
 
 def test_triton_ends_while_it_loads_a_model(sleepy: Sleepy, load: MakeLoad, note: Note) -> None:
-    """The load is answered by the next one."""
+    """The next Triton answers the load."""
     starting = sleepy.asleep.with_name("asleep.start")
     with sleepy.server.client() as client, ThreadPoolExecutor(1) as pool:
         assert client.post("/unload_model", json={"model_name": OTHER}).status_code == 200
@@ -192,7 +192,7 @@ def test_triton_ends_again_and_again_while_it_loads_what_it_starts_with(farm: Fa
 
 @pytest.mark.slow
 def test_a_model_that_answers_its_check_slowly_is_loaded(sleepy: Sleepy) -> None:
-    """Its process is idle whenever somebody looks: what it waits for is no fault of its own."""
+    """Its process is idle at every look, but the wait is not the model's fault."""
     little = sleepy.asleep.with_name("asleep.little")
     little.touch()
     try:
@@ -243,10 +243,10 @@ def test_a_model_s_process_frozen(sleepy: Sleepy, load: MakeLoad, note: Note, se
     under.check()
 
 
-def reason_of(client: httpx.Client, served: str) -> str | None:
-    """Why a model does not serve, as its operator is told."""
+def reason_of(client: httpx.Client, triton_name: str) -> str | None:
+    """Return the reason that the operator sees for a model that does not serve; None if it serves."""
     models = client.get("/repository_models").json()["models"]
-    found = next(model for model in models if model["name"] == served)
+    found = next(model for model in models if model["name"] == triton_name)
     return None if found["state"] == "READY" else str(found["reason"] or "") or None
 
 

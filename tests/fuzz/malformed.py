@@ -87,7 +87,7 @@ class Fuzzer:
         self._server, self._text, self._clip = server, text, clip
         self._rng = random.Random(seed)
         embedding = [route for route in routes() if route.path not in CHANGES]
-        self._routes, self._changes = embedding, [route for route in routes() if route.path in CHANGES]
+        self._routes, self._locks = embedding, [route for route in routes() if route.path in CHANGES]
         self.report = Report()
 
     async def run(self, requests: int) -> Report:
@@ -187,7 +187,7 @@ class Fuzzer:
         return wire.made(self._rng, head, json.dumps(self._aimed(route)).encode()), False
 
     def _route(self) -> Route:
-        return self._rng.choice(self._changes if self._rng.random() < SHARE_OF_CHANGES else self._routes)
+        return self._rng.choice(self._locks if self._rng.random() < SHARE_OF_CHANGES else self._routes)
 
     def _aimed(self, route: Route) -> dict[str, Any]:
         """An example of the route's bodies, for a loaded model; for none, where it would be changed."""

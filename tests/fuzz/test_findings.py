@@ -19,7 +19,7 @@ from gateway.images.headers import ImageError
 from gateway.images.preprocessing import open_image, preprocess
 from gateway.images.sources import decode
 from gateway.inference.vectors import unit_length
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
 from inference_store.errors import Invalid
 from inference_store.http_infer import parse_request
@@ -73,7 +73,7 @@ def test_a_model_with_a_damaged_file_is_told_to_be_loaded_again(name: str) -> No
     with repository() as made:
         (version_dir(made) / name).write_bytes(b"{}")
         with pytest.raises(InvalidModel, match=r"damaged; delete and load the model again$"):
-            Catalog(made)._read_text(Reference("owner/name"))
+            Catalog(made)._read_text(ModelId("owner/name"))
 
 
 def test_a_directory_in_the_place_of_a_file_is_damage() -> None:
@@ -83,7 +83,7 @@ def test_a_directory_in_the_place_of_a_file_is_damage() -> None:
             path.mkdir()
         with pytest.raises(DamagedModel):
             made.config("owner_name")
-        assert made.served_names() == []
+        assert made.triton_names() == []
 
 
 @pytest.mark.parametrize("content", ["[1]", "5", "null", deep(100_000), '"a"'])

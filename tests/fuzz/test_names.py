@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
 from tests.fuzz.mutations import one_line
 from tests.fuzz.test_repository import repository
@@ -55,16 +55,16 @@ def names() -> st.SearchStrategy[str]:
 @given(names(), st.none() | names())
 def test_a_name_in_triton_is_one_part_of_a_path(model_name: str, pretrained: str | None) -> None:
     try:
-        reference = Reference.named(model_name, pretrained)
+        model_id = ModelId.named(model_name, pretrained)
     except InvalidModelName as error:
         one_line(error)
         return
-    for served in reference.served:
-        assert PART.fullmatch(served)
-        assert ".." not in served
-        assert len(served) < 250
-    assert len(set(reference.served)) == 1 + reference.is_clip
-    assert Reference.parse(reference.id) == reference
+    for triton_name in model_id.triton_names:
+        assert PART.fullmatch(triton_name)
+        assert ".." not in triton_name
+        assert len(triton_name) < 250
+    assert len(set(model_id.triton_names)) == 1 + model_id.is_clip
+    assert ModelId.parse(model_id.id) == model_id
 
 
 @given(names())
@@ -72,16 +72,16 @@ def test_any_word_is_a_model_or_none(word: str) -> None:
     with repository() as made:
         catalog = Catalog(made)
         try:
-            reference = catalog._named(word, Reference.parse(word))
+            model_id = catalog._named(word, ModelId.parse(word))
         except (InvalidModelName, GatewayError):
             return
         try:
-            model = catalog._read_text(reference)
+            model = catalog._read_text(model_id)
         except GatewayError:
             return
         # The one that is there, by its own name or by its name in Triton.
         assert word in ("owner/name", "owner_name")
-        assert model.reference.model_name == "owner/name"
+        assert model.model_id.model_name == "owner/name"
 
 
 @given(names(), st.none() | names(), names(), st.none() | names())
@@ -89,7 +89,7 @@ def test_two_models_of_one_name_in_triton_are_told_apart(
     name: str, tag: str | None, other: str, other_tag: str | None
 ) -> None:
     try:
-        one, two = Reference.named(name, tag), Reference.named(other, other_tag)
+        one, two = ModelId.named(name, tag), ModelId.named(other, other_tag)
     except InvalidModelName:
         return
     assert (one == two) == (one.id == two.id)

@@ -16,11 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
 from gateway.models.status import RepositoryModel
 from tests.fuzz.mutations import broken_json, damaged, damaged_json, deep, mutated
-from tests.triton_models.helpers import manifest
+from tests.support.tiny_repository import manifest
 from triton_models.contract.checks import Check, DamagedCheck, ImageCheck
 from triton_models.contract.config import ConfigError, Tuning, from_text, model_config, to_text
 from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError, Source
@@ -62,7 +62,7 @@ def test_manifests(content: bytes) -> None:
         assert found.dimensions > 0
         assert all(isinstance(text, str) for pair in found.prompts.items() for text in pair)
         assert Manifest.from_json(found.to_json()) == found
-        Reference.of(found)
+        ModelId.of(found)
         found.source.has_changed()
 
 
@@ -184,12 +184,12 @@ def test_a_damaged_file_is_told_and_harms_no_other(rng: random.Random, name: str
                 read("owner_name")
         made.state("owner_name")
         made.states()
-        made.served_names()
+        made.triton_names()
         # As the routes ask.
         RepositoryModel(name="a", state="b", reason=made.state("owner_name").error, engine=read_engine(made))
         catalog = Catalog(made)
         with suppress(GatewayError):
-            catalog._read_text(Reference("owner/name"))
+            catalog._read_text(ModelId("owner/name"))
         with suppress(RepositoryError):
             config = made.config("owner_name")
             Tuning.of(config)

@@ -40,7 +40,7 @@ PROMPTS = {"query": "query: ", "empty": ""}
 
 
 @functools.cache
-def reference(kind: str) -> PreTrainedTokenizerFast:
+def model_id(kind: str) -> PreTrainedTokenizerFast:
     tokenizer = MAKERS[kind]()
     tokenizer.model_max_length = LIMIT
     return tokenizer
@@ -55,11 +55,11 @@ def saved(tokenizer: Tokenizer, **changes: object) -> TextTokenizer:
 
 
 @functools.cache
-def served(kind: str) -> TextTokenizer:
-    tokenizer = Tokenizer.from_str(reference(kind).backend_tokenizer.to_str())
+def triton_name(kind: str) -> TextTokenizer:
+    tokenizer = Tokenizer.from_str(model_id(kind).backend_tokenizer.to_str())
     tokenizer.enable_truncation(LIMIT)
     tokenizer.no_padding()
-    return saved(tokenizer, special_ids=sorted(reference(kind).all_special_ids), include_prompt=False)
+    return saved(tokenizer, special_ids=sorted(model_id(kind).all_special_ids), include_prompt=False)
 
 
 @functools.cache
@@ -117,9 +117,9 @@ def texts() -> st.SearchStrategy[str]:
     st.sampled_from(("right", "left")),
 )
 def test_ids_are_the_references(kind: str, given_texts: list[str], side: Direction) -> None:
-    reference(kind).truncation_side = side
-    expected = reference(kind)(given_texts, truncation=True)["input_ids"]
-    made = served(kind).encode(given_texts, TextOptions(truncation_direction=side, prompt=""))
+    model_id(kind).truncation_side = side
+    expected = model_id(kind)(given_texts, truncation=True)["input_ids"]
+    made = triton_name(kind).encode(given_texts, TextOptions(truncation_direction=side, prompt=""))
     assert [row.tolist() for row in made.rows] == expected
     assert made.tokens == sum(map(len, expected))
 
@@ -127,9 +127,9 @@ def test_ids_are_the_references(kind: str, given_texts: list[str], side: Directi
 @given(st.sampled_from(sorted(MAKERS)), texts(), st.sampled_from((*PROMPTS, None)))
 def test_prompts_stand_before_the_text(kind: str, text: str, name: str | None) -> None:
     prompt = PROMPTS.get(name or "", "")
-    (row,) = served(kind).encode([text], TextOptions(prompt_name=name)).rows
-    reference(kind).truncation_side = "right"
-    (expected,) = reference(kind)([prompt + text], truncation=True)["input_ids"]
+    (row,) = triton_name(kind).encode([text], TextOptions(prompt_name=name)).rows
+    model_id(kind).truncation_side = "right"
+    (expected,) = model_id(kind)([prompt + text], truncation=True)["input_ids"]
     assert token_ids(row).tolist() == expected
 
 
@@ -137,8 +137,8 @@ def test_prompts_stand_before_the_text(kind: str, text: str, name: str | None) -
 def test_ids_sent_are_ids_made(kind: str, text: str) -> None:
     """A caller who tokenises gets the vectors of one who does not."""
     options = TextOptions(prompt="")
-    (row,) = served(kind).encode([text], options).rows
-    (again,) = served(kind).encode_ids([row.tolist()], options).rows
+    (row,) = triton_name(kind).encode([text], options).rows
+    (again,) = triton_name(kind).encode_ids([row.tolist()], options).rows
     assert again.tolist() == row.tolist()
 
 
@@ -150,7 +150,7 @@ def test_ids_sent_are_ids_made(kind: str, text: str) -> None:
 @example("wordpiece", [10**4000], True)
 @example("wordpiece", [-(10**4000)], True)
 def test_any_numbers_as_ids(kind: str, ids: list[int], truncate: bool) -> None:
-    for use in (served(kind).decode, lambda ids: sent(kind, ids, truncate)):
+    for use in (triton_name(kind).decode, lambda ids: sent(kind, ids, truncate)):
         try:
             found = use(ids)
         except InvalidInput as error:
@@ -161,14 +161,14 @@ def test_any_numbers_as_ids(kind: str, ids: list[int], truncate: bool) -> None:
 
 
 def sent(kind: str, ids: Sequence[int], truncate: bool) -> NDArray[np.int64]:
-    (row,) = served(kind).encode_ids([ids], TextOptions(prompt="", truncate=truncate)).rows
+    (row,) = triton_name(kind).encode_ids([ids], TextOptions(prompt="", truncate=truncate)).rows
     return row
 
 
 @given(st.sampled_from(sorted(MAKERS)), texts(), st.booleans())
 def test_tokens_tell_where_they_are(kind: str, text: str, special: bool) -> None:
-    found = served(kind).tokens(text, add_special_tokens=special)
-    whole = Tokenizer.from_str(reference(kind).backend_tokenizer.to_str())
+    found = triton_name(kind).tokens(text, add_special_tokens=special)
+    whole = Tokenizer.from_str(model_id(kind).backend_tokenizer.to_str())
     whole.no_truncation()
     assert [token.id for token in found] == whole.encode(text, add_special_tokens=special).ids
     for token in found:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sentence_transformers.util import quantize_embeddings
 from tritonclient.grpc import service_pb2
 
-from gateway.api.responses import JSON, NPY, OCTETS, EncodingFormat, Form, written
+from gateway.api.responses import JSON, NPY, OCTETS, EncodingFormat, OutputFormat, encode
 from gateway.errors import InvalidInput
 from gateway.inference.vectors import EmbeddingDtype, quantize, unit_length
 from tests.fuzz.mutations import one_line
@@ -49,7 +49,7 @@ def test_any_vectors_take_any_form(
     rows: Floats, dimensions: int, dtype: EmbeddingDtype, encoding: EncodingFormat, media: str
 ) -> None:
     try:
-        answer = written(0.0, Form(dimensions or None, dtype, encoding), media, {"embedding": rows})
+        answer = encode(0.0, OutputFormat(dimensions or None, dtype, encoding), media, {"embedding": rows})
     except InvalidInput as error:
         one_line(error)
     else:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, Server
 from tests.support.app_without_triton import bearer
-from tests.triton_models.helpers import AS_NOBODY
+from tests.support.tiny_repository import AS_NOBODY
 
 SECRET = "open-sesame"
 ENVIRONMENT = {

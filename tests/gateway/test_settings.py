@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.settings import SettingsError, read_settings, warn_of_old_names
 from triton_models.backends.onnxruntime.sessions import has_bfloat16
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,8 +26,11 @@ ROOT = Path(__file__).parent.parent.parent
         ("IMAGE_HOSTS_ALLOWED", "10.0.0.0/40"),
         ("MAX_IMAGE_PIXELS", "0"),
         ("IMAGE_FETCH_TIMEOUT", "soon"),
-        ("TRITON_GRPC_URL", "http://localhost:8001"),
+        ("TRITON_GRPC_ADDRESS", "http://localhost:8001"),
+        ("TRITON_GRPC_ADDRESS", "localhost"),
         ("TRITON_GRPC_URL", "localhost"),
+        ("MAX_QUEUED_ROWS", "many"),
+        ("MAX_QUEUE_SECONDS", "0"),
         ("RESPONSE_CACHE", "local"),
         ("RESPONSE_CACHE", "memcached://x"),
         ("LOG_LEVEL", "loud"),
@@ -56,3 +60,27 @@ def test_an_engine_that_this_cpu_lacks_is_named_at_the_start(tmp_path: Path) -> 
         assert ended.returncode == 1
         [line] = (ended.stdout + ended.stderr).splitlines()
         assert "ENGINE: openvino:bf16 needs a CPU with bfloat16" in line
+
+
+def test_old_names_go_on_working_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MAX_QUEUED_ROWS", "7")
+    monkeypatch.setenv("TRITON_GRPC_URL", "old:8001")
+    monkeypatch.setenv("TRITON_GRPC_ADDRESS", "new:8001")
+    monkeypatch.setenv("UNLOAD_LEAST_RECENTLY_USED", "true")
+    settings = read_settings()
+    assert (settings.max_queued_inputs, settings.triton_grpc_address) == (7, "new:8001")
+    assert settings.evict_least_recently_used
+    warn_of_old_names()
+    assert caplog.messages == [
+        "MAX_QUEUED_ROWS is called MAX_QUEUED_INPUTS now; the old name still works",
+        "TRITON_GRPC_URL is called TRITON_GRPC_ADDRESS now; the old name is ignored",
+        "UNLOAD_LEAST_RECENTLY_USED is called EVICT_LEAST_RECENTLY_USED now; the old name still works",
+    ]
+
+
+def test_a_setting_that_is_gone_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_LOADED_BYTES", "1000")
+    with pytest.raises(SettingsError, match=r"MAX_LOADED_BYTES.*MAX_LOADED_MODELS"):
+        read_settings()

@@ -35,7 +35,7 @@ TEXTS: list[Any] = [
 @contextmanager
 def front_end(repository: Path, log: Path, triton_url: str, **environment: str) -> Iterator[Server]:
     """A front end on what listens at `triton_url`."""
-    server = Server(repository, {"TRITON_GRPC_URL": triton_url, **environment}, log)
+    server = Server(repository, {"TRITON_GRPC_ADDRESS": triton_url, **environment}, log)
     with server.running():
         yield server
 

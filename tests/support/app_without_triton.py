@@ -1,4 +1,4 @@
-"""The application alone, without Triton: for what is decided before a model is asked."""
+"""The application without Triton, for tests of everything that happens before a model is called."""
 
 from types import SimpleNamespace
 
@@ -9,14 +9,14 @@ from gateway.application import create_app
 from gateway.settings import Settings
 
 ANOTHER = "https://elsewhere.example"
-"""An origin of web pages that is not this server's."""
+"""Origin of web pages of another server."""
 
 
 def asking(root_path: str = "", **settings: object) -> TestClient:
-    """A client of the application with these settings, of which nothing is started."""
+    """Return a client of the application with these settings; the lifespan is not started."""
     given = Settings(load_models=(), **settings)  # type: ignore[arg-type]
     app = create_app(given)
-    # What reads bodies needs no start.
+    # The reader of bodies needs no start.
     app.state.services = SimpleNamespace(bodies=Bodies(given.max_body_bytes, given.request_timeout))
     return TestClient(app, "http://127.0.0.1:8686", root_path=root_path, raise_server_exceptions=False)
 

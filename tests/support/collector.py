@@ -1,4 +1,4 @@
-"""A small OTLP receiver over HTTP, as a collector has one: takes protobuf, and the JSON that Triton sends."""
+"""A small OTLP receiver over HTTP, like a collector's: accepts protobuf, and the JSON that Triton sends."""
 
 import gzip
 import json
@@ -16,7 +16,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """ids as hexadecimal digits; kind as OTLP numbers it: 1 internal, 2 server, 3 client."""
+    """A received span.
+
+    Attributes:
+        service: `service.name` of the sender.
+        trace: Id of the trace, in hexadecimal digits; `id` and `parent` likewise.
+        kind: OTLP's number: 1 internal, 2 server, 3 client.
+        failed: True if the status is an error.
+    """
 
     service: str
     trace: str
@@ -31,7 +38,7 @@ class ReceivedSpan:
 
 @dataclass
 class Collector:
-    """What has come so far."""
+    """Holds everything received so far."""
 
     port: int
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -43,12 +50,12 @@ class Collector:
         return f"http://127.0.0.1:{self.port}"
 
     def wait(self, found: Callable[[list[ReceivedSpan]], bool], seconds: float = 60) -> list[ReceivedSpan]:
-        """All spans, once those that are asked for are among them."""
+        """Return all spans as soon as `found` is true of them; fail after `seconds`."""
         assert self.has(found, seconds), "\n".join(map(str, self.spans))
         return list(self.spans)
 
     def has(self, found: Callable[[list[ReceivedSpan]], bool], seconds: float) -> bool:
-        """Whether those that are asked for come in this time."""
+        """Return whether `found` becomes true of the spans within `seconds`."""
         deadline = time.monotonic() + seconds
         while not found(self.spans):
             if time.monotonic() > deadline:
@@ -59,10 +66,16 @@ class Collector:
     def ask_until(
         self, ask: Callable[[str, dict[str, str]], None], whole: Callable[[list[ReceivedSpan]], bool]
     ) -> tuple[str, str]:
-        """A trace whose spans are `whole`, and the caller's span in it.
+        """Send requests until the spans of one trace are complete.
 
-        ask: is given a new trace and its headers, again and again, for Triton 2.51 loses its spans of one
-        request in ten, whoever asks.
+        Triton 2.51 loses its spans of one request in ten, so each attempt uses a new trace.
+
+        Args:
+            ask: Sends a request; its arguments are a new trace id and the headers.
+            whole: Returns whether the spans of a trace are complete.
+
+        Returns:
+            Ids of the complete trace and of the caller's span in it.
         """
 
         def came(trace: str) -> bool:
@@ -80,7 +93,7 @@ class Collector:
 
 
 def traceparent(*, sampled: bool = True) -> tuple[str, str, dict[str, str]]:
-    """A new trace's id, the caller's span in it, and the header."""
+    """Return the id of a new trace, the id of the caller's span, and the header."""
     trace, span = os.urandom(16).hex(), os.urandom(8).hex()
     return trace, span, {"traceparent": f"00-{trace}-{span}-{'01' if sampled else '00'}"}
 
@@ -107,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def from_protobuf(body: bytes) -> list[ReceivedSpan]:

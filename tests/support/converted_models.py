@@ -1,8 +1,8 @@
-"""Converted tiny models that many tests begin from: a repository to be copied from, and its sources.
+"""Converted tiny models that many tests start from: a repository to copy from, and its sources.
 
     python -m tests.support.converted_models DIRECTORY
 
-makes all of them in one process, which imports torch once; the fixture `stock` runs it once for all test
+makes all of them in one process, so torch is imported once. The fixture `stock` runs it once for all test
 processes.
 """
 
@@ -14,37 +14,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.job import Request
-from triton_models.contract.names import clip_served_names, served_name
+from triton_models.contract.names import clip_triton_names, triton_name_of
 
 BERT, STATIC, NORMALIZED, CLIP = "tiny/bert", "tiny/static", "tiny/other", "hf-hub:tiny/clip"
-"""The second's vectors have the lengths of their tokens' means, the third's have unit length."""
+"""Vectors of STATIC are plain means of their tokens' vectors; those of NORMALIZED have unit length."""
 
 
 @dataclass(frozen=True)
 class Stock:
-    """Directories of the sources and of what was converted from them."""
+    """Directories of the sources and of the models converted from them."""
 
     sources: Path
     repository: Path
 
     def put(self, repository: Path, model: str, name: str | None = None) -> list[Path]:
-        """Copy a model, under another name as if it had been converted under it; the served directories."""
+        """Copy a model into a repository, as if converted under `name`; return its directories."""
         return [
-            copied(self.repository / served, repository / new, name or model)
-            for served, new in zip(served_names(model), served_names(name or model), strict=True)
+            copied(self.repository / triton_name, repository / new, name or model)
+            for triton_name, new in zip(triton_names(model), triton_names(name or model), strict=True)
         ]
 
 
-def served_names(model: str) -> tuple[str, ...]:
-    """Of the parts that a model is served as."""
+def triton_names(model: str) -> tuple[str, ...]:
+    """Return the names in Triton of a model's parts."""
     if not model.startswith("hf-hub:"):
-        return (served_name(model),)
-    names = clip_served_names(model, "")
+        return (triton_name_of(model),)
+    names = clip_triton_names(model, "")
     return names.text, names.image
 
 
 def copied(converted: Path, directory: Path, name: str) -> Path:
-    """One served directory copied to `directory`, as a part of the model `name`."""
+    """Copy a converted part to `directory`, as a part of the model `name`."""
     shutil.copytree(converted, directory)
     (manifest,) = directory.glob("*/model.json")
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "model_name": name}))
@@ -54,7 +54,7 @@ def copied(converted: Path, directory: Path, name: str) -> Path:
 
 
 def make(stock: Stock) -> None:
-    """Write the sources and convert them, by the converter's own functions."""
+    """Write the sources and convert them with the converter's own functions."""
     from converters.__main__ import collect_seldom
     from converters.clip.pipeline import run
     from converters.progress import JsonProgress

@@ -1,4 +1,4 @@
-"""A small HTTP server that plays the embedding server: fixed vectors, and failures where it is told."""
+"""A small HTTP server that plays the embedding server, with fixed vectors and failures on request."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from tests.conftest import MINILM
 
 
 class Played(ThreadingHTTPServer):
-    """One vector for every text and image; fails, stalls or hangs up at the numbered requests it is told."""
+    """Answers every text and image with one vector; fails, stalls or hangs up at given request numbers."""
 
     daemon_threads = True
     request_queue_size = 512
@@ -41,7 +41,7 @@ class Played(ThreadingHTTPServer):
         return [one for body in self.bodies for one in listed(body.get(name))]
 
     def statistics(self) -> dict[str, Any]:
-        """A quarter of the requests came from the cache, the others ran in batches of three."""
+        """Return statistics: a quarter of the requests from the cache, the others in batches of three."""
         number = len(self.bodies)
         stats = {"cache_hit": {"count": number}, "cache_miss": {"count": 3 * number}}
         names = (MINILM.replace("/", "_"), "ViT-B-32_tag_image_encoder", "ViT-B-32_tag_text_encoder")
@@ -55,7 +55,7 @@ def listed(inputs: str | list[str] | None) -> list[str]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection, kept open."""
+    """Handles one connection, which is kept open."""
 
     protocol_version = "HTTP/1.1"
     server: Played

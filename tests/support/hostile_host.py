@@ -1,4 +1,4 @@
-"""An HTTP server that plays the hosts images come from: good ones and hostile ones, one path each."""
+"""An HTTP server that plays the hosts of images, good ones and hostile ones, one per path."""
 
 import functools
 import gzip
@@ -36,12 +36,12 @@ REDIRECTS = {
 
 @functools.cache
 def gzip_bomb() -> bytes:
-    """64 MB of zeros, packed once: that takes longer than a fetch may."""
+    """Return 64 MB of zeros in gzip, compressed once, since compression takes longer than a fetch may."""
     return gzip.compress(bytes(1 << 26), 1)
 
 
 class HostileHost(ThreadingHTTPServer):
-    """Listens at 127.0.0.2, which the tests allow, and at 127.0.0.1 beside it, which they do not."""
+    """Listens on 127.0.0.2, which the tests allow, or on 127.0.0.1, which they do not."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -64,7 +64,7 @@ class HostileHost(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Handles one connection."""
 
     protocol_version = "HTTP/1.1"
     server: HostileHost
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self.play_png()
 
     def play_held_png(self) -> None:
-        """When the test says so."""
+        """Answer when the test releases it."""
         self.server.released.wait(300)
         self.play_png()
 
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, b"not asked for", Content_Encoding="br")
 
     def play_endless(self) -> None:
-        """A gigabyte without a length."""
+        """Send a gigabyte without a length."""
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.sent += self.wfile.write(bytes(1 << 16))
 
     def play_long(self) -> None:
-        """A gigabyte that says so."""
+        """Announce a gigabyte."""
         self.send_response(200)
         self.send_header("Content-Length", str(1 << 30))
         self.end_headers()
@@ -147,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(1)
 
     def play_trickle(self) -> None:
-        """One byte a second."""
+        """Send one byte a second."""
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hostile_hosts() -> Iterator[tuple[HostileHost, HostileHost]]:
-    """The allowed host and the forbidden one beside it."""
+    """Run the allowed host and the forbidden host; yield them in this order."""
     with HostileHost("127.0.0.1", 0) as forbidden, HostileHost("127.0.0.2", forbidden.server_port) as allowed:
         threads = [
             threading.Thread(target=server.serve_forever, args=(0.05,)) for server in (forbidden, allowed)

@@ -1,4 +1,4 @@
-"""Pictures that cost a decoder more than their size says, of every format; made on the spot."""
+"""Pictures of every format that cost a decoder more than their size suggests; generated when needed."""
 
 import itertools
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.support.pictures import encoded, huge_png, huge_tile_tiff, photo
 
 MOST = 1 << 20
-"""Bytes that most of these grow to; few of them are short."""
+"""Size in bytes of most of these pictures; a few are short."""
 
 
 def segment(marker: int, data: bytes) -> bytes:
@@ -18,9 +18,14 @@ def segment(marker: int, data: bytes) -> bytes:
 
 
 def scans_jpeg(side: int, scans: int, kind: str = "refine", components: int = 1) -> bytes:
-    """A JPEG of few bytes whose scans each walk over all blocks and change nothing.
+    """Return a JPEG of few bytes whose scans each visit all blocks and change nothing.
 
-    kind: "refine" or "first", of a progressive one; "sequential", of a baseline one with a component a scan.
+    Args:
+        side: Width and height in pixels.
+        scans: Number of scans.
+        kind: "refine" or "first" for a progressive JPEG, "sequential" for a baseline one with a component
+            per scan.
+        components: Number of colour components.
     """
     sequential = kind == "sequential"
     frame = struct.pack(">BHHB", 8, side, side, components)
@@ -45,12 +50,12 @@ def scans_jpeg(side: int, scans: int, kind: str = "refine", components: int = 1)
 
 
 def with_segments(segments: bytes) -> bytes:
-    """A small JPEG with something before its first segment."""
+    """Return a small JPEG with extra bytes before its first segment."""
     return b"\xff\xd8" + segments + encoded(photo(), "JPEG")[2:]
 
 
 def frame_jpeg(marker: int) -> bytes:
-    """A small JPEG that says it is of another kind."""
+    """Return a small JPEG whose frame marker claims another kind."""
     return encoded(photo(), "JPEG").replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
 
 
@@ -59,19 +64,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def with_chunks(chunks: bytes) -> bytes:
-    """A small PNG with chunks before its pixels."""
+    """Return a small PNG with chunks before its pixels."""
     sound = encoded(photo(), "PNG")
     return sound[:33] + chunks + sound[33:]
 
 
 def pieces_png(count: int) -> bytes:
-    """A small PNG whose pixels are in so many chunks, most of them empty."""
+    """Return a small PNG with `count` empty chunks before those of its pixels."""
     sound = encoded(photo(), "PNG")
     return sound[:33] + chunk(b"IDAT", b"") * count + sound[33:]
 
 
 def with_blocks(blocks: bytes) -> bytes:
-    """A small GIF with blocks before its first frame."""
+    """Return a small GIF with blocks before its first frame."""
     sound = encoded(photo(), "GIF")
     end = 13 + (6 << (sound[10] & 7))
     return sound[:end] + blocks + sound[end:]
@@ -86,7 +91,7 @@ def rle_bmp(width: int, height: int, data: bytes, bits: int = 8) -> bytes:
 
 
 def tiff(tags: dict[int, tuple[int, int, int]], data: bytes = b"", repeated: int = 1) -> bytes:
-    """A TIFF of 8x8 gray pixels; `tags` has type, count and value, `data` is at 8."""
+    """Return a TIFF of 8x8 gray pixels; `tags` has type, count and value by tag, `data` starts at byte 8."""
     base = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
     whole = {number: (4, 1, value) for number, value in base.items()} | tags
     entries = b"".join(struct.pack("<HHII", number, *whole[number]) for number in sorted(whole)) * repeated
@@ -103,7 +108,7 @@ def tiff(tags: dict[int, tuple[int, int, int]], data: bytes = b"", repeated: int
 
 
 def webp_frames(count: int) -> bytes:
-    """An animation of so many frames of one pixel."""
+    """Return an animation of `count` frames of one pixel."""
     still = encoded(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
     frame = bytes(6) + bytes(6) + bytes(4) + still
     body = (
@@ -114,13 +119,13 @@ def webp_frames(count: int) -> bytes:
 
 
 def avif_as(data: bytes, width: int, height: int) -> bytes:
-    """An AVIF whose container claims another size."""
+    """Return an AVIF whose container claims another size."""
     place = data.index(b"ispe") + 8
     return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
 
 
 def avif_item(data: bytes, content: Callable[[bytes], bytes]) -> bytes:
-    """An AVIF of one item, which is replaced by what `content` makes of it, at the end of the file."""
+    """Return an AVIF whose only item is replaced by the result of `content`, at the end of the file."""
     place = data.index(b"iloc") + 4 + 4 + 2
     count = struct.unpack_from(">H", data, place)[0]
     assert count == 1
@@ -132,7 +137,7 @@ def avif_item(data: bytes, content: Callable[[bytes], bytes]) -> bytes:
 
 
 def obus(content: bytes) -> list[bytes]:
-    """The OBUs of a coded image, each below 2 MB."""
+    """Return the OBUs of a coded image, each below 2 MB."""
     parts, position = [], 0
     while position < len(content):
         sizes = list(itertools.takewhile(lambda byte: byte & 0x80, content[position + 1 : position + 5]))
@@ -144,13 +149,13 @@ def obus(content: bytes) -> list[bytes]:
 
 
 def many_frames(content: bytes) -> bytes:
-    """A coded image a hundred times over."""
+    """Return a coded image whose last OBU is repeated a hundred times."""
     parts = obus(content)
     return b"".join(parts[:-1]) + parts[-1] * 100
 
 
 def flat(side: int) -> bytes:
-    """A large AVIF of few bytes."""
+    """Return an AVIF of one colour: many pixels in few bytes."""
     return encoded(Image.new("RGB", (side, side), (5, 200, 60)), "AVIF", speed=10)
 
 
@@ -228,4 +233,4 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "avif, obus": ("pieces", lambda: avif_item(flat(64), lambda content: b"\x12\0" * (MOST // 2) + content)),
     "avif, boxes": ("boxes", lambda: flat(64) + b"\0\0\0\x08free" * (MOST // 8)),
 }
-"""By what they are: a word of the reason, and the bytes. All are refused at 64 megapixels."""
+"""By name: a word of the refusal's reason, and a maker of the bytes. All are refused at 64 megapixels."""

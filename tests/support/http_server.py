@@ -1,4 +1,4 @@
-"""An application behind the server's own HTTP connections, or others, in this process."""
+"""Runs an application in this process, behind the server's own HTTP protocol or uvicorn's."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.server.http_protocol import Connection
+from gateway.server.http_protocol import HttpProtocol
 from tests.conftest import free_port
 
 
@@ -17,9 +17,18 @@ from tests.conftest import free_port
 def serving_in_a_thread(
     app: ASGIApp,
     lifespan: Literal["on", "off"] = "on",
-    http: type[Connection] | Literal["httptools"] = Connection,
+    http: type[HttpProtocol] | Literal["httptools"] = HttpProtocol,
 ) -> Iterator[int]:
-    """The port. lifespan: whether the application has one. http: another server of connections."""
+    """Serve an application from a thread.
+
+    Args:
+        app: The application.
+        lifespan: "off" if the application has no lifespan.
+        http: Implementation of the HTTP protocol.
+
+    Yields:
+        The port.
+    """
     port = free_port()
     config = uvicorn.Config(app, port=port, http=http, log_config=None, access_log=False, lifespan=lifespan)
     server = uvicorn.Server(config)

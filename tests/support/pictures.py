@@ -1,4 +1,4 @@
-"""Pictures for tests: every format and mode that Pillow writes, made on the spot, the same each time."""
+"""Pictures for tests in every format and mode that Pillow writes; generated when needed, always the same."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 
 def photo(width: int = 90, height: int = 60, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Smooth and noisy parts, so that resizing and coding both show."""
+    """Return a picture with smooth and noisy parts, so that both resizing and coding change it visibly."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / (3 + band)) + np.cos(y / (5 - band)) for band in range(3)]
@@ -47,7 +47,7 @@ def _frames(image_format: str) -> bytes:
 
 
 def _interlaced_png() -> bytes:
-    """Adam7 by hand, which Pillow reads and does not write: RGB, 8 bits, no filter."""
+    """Return an Adam7 PNG, which Pillow can read but not write: RGB, 8 bits, no filter."""
     pixels = np.asarray(photo())
     height, width, _ = pixels.shape
     rows = b""
@@ -83,7 +83,7 @@ def _text() -> PngImagePlugin.PngInfo:
 
 
 def _tiled_tiff() -> bytes:
-    """Tiles of 16x16, which Pillow reads and does not write: 90x60 gray, the tiles at the edges filled up."""
+    """Return a TIFF of 16x16 tiles, which Pillow can read but not write: 90x60 gray, padded at the edges."""
     pixels = np.zeros((64, 96), np.uint8)
     pixels[:60, :90] = np.asarray(photo(mode="L"))
     tiles = [pixels[y : y + 16, x : x + 16].tobytes() for y in range(0, 64, 16) for x in range(0, 96, 16)]
@@ -97,7 +97,7 @@ def _tiled_tiff() -> bytes:
 
 
 def _run_length_bmp() -> bytes:
-    """Which Pillow reads and does not write: runs, pixels as they are, ends of lines."""
+    """Return a run-length BMP, which Pillow can read but not write: runs, literal pixels, ends of lines."""
     rows = b"".join(bytes([40, row, 3, 200, 0, 3, 9, row, 7, 0, 0, 0]) for row in range(30))
     colors = b"".join(bytes([i, 255 - i, i // 2, 0]) for i in range(256))
     data = rows + b"\0\1"
@@ -106,7 +106,7 @@ def _run_length_bmp() -> bytes:
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size and contains almost nothing."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes(1000))
     parts = [
@@ -116,7 +116,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 def huge_tile_tiff(edge: int) -> bytes:
-    """A TIFF of 16x16 pixels in one tile of `edge` times `edge`."""
+    """Return a TIFF of 16x16 pixels in one tile of `edge` times `edge`."""
     data = zlib.compress(bytes(4096))
     tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: edge, 323: edge, 324: 8, 325: len(data)}
     entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in tags.items())
@@ -195,4 +195,4 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "odd": lambda: encoded(photo(333, 251), "JPEG"),
     "tall": lambda: encoded(photo(61, 607), "JPEG"),
 }
-"""Bytes by what they show."""
+"""Functions that make the bytes, by what they test."""

@@ -1,4 +1,4 @@
-"""Words that spoil: whether a text with one changes the vectors of the texts that share its batch."""
+"""Checks that a word with a NaN, infinite or huge vector changes no other text of its batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from triton_models.backends.onnxruntime.sessions import ENGINES, has_bfloat16
 
 SPOILS = {"NaN": np.nan, "inf": np.inf, "1e38": 1e38}
 LENGTHS = (3, 5, 9, 17, 4, 30, 7, 2, 3, 16, 33, 6, 8, 12, 5, 60, 3, 4, 11, 21, 9, 14, 2, 40)
-"""Tokens of each of 24 callers' texts."""
+"""Numbers of tokens of 24 texts."""
 SPOILT = (1, 4, 10, 23)
-"""Callers with the word, the last of a batch among them."""
+"""Indices of the texts with the word; the last text of a batch is among them."""
 
 Rows = Sequence[NDArray[np.int64]]
 
 
 def with_value(model: Path, planted_id: int, value: float) -> Path:
-    """A copy of `model.onnx` in which the vector of the planted id is this number throughout."""
+    """Write a copy of `model.onnx` in which every element of the planted id's vector is `value`."""
     proto = onnx.load(model)
     (table,) = [
         weight
@@ -37,7 +37,7 @@ def with_value(model: Path, planted_id: int, value: float) -> Path:
 
 
 def engines(model: Path, streams: Sequence[int] = (2,)) -> Iterator[tuple[str, Engine]]:
-    """Every engine that this CPU has, with its name; of two streams, one is for single texts alone."""
+    """Yield every engine that this CPU supports, with its name; of two streams, one is for single texts."""
     for name in ENGINES:
         if name.precision == "fp32" or has_bfloat16():
             for count in streams:
@@ -45,7 +45,7 @@ def engines(model: Path, streams: Sequence[int] = (2,)) -> Iterator[tuple[str, E
 
 
 def texts(vocab_size: int, lengths: Sequence[int] = LENGTHS) -> Rows:
-    """Random ids, none of them special."""
+    """Return texts of random ids, none of them special."""
     random_ids = np.random.default_rng(7)
     return [random_ids.integers(5, vocab_size, length) for length in lengths]
 
@@ -53,10 +53,16 @@ def texts(vocab_size: int, lengths: Sequence[int] = LENGTHS) -> Rows:
 def assert_kept_apart(
     run: Callable[[Rows], NDArray[np.float32]], rows: Rows, word: int, what: str, parts: int = 1
 ) -> None:
-    """Nobody else's vector changes by a bit; the one has no finite vector, or the one it has alone.
+    """Check that a planted word changes no other text's vector by a bit.
 
-    word: put into the middle of the texts of SPOILT, then in the place of all their tokens. parts: equal
-    parts of a vector, each of which must not be finite, such as those of several ways of pooling.
+    The vector of a text with the word must not be finite, or must be the one that the text gets alone.
+
+    Args:
+        run: Returns the vectors of texts, float32 [n, D].
+        rows: Token ids of the texts.
+        word: Id that replaces the middle token of the texts of SPOILT, then all of their tokens.
+        what: Named in failures; "1e38" in it allows finite vectors.
+        parts: Number of equal parts of a vector that are checked separately, such as several poolings.
     """
     clean = run(rows)
     assert np.isfinite(clean).all(), what
@@ -80,7 +86,7 @@ def assert_kept_apart(
 
 
 def of(engine: Engine) -> Callable[[Rows], NDArray[np.float32]]:
-    """The engine as a function of rows."""
+    """Return a function that runs the engine on token ids."""
     return lambda rows: engine.run(np.concatenate(rows), np.array([row.size for row in rows], np.int32))
 
 
@@ -92,7 +98,7 @@ def assert_all_kept_apart(
     parts: int = 1,
     streams: Sequence[int] = (2,),
 ) -> None:
-    """The same with every spoiling number on every engine."""
+    """Call `assert_kept_apart` with every value of SPOILS on every engine."""
     rows = texts(vocab_size, lengths)
     for spoil, value in SPOILS.items():
         for name, engine in engines(with_value(model, planted_id, value), streams):

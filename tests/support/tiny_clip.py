@@ -1,4 +1,4 @@
-"""Tiny CLIP models of every kind, with seeded random weights, as a source directory holds them."""
+"""Tiny CLIP models of every kind, with seeded random weights, in the layout of a source directory."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ COCA: dict[str, Any] = {
 
 
 def config(**parts: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of open_clip's model_cfg
-    """open_clip's `model_cfg`: a causal text tower and a vision transformer unless told otherwise."""
+    """Return open_clip's `model_cfg`; by default with a causal text tower and a vision transformer."""
     return {"embed_dim": 16, "text_cfg": TEXT, "vision_cfg": VIT, **parts}
 
 
@@ -30,9 +30,13 @@ def write_clip(
     preprocess_cfg: dict[str, Any] | None = None,
     spread: float = 0.1,
 ) -> None:
-    """Write `open_clip_config.json` and weights; the directory of the name `hf-hub:...` without its prefix.
+    """Write `open_clip_config.json` and weights of the model `hf-hub:...`; other files (a tokenizer) stay.
 
-    Files that are there already (a tokenizer) stay. spread: of what is added to every weight.
+    Args:
+        directory: The model's name without the prefix `hf-hub:`, below the sources.
+        model_cfg: Of open_clip.
+        preprocess_cfg: Of open_clip; empty by default.
+        spread: Standard deviation of the noise added to every weight.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg or {}}
@@ -43,12 +47,12 @@ def write_clip(
 
 
 def write_checkpoint(path: Path, model_name: str) -> None:
-    """Write seeded random weights of one of open_clip's architectures, as `torch.save` does it."""
+    """Write seeded random weights of one of open_clip's architectures with `torch.save`."""
     torch.save(random_model(model_name).state_dict(), path)
 
 
 def random_model(name: str, spread: float = 0.0) -> torch.nn.Module:
-    """As open_clip begins its training; without spread a lost bias would make no difference."""
+    """Return a model with open_clip's initial weights plus noise; without it, a lost bias has no effect."""
     torch.manual_seed(7)
     model: torch.nn.Module = open_clip.create_model(name, load_weights=False, pretrained_text=False)
     with torch.no_grad():

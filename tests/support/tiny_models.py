@@ -1,7 +1,7 @@
 """Tiny SentenceTransformer directories with random weights, made with the libraries themselves.
 
-Deterministic. The weights are larger than usual, so that the vectors of different texts differ
-clearly: a check against nearly parallel vectors would see nothing.
+They are deterministic. The weights are larger than usual, so that the vectors of different texts differ
+clearly: a check with nearly parallel vectors would notice no error.
 """
 
 from collections.abc import Callable, Sequence
@@ -163,10 +163,10 @@ ARCHITECTURES: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizer
     "gemma3": _gemma3,
     "gemma3_bidirectional": _gemma3_bidirectional,
 }
-"""Transformers by name; `static` is made by `static_model`."""
+"""Transformers by name; `static_model` makes static embeddings."""
 
 PACKED = frozenset(ARCHITECTURES) - {"mpnet", "t5"}
-"""Those whose attention goes through the interface."""
+"""Architectures whose attention uses transformers' attention interface."""
 
 
 def transformer_model(
@@ -186,10 +186,10 @@ def transformer_model(
     truncate_dim: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Save a model of one of `ARCHITECTURES` to `path` and return it.
+    """Save a model of one of `ARCHITECTURES` to `path` and return the path.
 
-    pooling: mode or modes; by default the last token for decoders, else the mean.
-    dense: output size of a Dense module after pooling. seed: other seeds give other weights.
+    `pooling` is one mode or several; the default is the last token for decoders, else the mean. `dense` is
+    the output size of a Dense module after pooling. Each `seed` gives other weights.
     """
     torch.manual_seed(seed)
     backbone, tokenizer = ARCHITECTURES[architecture]()
@@ -229,9 +229,9 @@ def transformer_model(
 def static_model(
     path: Path, *, normalize: bool = True, seed: int = 0, words: dict[str, float] | None = None
 ) -> Path:
-    """Save a model of static embeddings.
+    """Save a model of static embeddings to `path` and return the path.
 
-    words: with the number that their vectors are made of.
+    `words` maps a word to the value of every element of its vector.
     """
     torch.manual_seed(seed)
     backend = wordpiece().backend_tokenizer
@@ -250,7 +250,7 @@ def _is_decoder(config: PretrainedConfig) -> bool:
 
 
 def _spread_weights(model: PreTrainedModel) -> None:
-    """Weights that move vectors: attention that prefers some tokens, gains that are not 1."""
+    """Set weights that change vectors clearly: attention prefers some tokens, and gains differ from 1."""
     # Gemma adds normalised outputs to its inputs, so large inputs would leave every last token alike.
     words = 0.1 if model.config.model_type == "gemma3_text" else 4.0
     generator = torch.Generator().manual_seed(torch.initial_seed())

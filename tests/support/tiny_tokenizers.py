@@ -1,6 +1,6 @@
-"""Tokenizers of every kind, made of the characters and words of a few lines.
+"""Tokenizers of every kind, built from the characters and words of a few lines.
 
-Only BPE is trained: the trainers of the other kinds give another vocabulary at every run.
+Only BPE is trained, since the trainers of the other kinds give a different vocabulary in each run.
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -25,7 +25,7 @@ CHARACTERS = sorted({character for line in CORPUS for character in line + line.l
 
 
 def wordpiece(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """As BERT's: [PAD] is 0."""
+    """Return a WordPiece tokenizer like BERT's; [PAD] is 0."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = dict.fromkeys([*names, *CHARACTERS, *(f"##{character}" for character in CHARACTERS), *WORDS])
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -51,7 +51,7 @@ def wordpiece(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
 
 
 def byte_level(*, ends: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: as RoBERTa's, [PAD] 1 between <s> 0 and </s> 2, or with an end token only."""
+    """Return a byte-level BPE tokenizer like RoBERTa's: <s> 0, <pad> 1, </s> 2; `ends` leaves out <s>."""
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,7 +72,7 @@ def byte_level(*, ends: bool = False) -> PreTrainedTokenizerFast:
 
 
 def unigram(*, ends: bool = False) -> PreTrainedTokenizerFast:
-    """Unigram: as XLM-R's, or as T5's with an end token only."""
+    """Return a Unigram tokenizer like XLM-R's; with `ends` like T5's, with an end token only."""
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     scores = dict.fromkeys(names, 0.0) | dict.fromkeys(["\u2581", *CHARACTERS], -10.0)
     scores |= {f"\u2581{word}": -6.0 - number / 100 for number, word in enumerate(WORDS)}

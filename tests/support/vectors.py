@@ -1,4 +1,4 @@
-"""Vectors over HTTP, and how alike they are."""
+"""Gets vectors over HTTP and compares them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waits for a condition that another process brings about."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,12 @@ Found = TypeVar("Found")
 
 
 def wait_until(look: Callable[[], Found | None], seconds: float = 120.0, pause: float = 0.02) -> Found:
-    """The first result that is true; the test fails where none comes in time.
+    """Return the first true result of `look`; the test fails if none comes in time.
 
-    seconds, pause: the longest wait, and that between two looks.
+    Args:
+        look: Called again and again.
+        seconds: Longest wait.
+        pause: Seconds between two calls.
     """
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_models.helpers import RunningTriton
+from tests.support.tiny_repository import RunningTriton
 from triton_models.repository.repository import Repository
 
 PROJECT = Path(__file__).parents[2]
@@ -28,8 +28,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
     )
     assert process.stdout is not None
     lines = [process.stdout.readline(), process.stdout.readline()]
-    assert "TRITON_GRPC_URL=" in lines[1], lines
-    url = lines[1].split("TRITON_GRPC_URL=")[1].split()[0]
+    assert "TRITON_GRPC_ADDRESS=" in lines[1], lines
+    url = lines[1].split("TRITON_GRPC_ADDRESS=")[1].split()[0]
     yield RunningTriton(repository, url)
     process.terminate()
     assert process.wait(30) == 0

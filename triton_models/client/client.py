@@ -1,7 +1,7 @@
-"""Talks to Triton over gRPC: the Open Inference Protocol, asynchronously.
+"""An asynchronous client of Triton over gRPC, by the Open Inference Protocol.
 
-Knows the wire and nothing about models on disk. Every call has a deadline. Foreign errors are
-translated in one place, `grpc_errors.py`, and none leaves this module.
+This module knows the protocol and nothing about models on disk. Every call has a deadline. `grpc_errors.py`
+translates gRPC's errors, none of which leaves this module.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from triton_models.client.channel import OPEN, Access
+from triton_models.client.channel import OPEN, ChannelOptions
 from triton_models.client.errors import (
     InferenceRejected,
     ModelLoadFailed,
@@ -29,37 +29,40 @@ from triton_models.client.index import IndexEntry
 from triton_models.client.requests import (
     AS_CONFIGURED,
     Asked,
-    Queueing,
+    QueueOptions,
     embeddings,
     image_requests,
     text_requests,
-    uncancelled,
 )
 from triton_models.client.statistics import statistics_as_dicts
 
 QUERY_SECONDS = 5.0
-"""Deadline of the calls that only ask, in seconds."""
+"""The deadline of calls that only query, in seconds."""
 
 STORE_METADATA = "inference-store"
-"""What an inference store (inference_store/) adds to its answer to ServerLive."""
+"""The trailing metadata that an inference store (inference_store/) adds to its answer to ServerLive."""
 
 _UNLOAD_POLL_SECONDS = 0.02
 
 
 class TritonClient:
-    """A connection to the Triton at `url` ("host:port" or "unix:PATH"). Of one running event loop.
+    """A client of one Triton, for use in one running event loop.
 
-    channels: connections used in turn. access: what that Triton asks for.
+    Args:
+        url: "host:port" or "unix:PATH".
+        channels: Number of connections, which are used in turn.
+        access: TLS and headers that Triton requires.
     """
 
-    def __init__(self, url: str, channels: int = 1, access: Access = OPEN) -> None:
+    def __init__(self, url: str, channels: int = 1, access: ChannelOptions = OPEN) -> None:
         self.url = url
         self._channels = [access.channel(url) for _ in range(channels)]
         self._stubs = [access.stub(channel) for channel in self._channels]
+        self._infer_call = access.infer_call
         self._turn = itertools.cycle([stub.ModelInfer for stub in self._stubs])
 
     async def close(self, grace: float | None = None) -> None:
-        """End all connections; calls under way get `grace` seconds, then they fail."""
+        """Close all connections; running calls get `grace` seconds, then they fail."""
         await asyncio.gather(*(channel.close(grace) for channel in self._channels))
 
     async def __aenter__(self) -> "TritonClient":
@@ -78,19 +81,25 @@ class TritonClient:
         *,
         timeout: float,
         tokens: bool = False,
-        queueing: Queueing = AS_CONFIGURED,
+        queueing: QueueOptions = AS_CONFIGURED,
     ) -> NDArray[np.float32]:
-        """The vectors of `token_rows` (int64 [b, L], flags allowed): float32 [b, D], read-only.
+        """Return the vectors of token rows, read-only.
 
-        Rows are marked here (`tokens.mark_rows`), so that equal bytes always mean equal shape.
-        timeout: in seconds. tokens: the vectors of all tokens, float32 [b, L, H].
-        queueing: how Triton's queue treats the request.
+        Args:
+            name: Name of the model in Triton.
+            version: Version of the model.
+            token_rows: int64 [b, L], flags allowed. `mark_rows` marks them: equal bytes mean equal shapes.
+            timeout: Time to wait, in seconds.
+            tokens: Return the vectors of all tokens.
+            queueing: Options for Triton's queue.
+
+        Returns:
+            float32 [b, D], or [b, L, H] for `tokens`.
 
         Raises:
-            TokensNotServed: the backend has none of tokens.
-            NotFinite: the model computes no finite vector for a row.
-            TritonError: any but ModelLoadFailed and EmbeddedTritonError.
-
+            TokensNotServed: The backend or the model gives no vectors for tokens.
+            NotFinite: The model computes no finite vector for a row.
+            TritonError: Any but ModelLoadFailed and EmbeddedTritonError.
         """
         if token_rows.size == 0:
             raise InferenceRejected(f"a request to {name} needs a row and every row a token")
@@ -98,16 +107,16 @@ class TritonClient:
         return await self._answer(requests, len(token_rows), timeout, queueing)
 
     async def _answer(
-        self, requests: Iterable[Asked], rows: int, timeout: float, queueing: Queueing
+        self, requests: Iterable[Asked], rows: int, timeout: float, queueing: QueueOptions
     ) -> NDArray[np.float32]:
-        """The vectors of the first `rows` rows, by the first of the requests that is answered with any."""
+        """Return the vectors of the first `rows` rows, from the first request whose answer is not empty."""
         for request, leading in requests:
             try:
                 vectors = await self._infer(request, leading, timeout, queueing)
             except NotFinite as error:
                 if error.row < rows:
                     raise
-                # Of the random row beside them.
+                # The vector of the added random row is not finite, not one of the caller's rows.
                 raise TritonUnavailable("Triton answered no vector; the next try is another") from error
             if vectors is not None:
                 return vectors[:rows]
@@ -118,12 +127,12 @@ class TritonClient:
         request: service_pb2.ModelInferRequest,
         leading: tuple[int, ...],
         timeout: float,
-        queueing: Queueing,
+        queueing: QueueOptions,
     ) -> NDArray[np.float32] | None:
-        """The answer as it comes, float32 [*leading, D]; None for an answer without a vector."""
+        """Return the answer to one request, float32 [*leading, D], or None if it is empty."""
         queueing.apply(request, timeout)
         try:
-            response = await uncancelled(next(self._turn), request, timeout, queueing.watcher)
+            response = await self._infer_call(next(self._turn), request, timeout, queueing.watcher)
         except grpc.aio.AioRpcError as error:
             raise await translated(error, request.model_name, self.server_ready) from error
         except asyncio.CancelledError as error:
@@ -137,17 +146,15 @@ class TritonClient:
         pixels: NDArray[np.uint8],
         *,
         timeout: float,
-        queueing: Queueing = AS_CONFIGURED,
+        queueing: QueueOptions = AS_CONFIGURED,
     ) -> NDArray[np.float32]:
-        """The vectors of `pixels` (uint8 [b, H, W, 3]): float32 [b, D], read-only.
+        """Return the vectors of `pixels` (uint8 [b, H, W, 3]): float32 [b, D], read-only.
 
-        H and W are the model's, so equal bytes mean equal shape. timeout: in seconds.
-        queueing: as of `infer`.
+        H and W are the model's, so equal bytes mean equal shapes. The other parameters are as for `infer`.
 
         Raises:
-            NotFinite: the model computes no finite vector for an image.
-            TritonError: any but ModelLoadFailed and EmbeddedTritonError.
-
+            NotFinite: The model computes no finite vector for an image.
+            TritonError: Any but ModelLoadFailed and EmbeddedTritonError.
         """
         return await self._answer(image_requests(name, version, pixels), len(pixels), timeout, queueing)
 
@@ -155,20 +162,18 @@ class TritonClient:
         """Load the model, or load it again if its files changed.
 
         Raises:
-            ModelLoadFailed: Triton could not.
-            TritonTimeout: the load hangs; Triton must be started again before the model can be loaded.
-            TritonUnavailable: nobody answers.
-
+            ModelLoadFailed: Triton could not load it.
+            TritonTimeout: The load hangs; Triton must be restarted before the model can be loaded.
+            TritonUnavailable: Nobody answers.
         """
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
         await self._change(self._stubs[0].RepositoryModelLoad, request, name, timeout)
 
     async def unload(self, name: str, timeout: float) -> None:
-        """Unload the model; returns when Triton has let it go. One that is not loaded is no error.
+        """Unload the model and return when Triton has released it. It is no error if it is not loaded.
 
         Raises:
-            ModelLoadFailed, TritonTimeout, TritonUnavailable: as `load`.
-
+            ModelLoadFailed, TritonTimeout, TritonUnavailable: As for `load`.
         """
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         deadline = asyncio.get_running_loop().time() + timeout
@@ -182,23 +187,21 @@ class TritonClient:
             await asyncio.sleep(_UNLOAD_POLL_SECONDS)
 
     async def release(self, name: str, timeout: float) -> None:
-        """Begin to unload a model and do not wait for its end: where its process has died, that never comes.
+        """Begin to unload a model without waiting for the end, which never comes if its process has died.
 
         Raises:
-            ModelLoadFailed, TritonTimeout, TritonUnavailable: as `load`.
-
+            ModelLoadFailed, TritonTimeout, TritonUnavailable: As for `load`.
         """
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         await self._change(self._stubs[0].RepositoryModelUnload, request, name, timeout)
 
     async def computed(self, timeout: float) -> dict[tuple[str, int], int]:
-        """Requests that each loaded model has computed, those answered from the cache left out.
+        """Return the number of requests that each loaded model has computed, by name and version.
 
-        By name and version. timeout: in seconds.
+        Requests answered from the cache do not count. `timeout` is in seconds.
 
         Raises:
-            TritonTimeout, TritonUnavailable: it could not be asked.
-
+            TritonTimeout, TritonUnavailable: Triton could not be asked.
         """
         request = service_pb2.ModelStatisticsRequest()
         response = await self._ask(self._stubs[0].ModelStatistics, request, timeout=timeout)
@@ -209,11 +212,11 @@ class TritonClient:
         }
 
     async def index(self) -> list[IndexEntry]:
-        """Every model in Triton's repository, loaded or not, by name and version."""
+        """Return every model in Triton's repository, loaded or not, sorted by name and version."""
         try:
             response = await self._ask(self._stubs[0].RepositoryIndex, service_pb2.RepositoryIndexRequest())
         except InferenceRejected:
-            # A link in the repository's directory that leads nowhere keeps Triton from listing anything.
+            # A broken link in the repository's directory keeps Triton from listing anything.
             loaded = await self.statistics()
             return [IndexEntry(model["name"], int(model["version"]), "READY", "") for model in loaded]
         entries = (
@@ -224,8 +227,8 @@ class TritonClient:
         return sorted(entry for entry in entries if not entry.name.startswith("."))
 
     async def server_ready(self, timeout: float = QUERY_SECONDS) -> bool:
-        """Whether Triton answers within `timeout` seconds and is not stopping. Raises nothing."""
-        # Not Triton's ServerReady: by default that is false as soon as any one model failed to load.
+        """Return whether Triton answers within `timeout` seconds and is not stopping, and raise nothing."""
+        # This is not Triton's ServerReady, which by default is false as soon as one model failed to load.
         try:
             request = service_pb2.ServerLiveRequest()
             response = await self._stubs[0].ServerLive(request, timeout=timeout)
@@ -234,11 +237,10 @@ class TritonClient:
         return bool(response.live)
 
     async def is_store(self, timeout: float) -> bool:
-        """Whether an inference store answers, which knows recorded answers and runs no model.
+        """Return whether an inference store answers, which has recorded answers and runs no model.
 
         Raises:
-            TritonTimeout, TritonUnavailable: nobody answers. timeout: in seconds.
-
+            TritonTimeout, TritonUnavailable: Nobody answers within `timeout` seconds.
         """
         call = self._stubs[0].ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout)
         try:
@@ -248,11 +250,10 @@ class TritonClient:
         return any(name == STORE_METADATA for name, _ in await call.trailing_metadata())
 
     async def model_ready(self, name: str, version: int) -> bool:
-        """Whether Triton serves this version now.
+        """Return whether Triton serves this version now.
 
         Raises:
-            TritonTimeout, TritonUnavailable: it could not be asked.
-
+            TritonTimeout, TritonUnavailable: Triton could not be asked.
         """
         request = service_pb2.ModelReadyRequest(name=name, version=str(version))
         try:
@@ -262,11 +263,10 @@ class TritonClient:
         return bool(response.ready)
 
     async def statistics(self) -> list[dict[str, Any]]:
-        """Triton's statistics of every loaded model, in the form of `/metrics` (see `statistics.py`).
+        """Return Triton's statistics of every loaded model, in the form of `/metrics` (see `statistics.py`).
 
         Raises:
-            TritonTimeout, TritonUnavailable: it could not be asked.
-
+            TritonTimeout, TritonUnavailable: Triton could not be asked.
         """
         request = service_pb2.ModelStatisticsRequest()
         return statistics_as_dicts(await self._ask(self._stubs[0].ModelStatistics, request))

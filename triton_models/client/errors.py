@@ -1,28 +1,27 @@
-"""What can go wrong in talking to Triton, and with the embedded one.
+"""The errors of calls to Triton, and of the embedded Triton.
 
     TritonError
     ├── TritonUnavailable      nobody answers, or the server is stopping
     ├── TritonTimeout          the deadline of a call passed
     ├── TritonOverloaded       the model's queue is full
-    ├── ModelNotReady          unknown, not loaded, or another version is
+    ├── ModelNotReady          the model is unknown or not loaded, or another version of it is
     ├── ModelLoadFailed        Triton refused to load or unload it; `reason` is Triton's text, for the log
     ├── InferenceRejected      this request cannot be computed; sending it again will not help
     │   ├── TokensNotServed    the backend gives one vector for each row, none for its tokens
     │   └── NotFinite          the model computes no finite vector for a row; `row` says which
-    ├── WrongAnswer            the answer is not one to this request; another try may be answered well
-    └── EmbeddedTritonError    the embedded Triton cannot be started; the text names what to do
+    ├── WrongAnswer            the answer does not fit this request; another try may succeed
+    └── EmbeddedTritonError    the embedded Triton cannot be started; the message says what to do
 
-Texts of the first eight hold nothing that a client may not see; `reason` and EmbeddedTritonError
-may hold paths.
+Clients may see the messages of all errors but EmbeddedTritonError. Its message and `reason` may hold paths.
 """
 
 
 class TritonError(Exception):
-    """The base of what is raised by the client and the embedded Triton."""
+    """The base class of the errors of the client and the embedded Triton."""
 
 
 class TritonUnavailable(TritonError):
-    """Nobody answers at Triton's address, or it is stopping."""
+    """Nobody answers at Triton's address, or Triton is stopping."""
 
 
 class TritonTimeout(TritonError):
@@ -30,7 +29,7 @@ class TritonTimeout(TritonError):
 
 
 class TritonOverloaded(TritonError):
-    """The model's queue in Triton is full; the request was not begun."""
+    """The model's queue in Triton is full; Triton did not begin the request."""
 
 
 class ModelNotReady(TritonError):
@@ -40,7 +39,8 @@ class ModelNotReady(TritonError):
 class ModelLoadFailed(TritonError):
     """Triton could not load or unload a model.
 
-    reason: Triton's own text. It may hold paths: for the log, not for a client.
+    Attributes:
+        reason: Triton's own text. It may hold paths, so it is for the log and not for a client.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -53,13 +53,14 @@ class InferenceRejected(TritonError):
 
 
 class TokensNotServed(InferenceRejected):
-    """The backend of this Triton, or the model as it was converted, gives no vectors of tokens."""
+    """This Triton's backend or the converted model gives no vectors for tokens."""
 
 
 class NotFinite(InferenceRejected):
     """The model's vector for a row of the request holds NaN or inf.
 
-    row: its place in the request, from 0.
+    Attributes:
+        row: Index of the row in the request, from 0.
     """
 
     def __init__(self, name: str, row: int) -> None:
@@ -68,8 +69,11 @@ class NotFinite(InferenceRejected):
 
 
 class WrongAnswer(TritonError):
-    """The answer does not fit the request. Seen of a Triton about to crash, its memory overwritten."""
+    """The answer does not fit the request.
+
+    This was seen in a Triton that was about to crash because its memory had been overwritten.
+    """
 
 
 class EmbeddedTritonError(TritonError):
-    """The embedded Triton cannot be started. Names what to do; may hold paths, for the operator only."""
+    """The embedded Triton cannot be started; the message, for the operator only, says what to do."""

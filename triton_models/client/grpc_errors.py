@@ -1,4 +1,4 @@
-"""What a failure of gRPC means: the one place where its errors become ours."""
+"""Translation of gRPC's errors into those of this package; it is done nowhere else."""
 
 import asyncio
 import re
@@ -19,12 +19,13 @@ from triton_models.client.errors import (
 
 _PROBE_SECONDS = 1.0
 _NOT_READY = re.compile("unknown model|not at ready state")
-# The model was loaded with another max_batch_size: what is known of it is outdated, as of one that is gone.
+# The model was loaded again with another max_batch_size. The caller's knowledge is outdated, as it is for a
+# model that is gone.
 _OUTDATED = re.compile("batch-size must be <=")
 _QUEUE_FULL = re.compile("Exceeds maximum queue size")
 _EXPIRED = re.compile("Request timeout expired")
 _STUB_DIED = re.compile("Stub process .* is not healthy")
-# Of the project's own backend, see `backends/onnxruntime/model.py`.
+# The text of the project's own backend, see `backends/onnxruntime/model.py`.
 _NOT_FINITE = re.compile(r"vector of row (\d+) is not finite")
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _NOBODY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
@@ -33,17 +34,20 @@ _NOBODY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 async def translated(
     error: grpc.aio.AioRpcError, name: str, is_ready: Callable[[float], Awaitable[bool]]
 ) -> TritonError:
-    """The error of ours for one of gRPC, met in a call about the model `name`.
+    """Return this package's error for an error of gRPC in a call.
 
-    is_ready: whether Triton answers within so many seconds.
+    The code alone is ambiguous: UNAVAILABLE means both "this version is not ready" and "nobody answers", and
+    an unknown model is NOT_FOUND or INVALID_ARGUMENT.
 
-    The code alone does not tell: UNAVAILABLE is both "this version is not ready" and "nobody
-    answers", an unknown model is NOT_FOUND or INVALID_ARGUMENT.
+    Args:
+        error: GRPC's error.
+        name: Name in Triton of the model that the call was about.
+        is_ready: Returns whether Triton answers within the given number of seconds.
     """
     code, details = error.code(), error.details() or ""
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return TritonTimeout("Triton did not answer in time")
-    # Both of Triton's queue, and UNAVAILABLE too.
+    # Both come from Triton's queue, and are UNAVAILABLE too.
     if _QUEUE_FULL.search(details):
         return TritonOverloaded(f"the queue of {name} is full")
     if _EXPIRED.search(details):
@@ -61,7 +65,7 @@ async def translated(
 
 
 def closed_or_cancelled() -> BaseException:
-    """What a cancelled call means: the caller is cancelled, or the client was closed under the call."""
+    """Return the error for a cancelled call: the caller is cancelled, or the client was closed meanwhile."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         return asyncio.CancelledError()

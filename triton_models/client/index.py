@@ -1,11 +1,11 @@
-"""What Triton says of its repository."""
+"""Triton's index of its repository."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class IndexEntry(NamedTuple):
-    """One version of one model as Triton sees it; version 0 and state "" for one never loaded."""
+    """One version of one model in Triton; a model that was never loaded has version 0 and state ""."""
 
     name: str
     version: int
@@ -14,5 +14,5 @@ class IndexEntry(NamedTuple):
 
 
 def ready_names(index: Iterable[IndexEntry]) -> set[str]:
-    """The models that Triton serves in some version; another may have failed to load beside it."""
+    """Return the models that Triton serves in some version; another version may have failed to load."""
     return {entry.name for entry in index if entry.state == "READY"}

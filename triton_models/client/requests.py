@@ -1,4 +1,4 @@
-"""Requests to Triton and their answers, and calls that nobody may take back."""
+"""Requests to Triton and their answers, and calls that are never cancelled."""
 
 import asyncio
 import functools
@@ -17,51 +17,60 @@ from triton_models.contract.config import IMAGE_INPUT, IMAGE_OUTPUT, INPUT, OUTP
 from triton_models.contract.tokens import beside_random, mark_past_cache, mark_rows, mark_wants_tokens
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered; "" for none. Triton's log and errors name it, its cache does not."""
+"""The id of the gateway's current request, or "". Triton's log and errors name it; its cache ignores it."""
 
 LATE_SECONDS = 30.0
-"""After the caller's own limit, when a call to Triton ends too."""
+"""The seconds after the caller's own limit at which a call to Triton ends too."""
 
 
-class Watcher(Protocol):
-    """Is told when calls begin, and when they have ended in Triton, which may be long after their caller."""
+class CallObserver(Protocol):
+    """An observer of calls, whose end in Triton may come long after their caller has left."""
 
     def began(self) -> None:
-        """One begins."""
+        """Note that a call begins."""
 
     def ended(self) -> None:
-        """One has ended."""
+        """Note that a call has ended in Triton."""
 
 
-class Queueing(NamedTuple):
-    """How Triton's queue treats a call, and who is told when it has left.
+class QueueOptions(NamedTuple):
+    """The options of a call for Triton's queue.
 
-    expires: where the configuration bounds the queue, the request is dropped there unless it is begun before
-    the caller's limit. Not in the key of Triton's response cache, and keeps no requests from being merged.
+    Attributes:
+        expires: Triton drops the request if it is not begun before the caller's limit, provided that the
+            configuration bounds the queue. This is not in the key of Triton's response cache, and does not
+            keep requests from being merged.
+        watcher: Observer of the call, or None.
     """
 
     expires: bool = False
-    watcher: Watcher | None = None
+    watcher: CallObserver | None = None
 
     def apply(self, request: service_pb2.ModelInferRequest, timeout: float) -> None:
-        """Write it into a request whose caller waits `timeout` seconds."""
+        """Write the options into a request whose caller waits `timeout` seconds."""
         if self.expires:
             request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
 
 
-AS_CONFIGURED = Queueing()
-"""As the model's configuration says."""
+AS_CONFIGURED = QueueOptions()
+"""The options that leave everything to the model's configuration."""
 
 
 Asked = tuple[service_pb2.ModelInferRequest, tuple[int, ...]]
-"""A request, and the dimensions of its answer before the last one."""
+"""A request, and all dimensions of its answer but the last one."""
 
 
 def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: bool) -> Iterator[Asked]:
-    """The request for vectors of `rows` (int64 [b, L]), and what to send where it is answered with nothing.
+    """Yield the request for vectors of `rows`, then two more, each to be sent if the answer before is empty.
 
-    Triton caches failures: a request that failed once is answered with nothing ever after. The second has
-    bytes of its own, the third a random row more, so new bytes each time. tokens: of each token.
+    Triton caches failures: a request that failed once gets an empty answer ever after. The second request has
+    other bytes. The third has one more row of random ids, and so new bytes each time.
+
+    Args:
+        name: Name of the model in Triton.
+        version: Version of the model.
+        rows: Token ids, int64 [b, L].
+        tokens: Request a vector for each token, not for each row.
     """
     marked = mark_rows(rows)
     leading = marked.shape if tokens else marked.shape[:1]
@@ -76,14 +85,14 @@ def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: b
 
 
 def image_requests(name: str, version: int, pixels: NDArray[np.uint8]) -> Iterator[Asked]:
-    """The same for images uint8 [b, H, W, 3]; the second one has an image of noise more."""
+    """Yield the request for images (uint8 [b, H, W, 3]), then one with images of noise added."""
     yield image_request(name, version, pixels), pixels.shape[:1]
     more = beside_noise(pixels)
     yield image_request(name, version, more), more.shape[:1]
 
 
 def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb2.ModelInferRequest:
-    """A whole request: `rows` is int64 [b, L], marked."""
+    """Return the request for marked `rows`, int64 [b, L]."""
     request = service_pb2.ModelInferRequest()
     request.CopyFrom(_head(name, version, *rows.shape))
     request.id = REQUEST_ID.get()
@@ -93,7 +102,7 @@ def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb
 
 @functools.lru_cache(maxsize=1024)
 def _head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelInferRequest:
-    """All of a request but its content. Shared: copy before adding to it."""
+    """Return a request without id and content. It is shared: copy it before adding to it."""
     request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version))
     request.inputs.add(name=INPUT, datatype="INT64", shape=[rows, length])
     request.outputs.add(name=OUTPUT)
@@ -101,7 +110,7 @@ def _head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelI
 
 
 def image_request(name: str, version: int, pixels: NDArray[np.uint8]) -> service_pb2.ModelInferRequest:
-    """A whole request: `pixels` is uint8 [b, H, W, 3]."""
+    """Return the request for `pixels`, uint8 [b, H, W, 3]."""
     request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version), id=REQUEST_ID.get())
     request.inputs.add(name=IMAGE_INPUT, datatype="UINT8", shape=pixels.shape)
     request.outputs.add(name=IMAGE_OUTPUT)
@@ -110,19 +119,18 @@ def image_request(name: str, version: int, pixels: NDArray[np.uint8]) -> service
 
 
 def beside_noise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image and one of noise, uint8 [2, H, W, 3], in bytes that no request had."""
+    """Return images (uint8 [b, H, W, 3]) with as many of noise, uint8 [2 b, H, W, 3], in new bytes."""
     noise = np.random.default_rng().integers(0, 256, image.shape, dtype=np.uint8)
     return np.concatenate([image, noise])
 
 
 def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArray[np.float32] | None:
-    """The one output, float32 [*leading, D]; None where there is none.
+    """Return the only output, float32 [*leading, D], or None if the answer is empty.
 
     Raises:
-        TokensNotServed: a vector for each row where one for each token was asked for.
-        WrongAnswer: another shape than was asked for.
-        NotFinite: a vector holds NaN or inf, as NVIDIA's backend answers them.
-
+        TokensNotServed: The answer has a vector for each row, where one for each token was requested.
+        WrongAnswer: The answer has another shape than requested.
+        NotFinite: A vector holds NaN or inf, which NVIDIA's backend returns as it is.
     """
     if not response.raw_output_contents:
         return None
@@ -142,24 +150,30 @@ def embeddings(response: service_pb2.ModelInferResponse, *leading: int) -> NDArr
     return vectors
 
 
-async def uncancelled(
+async def shielded_call(
     method: Any,  # noqa: ANN401 - generated, untyped
     request: Any,  # noqa: ANN401 - as above
     timeout: float,
-    watcher: Watcher | None = None,
+    watcher: CallObserver | None = None,
 ) -> Any:  # noqa: ANN401 - as above
-    """The answer to `method(request)`. A caller that is cancelled or out of time leaves the call running.
+    """Return the answer to `method(request)`. If the caller is cancelled or out of time, the call goes on.
 
-    Triton 2.51 can crash when a call is cancelled in the moment of its answer, and the end of a gRPC deadline
-    is a cancellation too (triton-inference-server/server, issues 7368 and 8034). Seen here: signal 11, once
-    in some dozens of requests with a bad image, whose other images were under way. timeout: in seconds.
+    Triton 2.51 can crash when a call is cancelled at the moment of its answer, and the end of a gRPC deadline
+    is a cancellation too (triton-inference-server/server, issues 7368 and 8034). Here it ended by signal 11
+    once in some dozens of requests with a bad image, whose other images were being computed.
+
+    Args:
+        method: GRPC method.
+        request: Its request.
+        timeout: Time that the caller waits, in seconds.
+        watcher: Observer of the call.
 
     Raises:
-        TritonTimeout: no answer in that time.
+        TritonTimeout: There is no answer within `timeout`.
     """
     loop = asyncio.get_running_loop()
     call = method(request, timeout=timeout + LATE_SECONDS)
-    # Awaited instead of the call: a caller that is cancelled while it awaits the call itself cancels it.
+    # The caller awaits this future and not the call, because its cancellation would cancel the call too.
     ended = loop.create_future()
 
     def end(_: object) -> None:

@@ -1,12 +1,12 @@
-"""Triton's statistics as plain dictionaries, in the shape that `/metrics` answers.
+"""Triton's statistics as plain dictionaries, in the form that `/metrics` returns.
 
     {name, version, last_inference, inference_count, execution_count,
      inference_stats: {success, fail, queue, compute_input, compute_infer, compute_output,
                        cache_hit, cache_miss},
      batch_stats: [{batch_size, compute_input, compute_infer, compute_output}]}
 
-Each figure is {count, ns}: how often, and nanoseconds in total. inference_count: rows computed;
-execution_count: runs that computed them; last_inference: ms since 1970.
+Each figure is {count, ns}, where ns is the total time in nanoseconds. inference_count is the number of rows
+computed, execution_count the number of runs that computed them, and last_inference a time in ms since 1970.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _BATCH_STEPS = ("compute_input", "compute_infer", "compute_output")
 
 
 def statistics_as_dicts(response: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - generated protobuf, untyped
-    """All models of a ModelStatisticsResponse."""
+    """Return the statistics of all models of a ModelStatisticsResponse."""
     return [
         {
             "name": model.name,

@@ -1,6 +1,6 @@
-"""How near a vector must be to another, by the bounds of the HTTP contract, and whether it is finite.
+"""The accuracy bounds of the HTTP contract, and the checks of vectors that go with them.
 
-Used at conversion, when an engine is chosen, at the end of each load, and for every answer.
+They are used at conversion, when an engine is chosen, at the end of each load, and for every answer.
 """
 
 import math
@@ -10,18 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_COSINE = 0.9999
-"""To the reference, for every text, whatever else shares its batch."""
+"""The least cosine to the reference, for every text, whatever other texts share its batch."""
 
 LEAST_ALONE = 0.99999
-"""Between the same text alone and among others."""
+"""The least cosine between the vectors of a text computed alone and among others."""
 
 
 Precision = Literal["fp32", "fp16"]
-"""Of the weights in `model.onnx`; fp16 is for GPUs, and only ever chosen by the operator."""
+"""The precision of the weights in `model.onnx`; fp16 is for GPUs, and only the operator chooses it."""
 
 
 class Bounds(NamedTuple):
-    """Least cosines: to the reference, and between a text alone and among others."""
+    """The least cosines that are accepted.
+
+    Attributes:
+        reference: Between a vector and the reference's.
+        alone: Between the vectors of a text computed alone and among others.
+    """
 
     reference: float
     alone: float
@@ -34,13 +39,16 @@ BOUNDS: dict[Precision, Bounds] = {
 
 
 _PRODUCT_NUMBERS = 8192
-"""Above, the product is shared among threads that have to be woken."""
+"""The most numbers for which one thread computes the dot product; above, threads have to be woken for it."""
 
 
 def first_not_finite(vectors: NDArray[np.float32]) -> int | None:
-    """The first row of [n, ...] that holds NaN or inf; None where all are finite, known in under 1 us."""
-    # A sum of squares is finite only where every number is. Numbers above 1e19 are too large for it: the
-    # second look decides.
+    """Return the first row of [n, ...] that holds NaN or inf, or None if all rows are finite.
+
+    The usual case, a single finite vector, takes less than 1 us.
+    """
+    # A sum of squares is finite only if every number is. Numbers above 1e19 overflow it although they are
+    # finite, so the second check decides.
     if vectors.size <= _PRODUCT_NUMBERS and math.isfinite(np.vdot(vectors, vectors)):
         return None
     finite = np.isfinite(vectors).reshape(len(vectors), -1).all(1)
@@ -48,7 +56,11 @@ def first_not_finite(vectors: NDArray[np.float32]) -> int | None:
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Row by row, [n]. Two zero vectors are equal (1), one alone is not (0); no number is -1."""
+    """Return the cosine of each row of `a` to the same row of `b`, float64 [n].
+
+    Two zero vectors count as equal (1); a zero vector and another one do not (0). A row with NaN or inf
+    gives -1.
+    """
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     norms_a, norms_b = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
     product = norms_a * norms_b

@@ -1,6 +1,6 @@
-"""What a conversion leaves of its check, to be repeated through Triton after each load: `check.npz`.
+"""`check.npz`: inputs and reference vectors recorded at conversion.
 
-Knows nothing about where the file is.
+The check is repeated with them through Triton after each load. This module does not know where the file is.
 """
 
 import io
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-# What numpy and zipfile raise for damaged content.
+# The errors that numpy and zipfile raise for damaged content.
 _DAMAGED = (
     OSError,
     EOFError,
@@ -34,16 +34,18 @@ _DAMAGED = (
 
 
 class DamagedCheck(ValueError):
-    """`check.npz` cannot be read or does not fit itself."""
+    """`check.npz` cannot be read, or its arrays do not fit together."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Texts as ids and their reference vectors, recorded at conversion.
+    """Texts as token ids with their reference vectors, recorded at conversion.
 
-    input_ids: int64 [sum of lengths], rows one after another. lengths: int32 [n].
-    embeddings: float32 [n, D]. empty_embedding: float32 [D], the vector of a text without tokens,
-    None where every text has some.
+    Attributes:
+        input_ids: int64 [sum of lengths], the rows one after another.
+        lengths: int32 [n], tokens of each row.
+        embeddings: float32 [n, D].
+        empty_embedding: float32 [D], the vector of a text without tokens; None if every text has tokens.
     """
 
     input_ids: NDArray[np.int64]
@@ -53,10 +55,10 @@ class Check:
 
     @classmethod
     def read(cls, content: bytes) -> "Check":
-        """From the bytes of the file.
+        """Read the bytes of a `check.npz`.
 
         Raises:
-            DamagedCheck: they are not such a file.
+            DamagedCheck: The bytes are not such a file.
         """
         arrays = _arrays(content)
         check = cls(
@@ -70,7 +72,7 @@ class Check:
         return check
 
     def fits(self) -> bool:
-        """Whether the shapes are as they are described here, and the lengths add up."""
+        """Return whether the shapes are those described above and the lengths add up."""
         shapes = self.input_ids.ndim == self.lengths.ndim == 1 and self.embeddings.ndim == 2
         if not shapes or len(self.lengths) != len(self.embeddings):
             return False
@@ -82,9 +84,11 @@ class Check:
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """Images as the tower gets them and their reference vectors, recorded at conversion.
+    """Images as the tower receives them with their reference vectors, recorded at conversion.
 
-    images: uint8 [n, H, W, 3]. embeddings: float32 [n, D].
+    Attributes:
+        images: uint8 [n, H, W, 3].
+        embeddings: float32 [n, D].
     """
 
     images: NDArray[np.uint8]
@@ -92,10 +96,10 @@ class ImageCheck:
 
     @classmethod
     def read(cls, content: bytes) -> "ImageCheck":
-        """From the bytes of the file.
+        """Read the bytes of an image tower's `check.npz`.
 
         Raises:
-            DamagedCheck: they are not such a file.
+            DamagedCheck: The bytes are not such a file.
         """
         arrays = _arrays(content)
         check = cls(

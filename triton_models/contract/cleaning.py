@@ -1,8 +1,8 @@
-"""What open_clip does to a text before its tokenizer sees it.
+"""Text cleaning as open_clip does it before its tokenizer sees a text.
 
 Source: open_clip 3.3, `tokenizer.py` (MIT licence), functions `_clean_lower`, `_clean_whitespace` and
-`_clean_canonicalize`. Pure functions of a text, without torch: the front end cleans with them, and the
-converter compares the ids that come of it with open_clip's own.
+`_clean_canonicalize`. These are pure functions of a text, without torch. The gateway cleans texts with them,
+and the converter compares the resulting ids with open_clip's own.
 """
 
 import html
@@ -17,13 +17,13 @@ from triton_models.contract.manifest import TextCleaning
 Clean = Callable[[str], str]
 
 _PLAIN = re.compile(r"[\t\n !-%'-~]*")
-"""Printable ASCII without `&`: neither ftfy nor `html.unescape` changes any of it, and both are slow."""
+"""Printable ASCII without `&`. Neither ftfy nor `html.unescape` changes such a text, and both are slow."""
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _basic(text: str) -> str:
-    """Mojibake mended, HTML entities resolved."""
+    """Repair mojibake and resolve HTML entities."""
     if _PLAIN.fullmatch(text):
         return text
     return html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -47,4 +47,4 @@ CLEANINGS: Mapping[TextCleaning, Clean] = {
     "whitespace": _whitespace,
     "canonicalize": _canonicalize,
 }
-"""By the manifest's `text_cleaning`."""
+"""The cleaning functions by the manifest's `text_cleaning`."""

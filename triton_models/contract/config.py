@@ -1,6 +1,6 @@
-"""Triton's `config.pbtxt`, built as the protobuf message that it is.
+"""Triton's `config.pbtxt`, built as a protobuf message.
 
-Knows the model contract (input and output names, ragged batching); knows nothing about files.
+This module knows the model contract (input and output names, ragged batching) and nothing about files.
 """
 
 from collections.abc import Sequence
@@ -13,48 +13,50 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from triton_models.contract.manifest import ImagePreprocessing, Manifest
 
 BACKEND = "onnxruntime"
-"""Triton's backend by this name: the C++ one in NVIDIA's container, else `backends/onnxruntime`."""
+"""The name of Triton's backend: the C++ one in NVIDIA's container, otherwise `backends/onnxruntime`."""
 
 INPUT = "input_ids"
-"""Requests: int64 [b, L] on the wire; the graph gets all rows of a batch flat, [total_tokens]."""
+"""The input of a text model: int64 [b, L] in a request; the graph receives a batch flat, [total_tokens]."""
 
 ITEM_SHAPE = "item_shape"
-"""Made by Triton from INPUT's shapes: int32 [batch, 1], the length of each row."""
+"""The graph's second input, made by Triton from INPUT's shapes: int32 [batch, 1], the length of each row."""
 
 OUTPUT = "sentence_embedding"
-"""float32 [b, D]; of requests with the flag WANTS_TOKENS, from our backend alone, [b, L, H]."""
+"""The output of a text model: float32 [b, D]; for the flag WANTS_TOKENS, in our backend only, [b, L, H]."""
 
 IMAGE_INPUT = "image"
-"""uint8 [b, H, W, 3]: RGB, of the size that the manifest's `image` names."""
+"""The input of an image tower: uint8 [b, H, W, 3], RGB, of the size in the manifest's `image`."""
 
 IMAGE_OUTPUT = "image_embedding"
-"""float32 [b, D]."""
+"""The output of an image tower: float32 [b, D]."""
 
 THREADS_PARAMETER = "intra_op_thread_count"
-"""Understood by the C++ backend and by ours. Absent: all cores."""
+"""The parameter for threads, which the C++ backend and ours understand. Without it they use all cores."""
 
 DEFAULT_IMAGE_BATCH_SIZE = 64
-"""The same of an image tower, where one execution of more would keep the others waiting for long."""
+"""The most images that Triton merges into one execution; a larger one would keep other requests waiting."""
 
 DEFAULT_MAX_BATCH_SIZE = 128
-"""Rows that Triton merges into one execution at most; the reason is in docs/architecture.md."""
+"""The most rows of text that Triton merges into one execution; docs/concepts/engines.md gives the reason."""
 
 QUEUE_TIMEOUT_MICROSECONDS = 120_000_000
-"""How long a request may wait in a bounded queue; its own `timeout`, a parameter, can only be shorter."""
+"""The longest wait in a bounded queue; a request's own parameter `timeout` can only shorten it."""
 
 
 class ConfigError(ValueError):
-    """`config.pbtxt` is not what this project writes."""
+    """`config.pbtxt` cannot be read, or does not name a version as this project's files do."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What an operator sets of one model's configuration; None leaves it as it is.
+    """The operator's settings for one model's configuration; None leaves a value as it is.
 
-    max_batch_size: rows merged into one execution, at least 1. max_queue_delay_microseconds: how long
-    Triton holds a request back to merge more. instances: executions at a time, on each GPU or on the CPU.
-    response_cache: whether Triton's cache, where it has one, keeps this model's answers.
-    max_queue_size: requests that may wait in Triton's own queue, 0 for no bound; see `_bound_queue`.
+    Attributes:
+        max_batch_size: Rows merged into one execution, at least 1.
+        max_queue_delay_microseconds: How long Triton holds a request back to merge more with it.
+        instances: Concurrent executions, on each GPU or on the CPU.
+        response_cache: Whether Triton's response cache, where there is one, keeps this model's answers.
+        max_queue_size: Requests that may wait in Triton's own queue, 0 for no bound; see `_bound_queue`.
     """
 
     max_batch_size: int | None = None
@@ -65,7 +67,7 @@ class Tuning:
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Tuning":
-        """What a configuration says, nothing left out."""
+        """Return the settings of a configuration; none of them is None."""
         return cls(
             config.max_batch_size,
             config.dynamic_batching.max_queue_delay_microseconds,
@@ -75,7 +77,7 @@ class Tuning:
         )
 
     def apply(self, config: ModelConfig) -> ModelConfig:
-        """A copy of the configuration with this set."""
+        """Return a copy of the configuration with these settings."""
         tuned = ModelConfig()
         tuned.CopyFrom(config)
         if self.max_batch_size is not None:
@@ -92,34 +94,36 @@ class Tuning:
 
 
 def model_config(
-    served: str,
+    triton_name: str,
     manifest: Manifest,
     *,
     max_batch_size: int | None = None,
     instances: int = 1,
     threads: int | None = None,
 ) -> ModelConfig:
-    """The configuration of one text model or one tower of a CLIP model.
+    """Return the configuration of one text model or one tower of a CLIP model.
 
-    served: name in Triton. max_batch_size: None for the default of its kind.
-    instances: executions at a time, on each GPU or on the CPU; one merges most and costs the memory of one
-    copy (without a word about it Triton starts two on a CPU).
-    threads: of one execution on the CPU; None leaves it to the backend.
+    Args:
+        triton_name: Name in Triton.
+        manifest: The converted model's manifest.
+        max_batch_size: Rows merged into one execution; None for the default of the model's kind.
+        instances: Concurrent executions, on each GPU or on the CPU. One instance merges the most requests and
+            takes the memory of one copy. Without the setting Triton starts two on a CPU.
+        threads: Threads of one execution on the CPU; None leaves the choice to the backend.
 
     Raises:
-        ValueError: max_batch_size below 1; batching needs a batch dimension.
-
+        ValueError: max_batch_size is below 1; batching needs a batch dimension.
     """
     if max_batch_size is None:
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if manifest.image is None else DEFAULT_IMAGE_BATCH_SIZE
     if max_batch_size < 1:
         raise ValueError("max_batch_size must be at least 1")
-    config = ModelConfig(name=served, backend=BACKEND, max_batch_size=max_batch_size)
+    config = ModelConfig(name=triton_name, backend=BACKEND, max_batch_size=max_batch_size)
     if manifest.image is not None:
         _add_image(config, manifest.image, manifest.dimensions)
     else:
         _add_text(config, manifest.dimensions)
-    # KIND_AUTO, the default, is the GPU where Triton has one, else the CPU.
+    # The default, KIND_AUTO, is the GPU if Triton has one, otherwise the CPU.
     config.instance_group.add(count=instances)
     config.dynamic_batching.SetInParent()
     config.response_cache.enable = True
@@ -141,17 +145,17 @@ def _add_text(config: ModelConfig, dimensions: int) -> None:
 
 
 def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) -> None:
-    # All images of a model are of one size, so equal bytes mean equal shape, as the response cache needs.
+    # All images of a model have one size. So equal bytes mean equal shapes, as the response cache requires.
     dims = [image.height, image.width, 3]
     config.input.add(name=IMAGE_INPUT, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
     config.output.add(name=IMAGE_OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
 
 
 def _bound_queue(config: ModelConfig, most: int) -> None:
-    """Bound the batcher's queue to `most` requests, and drop what has waited there for too long; 0: neither.
+    """Bound the batcher's queue to `most` requests and drop those that wait too long; 0 does neither.
 
-    Any policy of the queue (a bound, a limit of time, priorities) makes Triton 2.51 prepare no batch while
-    one is computed, and then a request that comes meanwhile waits for the next one or for half a second.
+    With any queue policy (a bound, a time limit, priorities) Triton 2.51 prepares no batch while another is
+    computed. A request that arrives meanwhile then waits for the next request or for half a second.
     """
     batching = config.dynamic_batching
     for field in ("priority_levels", "default_priority_level", "default_queue_policy"):
@@ -165,7 +169,7 @@ def _bound_queue(config: ModelConfig, most: int) -> None:
 
 
 def to_text(config: ModelConfig) -> str:
-    """The text of `config.pbtxt`."""
+    """Return the text of `config.pbtxt`."""
     text: str = text_format.MessageToString(config)
     return text
 
@@ -174,8 +178,7 @@ def from_text(text: str) -> ModelConfig:
     """Read `config.pbtxt`.
 
     Raises:
-        ConfigError: not the text form of a ModelConfig.
-
+        ConfigError: The text is not that of a ModelConfig.
     """
     try:
         return text_format.Parse(text, ModelConfig())
@@ -184,13 +187,12 @@ def from_text(text: str) -> ModelConfig:
 
 
 def served_versions(config: ModelConfig) -> list[int]:
-    """The versions that the configuration names: first the one that requests are for.
+    """Return the versions that the configuration names, first the one that requests are for.
 
-    A second one stands beside it for as long as one of the two takes the other's place.
+    There is a second one only while a new version replaces an old one.
 
     Raises:
-        ConfigError: it names none.
-
+        ConfigError: The configuration names no version.
     """
     versions = [int(version) for version in config.version_policy.specific.versions]
     if not versions:
@@ -199,7 +201,7 @@ def served_versions(config: ModelConfig) -> list[int]:
 
 
 def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
-    """A copy of the configuration that names these versions, in this order."""
+    """Return a copy of the configuration that names these versions, in this order."""
     changed = ModelConfig()
     changed.CopyFrom(config)
     changed.version_policy.specific.versions[:] = versions

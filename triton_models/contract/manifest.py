@@ -1,6 +1,6 @@
-"""What is recorded about a converted model: `model.json` beside its `model.onnx`.
+"""The manifest of a converted model: `model.json` beside its `model.onnx`.
 
-Written once by the converter, read by the front end; the front end needs nothing else to tokenise.
+The converter writes it once and the gateway reads it.
 """
 
 import dataclasses
@@ -16,28 +16,28 @@ from triton_models.contract.accuracy import Precision
 from triton_models.contract.prompts import InputType
 
 FORMAT = 2
-"""Raised when older readers would misread a newer file, or older graphs must not be served any more.
-
-1: a text without a finite vector spoils the vectors of others in its batch.
+"""The format's number. It rises when older readers would misread a newer file, or when older graphs must not
+be served any more. Graphs of format 1: a text without a finite vector spoils the others in its batch.
 """
 
 
 TextCleaning = Literal["lower", "whitespace", "canonicalize"]
-"""open_clip's cleaning functions by their names there; `triton_models/contract/cleaning.py` has them."""
+"""open_clip's cleaning functions by open_clip's names; they are in `triton_models/contract/cleaning.py`."""
 
 
 class ManifestError(ValueError):
-    """`model.json` is damaged or of a format that this version does not read."""
+    """`model.json` is damaged, or this version does not read its format."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from.
+    """The origin of a model's weights.
 
-    kind: which of the places that are searched, in their order; `file` is a checkpoint in a source directory.
-    path: directory or file that was read.
-    commit: the Hub's commit for `cache` and `hub`, else None.
-    files: relative path to [size in bytes, mtime in ns] of what was read, to notice a change.
+    Attributes:
+        kind: The kind of place, in the order of the search; `file` is a checkpoint in a source directory.
+        path: Directory or file that was read.
+        commit: The Hub's commit for `cache` and `hub`, otherwise None.
+        files: [size in bytes, mtime in ns] of every file that was read, by relative path, to notice a change.
     """
 
     kind: Literal["directory", "file", "package", "cache", "hub"]
@@ -46,27 +46,31 @@ class Source:
     files: dict[str, list[int]]
 
     def has_changed(self) -> bool:
-        """Whether the source is still there and holds other files than those converted.
+        """Return whether the source still exists and differs from the files that were converted.
 
-        A source that is gone has not changed: the converted model goes on serving without it.
+        A missing source counts as unchanged: the converted model goes on serving without it.
         """
         root = Path(self.path)
         try:
             return root.exists() and fingerprint(root) != self.files
         except OSError:
-            # No longer to be looked at, or no path at all.
+            # The path can no longer be read, or it is not a valid path.
             return False
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """What is done to a picture, as RGB, before the graph gets it as uint8 [height, width, 3].
+    """The preprocessing of an RGB image before the graph receives it as uint8 [height, width, 3].
 
-    Scaling to 0..1, mean and standard deviation are in the graph.
+    The graph itself scales to 0..1 and applies mean and standard deviation.
 
-    resize_mode: `shortest`: the shorter edge is resized to the size, then the centre is cut out;
-        `longest`: the longer edge is, then the rest is filled; `squash`: both, whatever the proportions.
-    interpolation: `bicubic`, `bilinear` or `nearest`, of Pillow. fill_color: 0 to 255, of what is filled.
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        resize_mode: `shortest` resizes the shorter edge, then cuts out the centre; `longest` resizes the
+            longer edge, then fills the rest; `squash` resizes both edges, whatever the proportions.
+        interpolation: Pillow's name.
+        fill_color: 0 to 255, the value of all channels in the filled part.
     """
 
     height: PositiveInt
@@ -80,34 +84,44 @@ class ImagePreprocessing:
 class Manifest:
     """One converted model: a text model, or one tower of a CLIP model.
 
-    model_name: as the caller names it; revision: as the caller asked for it, None for the default.
-    dimensions: length of one embedding. vocab_size: ids must lie in [0, vocab_size).
-    max_seq_length: tokens kept by truncation, special ones included; None for no limit.
-    query_length, document_length: the same of queries and documents; None where it is `max_seq_length`.
-    max_characters: of one text, where the tokenizer's time grows faster than the text; None for any number.
-    add_special_tokens: whether the reference adds them.
-    attention: `packed` (no padding outside attention), `padded` (padding made inside the graph) or
-        `none` (static embeddings); attention_reason: why, in a sentence.
-    prompts, default_prompt_name: as the model publishes them.
-    include_prompt: False where pooling leaves the prompt's tokens out; they are then sent marked.
-    special_ids: ids that the reference takes off the end of a prompt when it counts its tokens.
-    normalized: the graph's output has unit length.
-    planted_id: a token without a finite vector, which no text has. The checks send it among texts, whose
-        vectors must not change. None of image towers.
-    token_dimensions: length of a token's vector; None where the graph gives none (CLIP, older conversions).
-    tokenizer_sha256: of `tokenizer.json`; None of image towers and older conversions.
-    notice: what whoever loads the model should know, in a sentence; None for nothing, as of most models.
-    sha256: of all that makes a vector (a tower's with its pair); Triton's version number is made of it.
-    check: result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
-    versions: of the libraries that converted it. precision: of the weights.
-
-    Of CLIP models only:
-    pretrained: as the caller names it; empty for models of `hf-hub:`.
-    tower: which half this is; None for a model of sentence-transformers.
-    pair: `pair_digest` of both towers. Halves that differ in it, or one alone, are no model.
-    text_cleaning: what open_clip does to a text before its tokenizer sees it, see `TextCleaning`.
-    fixed_length: ids are filled up with `pad_id` to this length where the tower sees its padding; else None.
-    image: of the image tower; its vocab_size is 0 and there is no tokenizer.
+    Attributes:
+        model_name: Name that the caller gave.
+        revision: Revision that the caller asked for; None for the default.
+        source: Origin of the weights.
+        dimensions: Length of one embedding.
+        vocab_size: Token ids must lie in [0, vocab_size); 0 for an image tower.
+        max_seq_length: Tokens kept by truncation, special ones included; None for no limit.
+        add_special_tokens: Whether the reference adds special tokens.
+        attention: `packed` (no padding outside attention), `padded` (padding made inside the graph) or
+            `none` (static embeddings).
+        attention_reason: The reason for `attention`, in a sentence.
+        normalized: Whether the graph's output has unit length.
+        sha256: Digest of everything that determines a vector; a tower's includes its pair. Triton's version
+            number is made of it.
+        prompts: Prompts that the model publishes, by name.
+        default_prompt_name: Name that the model publishes.
+        include_prompt: False if pooling leaves the prompt's tokens out; they are then sent marked.
+        special_ids: Ids that the reference removes from the end of a prompt when it counts the tokens.
+        check: Result of the comparison at conversion (`texts`, `min_cosine`, `worst_text`).
+        versions: Versions of the libraries that converted the model.
+        precision: Precision of the weights.
+        planted_id: A token without a finite vector, which occurs in no text; None for an image tower. The
+            checks send it among texts, whose vectors must not change.
+        token_dimensions: Length of a token's vector; None if the graph has none (CLIP, older conversions).
+        notice: A sentence for the person who loads the model; None for most models.
+        tokenizer_sha256: Digest of `tokenizer.json`; None for image towers and older conversions.
+        max_characters: Limit of one text, if the tokenizer's time grows faster than the text; else None.
+        query_length: Like `max_seq_length` for queries; None if equal to it.
+        document_length: Like `max_seq_length` for documents; None if equal to it.
+        library: Library that the model is made for.
+        pretrained: CLIP: tag or file that the caller named; empty for models of `hf-hub:`.
+        tower: CLIP: which tower this is; None for a model of sentence-transformers.
+        pair: CLIP: `pair_digest` of both towers. Towers that differ in it, or one alone, are no model.
+        text_cleaning: CLIP: open_clip's cleaning before its tokenizer, see `TextCleaning`.
+        fixed_length: CLIP: length to which `pad_id` fills the ids, if the tower sees its padding; else None.
+        pad_id: CLIP: id of the padding.
+        image: Preprocessing of an image tower, which has no tokenizer; None for text.
+        format: Number of the format, see FORMAT.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
@@ -149,19 +163,19 @@ class Manifest:
 
     @property
     def version(self) -> int:
-        """Triton's version number: made of the content, so that no number names two contents.
+        """Triton's version number, made of the content so that no number names two contents.
 
-        48 bits: positive in Triton's int64 and exact in JavaScript's numbers.
+        Its 48 bits are positive in Triton's int64 and exact in JavaScript's numbers.
         """
         return int(self.sha256[:12], 16) | 1
 
     def length_of(self, input_type: InputType | None) -> int | None:
-        """Tokens that the model takes of a text of this type, special ones included; None for any number."""
+        """Return the most tokens of a text of this type, special ones included; None for no limit."""
         own = {"query": self.query_length, "document": self.document_length, None: None}[input_type]
         return self.max_seq_length if own is None else own
 
     def to_json(self) -> str:
-        """The text of `model.json`."""
+        """Return the text of `model.json`."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -169,8 +183,7 @@ class Manifest:
         """Read `model.json`.
 
         Raises:
-            ManifestError: damaged, or of another format.
-
+            ManifestError: The text is damaged or of another format.
         """
         try:
             data = json.loads(text)
@@ -192,14 +205,14 @@ _READER = TypeAdapter(Manifest)
 
 
 def pair_digest(text_sha256: str, image_sha256: str) -> str:
-    """What both manifests of a CLIP model carry as `pair`: towers of different conversions differ in it."""
+    """Return the `pair` of both manifests of a CLIP model; towers of different conversions differ in it."""
     return hashlib.sha256(f"{text_sha256} {image_sha256}".encode()).hexdigest()
 
 
 def fingerprint(root: Path) -> dict[str, list[int]]:
-    """Size in bytes and modification time in ns of every file below `root`, by relative path.
+    """Return the size in bytes and the modification time in ns of every file below `root`, by relative path.
 
-    Of `root` itself, by its name, where it is a file.
+    If `root` is a file, return those of `root`, by its name.
     """
     if root.is_file():
         stat = root.stat()

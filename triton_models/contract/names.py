@@ -1,6 +1,6 @@
-"""How a model is named: by the caller, and in Triton.
+"""The names of a model, the caller's and Triton's.
 
-Knows nothing about files or servers; every other part asks here.
+This module knows nothing about files or servers; every other part takes the rules for names from here.
 """
 
 import re
@@ -11,16 +11,16 @@ _MODEL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
 _TAG = re.compile(_PART)
 
 REVISION = r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}"
-"""A branch, tag or commit of the Hub; `validate_revision` refuses some more."""
+"""The pattern of a branch, tag or commit of the Hub; `validate_revision` refuses some that match."""
 
 TEXT_SUFFIX, IMAGE_SUFFIX = "_text_encoder", "_image_encoder"
-"""What the names in Triton of a CLIP model's towers end with."""
+"""The ends of the names in Triton of a CLIP model's towers."""
 
 HUB_PREFIX = "hf-hub:"
-"""Before the name of a CLIP model that the Hugging Face Hub holds, as open_clip writes it."""
+"""open_clip's prefix for the name of a CLIP model on the Hugging Face Hub."""
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-"""A `pretrained` that ends so is a file of a source directory, and no tag of open_clip."""
+"""The suffixes of a `pretrained` that is a file of a source directory and not a tag of open_clip."""
 
 
 class InvalidModelName(ValueError):
@@ -31,8 +31,7 @@ def validate_model_name(model_name: str) -> None:
     """Accept `name` or `owner/name` as the Hugging Face Hub does.
 
     Raises:
-        InvalidModelName: for anything that could leave a directory or become an option of a command.
-
+        InvalidModelName: The name could leave a directory or become an option of a command.
     """
     if not _MODEL_NAME.fullmatch(model_name) or ".." in model_name:
         raise InvalidModelName(
@@ -45,8 +44,7 @@ def validate_revision(revision: str) -> None:
     """Accept a branch, tag or commit as git and the Hub name them: `main`, `refs/pr/1`, `v1.0`.
 
     Raises:
-        InvalidModelName: for anything that could leave the Hub's cache, where it becomes part of a path.
-
+        InvalidModelName: The revision could leave the Hub's cache, where it becomes part of a path.
     """
     parts = revision.split("/")
     if (
@@ -60,14 +58,13 @@ def validate_revision(revision: str) -> None:
         )
 
 
-def served_name(model_name: str) -> str:
-    """The name in Triton and of the directory: `intfloat/e5-small-v2` is `intfloat_e5-small-v2`.
+def triton_name_of(model_name: str) -> str:
+    """Return the name in Triton and of the directory: `intfloat_e5-small-v2` for `intfloat/e5-small-v2`.
 
-    Two model names can give one served name; the manifest tells which of them it is.
+    Two model names can give one name in Triton; the manifest tells which of the two models it is.
 
     Raises:
-        InvalidModelName: as `validate_model_name`.
-
+        InvalidModelName: As for `validate_model_name`.
     """
     validate_model_name(model_name)
     return model_name.replace("/", "_")
@@ -85,8 +82,7 @@ def validate_clip_name(model_name: str, pretrained: str) -> None:
     """Accept `ViT-B-32` with a tag or a file's name, or `hf-hub:owner/name`, for which `pretrained` is empty.
 
     Raises:
-        InvalidModelName: for anything else, and for what could leave a directory.
-
+        InvalidModelName: The name is of another form, or could leave a directory.
     """
     if model_name.startswith(HUB_PREFIX):
         validate_model_name(model_name.removeprefix(HUB_PREFIX))
@@ -104,12 +100,13 @@ def validate_clip_name(model_name: str, pretrained: str) -> None:
         )
 
 
-def clip_served_names(model_name: str, pretrained: str) -> ClipNames:
-    """`ViT-B-32` with `openai`: `ViT-B-32_openai_text_encoder` and `ViT-B-32_openai_image_encoder`.
+def clip_triton_names(model_name: str, pretrained: str) -> ClipNames:
+    """Return the names in Triton of a CLIP model's two towers.
+
+    `ViT-B-32` with `openai` gives `ViT-B-32_openai_text_encoder` and `ViT-B-32_openai_image_encoder`.
 
     Raises:
-        InvalidModelName: as `validate_clip_name`.
-
+        InvalidModelName: As for `validate_clip_name`.
     """
     validate_clip_name(model_name, pretrained)
     stem = "_".join(part for part in (model_name, pretrained) if part).replace("/", "_").replace(":", "_")

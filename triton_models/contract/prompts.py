@@ -1,4 +1,4 @@
-"""The purposes that a text may have, and the prompts that stand for them.
+"""The input types of a text, query and document, and the prompts for them.
 
 Source: sentence-transformers, `SentenceTransformer.encode_query` and `encode_document`.
 """
@@ -13,9 +13,9 @@ PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
-"""Prompts that an input type stands for; the first that the model has is taken."""
+"""The prompts of each input type; the first one that the model has is used."""
 
 
 def prompt_name_of(input_type: InputType, prompts: Mapping[str, str]) -> str | None:
-    """The name of the prompt of an input type; None where the model, with these prompts, has none."""
+    """Return the name of the prompt for an input type, or None if none of `prompts` is for it."""
     return next((name for name in PROMPT_NAMES[input_type] if name in prompts), None)

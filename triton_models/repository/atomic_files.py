@@ -1,6 +1,6 @@
-"""File system operations that are whole or not there at all, kill or power cut.
+"""File system operations that happen completely or not at all, even in a kill or a power cut.
 
-Knows nothing about models.
+This module knows nothing about models.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a directory, and keep its entries in order themselves.
+        # Some network file systems cannot flush a directory; they keep its entries in order themselves.
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -38,7 +38,7 @@ def sync_tree(root: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one. Makes the directory."""
+    """Write a small file so that a reader sees the old text or the new one; make its directory if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -55,11 +55,15 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def move_into_place(new: Path, target: Path, trash: Path) -> None:
-    """Make the directory `new` the directory `target`; what was there before is deleted.
+    """Rename the directory `new` to `target` and delete the old `target`, if there was one.
 
-    Whole at every moment where the file system can exchange two names (Linux: ext4, xfs, btrfs,
-    tmpfs, overlayfs). Elsewhere a kill between two renames leaves no `target`. `trash` is a directory
-    of the same file system.
+    There is a complete `target` at every moment if the file system can exchange two names (Linux: ext4, xfs,
+    btrfs, tmpfs, overlayfs). Elsewhere a kill between two renames leaves no `target`.
+
+    Args:
+        new: Directory to move.
+        target: Its new name.
+        trash: Directory on the same file system, through which the old one is deleted.
     """
     if os.path.lexists(target):
         old = _trash_name(target, trash)
@@ -80,11 +84,10 @@ def move_into_place(new: Path, target: Path, trash: Path) -> None:
 
 
 def remove_whole(target: Path, trash: Path) -> None:
-    """Delete a directory: out of sight by one rename, then file by file.
+    """Delete a directory: move it into `trash` by one rename, then delete it file by file.
 
     Raises:
-        FileNotFoundError: there is none.
-
+        FileNotFoundError: There is no such directory.
     """
     old = _trash_name(target, trash)
     os.rename(target, old)
@@ -93,7 +96,7 @@ def remove_whole(target: Path, trash: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete what is there, as far as that is permitted: a directory with all below it, a file, a link."""
+    """Delete a file, a link, or as much of a directory tree as permissions allow."""
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     else:
@@ -101,17 +104,16 @@ def remove(path: Path) -> None:
 
 
 def _trash_name(target: Path, trash: Path) -> Path:
-    """A name in `trash` that nobody uses."""
+    """Return an unused name in `trash`."""
     trash.mkdir(parents=True, exist_ok=True)
     return trash / f"{target.name}.{secrets.token_hex(8)}"
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two names at once.
+    """Exchange two names atomically.
 
     Raises:
-        OSError: ENOSYS or EINVAL where the system or the file system cannot.
-
+        OSError: ENOSYS or EINVAL if the system or the file system does not support it.
     """
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):

@@ -1,4 +1,4 @@
-"""What is wrong with a model's files, in a line for the operator that names no path."""
+"""A diagnosis of a model's files, in one line for the operator that names no path."""
 
 import os
 
@@ -8,20 +8,20 @@ from triton_models.repository.repository import CONFIG, ModelNotInRepository, Re
 AGAIN = "delete and load the model again"
 
 
-def problem(repository: Repository, served: str) -> str | None:
-    """Why a model could not be served; None where its files look whole. Reads the small ones only."""
-    directory = repository.root / served
+def diagnose(repository: Repository, triton_name: str) -> str | None:
+    """Return why a model could not be served, or None if its files look complete; read only small files."""
+    directory = repository.root / triton_name
     if not directory.is_dir():
         there = os.path.lexists(directory)
-        return f"{served} is no directory; {AGAIN}" if there else f"the files are missing; {AGAIN}"
+        return f"{triton_name} is no directory; {AGAIN}" if there else f"the files are missing; {AGAIN}"
     try:
-        repository.config(served)
+        repository.config(triton_name)
     except ModelNotInRepository:
         return f"{CONFIG} is missing; {AGAIN}"
     except ManifestError as error:
         return str(error)
     try:
-        repository.manifest(served)
+        repository.manifest(triton_name)
     except ModelNotInRepository:
         return f"the version that {CONFIG} names is missing or not complete; {AGAIN}"
     except (ManifestError, OSError):

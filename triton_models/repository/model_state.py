@@ -1,8 +1,6 @@
-"""What is known about models beside their files: `.state/models/NAME.json`, one a model.
+"""The state of each model beside its own files: `.state/models/NAME.json`.
 
-The file's modification time is when the model was last used.
-
-Knows nothing about what a name stands for.
+The file's modification time is the time of the model's last use.
 """
 
 import json
@@ -24,25 +22,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelState:
-    """What is known about a model beside its files.
+    """The state of a model beside its files.
 
-    wanted: to be loaded whenever Triton serves. activity: what is being done with it now; `replacing`: one
-    version takes the other's place, and the model serves meanwhile.
-    error: why the last attempt failed, safe to show to a client; None after a success.
-    admitted: bytes that a load in progress was given of the budget; None where none is.
+    Attributes:
+        wanted: Whether the model is to be loaded whenever Triton serves.
+        activity: The change in progress, or None. The model goes on serving during `replacing`, the change
+            from one version to another.
+        error: Why the last attempt failed, safe to show to a client; None after a success.
+        admitted: Whether a load in progress has a place among MAX_LOADED_MODELS; None if none is in progress.
     """
 
     wanted: bool = False
     activity: Activity | None = None
     error: str | None = None
-    admitted: int | None = None
+    admitted: bool | None = None
 
 
 _STATE = TypeAdapter(ModelState)
 
 
 def read(path: Path) -> ModelState:
-    """The state; the default where there is none, or none that can be read."""
+    """Return the state in a file; the default if there is no file or it cannot be read."""
     try:
         return _STATE.validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
@@ -53,7 +53,10 @@ def read(path: Path) -> ModelState:
 
 
 def write(path: Path, state: ModelState) -> None:
-    """Record it, at once for all processes; the default leaves no file. Not a use of the model."""
+    """Record a state atomically for all processes; the default leaves no file.
+
+    The time of the last use stays as it is.
+    """
     if state == ModelState() or path.is_dir():
         remove(path)
     if state == ModelState():
@@ -65,13 +68,13 @@ def write(path: Path, state: ModelState) -> None:
 
 
 def touch(path: Path) -> None:
-    """Record that the model is used now, where something is known about it."""
+    """Record that the model is used now, if its state has a file."""
     with suppress(OSError):
         os.utime(path)
 
 
 def last_use(path: Path) -> int | None:
-    """When the model was last used, in ns since 1970; None where that is not known."""
+    """Return the time of the model's last use in ns since 1970, or None if it is not known."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -79,5 +82,5 @@ def last_use(path: Path) -> int | None:
 
 
 def read_all(directory: Path) -> dict[str, ModelState]:
-    """The state of every model that has one, by served name."""
+    """Return the state of every model that has one, by name in Triton."""
     return {path.stem: read(path) for path in sorted(directory.glob("[!.]*.json"))}

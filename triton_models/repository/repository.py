@@ -1,16 +1,10 @@
-"""The model repository on disk: what exists, whole models only, shared by any number of processes.
+"""The model repository on disk: complete models only, shared by any number of processes.
 
-    <root>/<served>/config.pbtxt        names one version, and a second while one takes the other's place
-    <root>/<served>/<version>/          model.onnx  model.json  tokenizer.json  check.npz  engine.json
-                                        (an image tower has no tokenizer)
-    <root>/.state/                      locks, staging, what is wanted; Triton never looks inside
+    <root>/<name>/config.pbtxt    names one version, and a second one while one replaces the other
+    <root>/<name>/<version>/      model.onnx  model.json  tokenizer.json (text only)  check.npz  engine.json
+    <root>/.state/                locks, staging and the models' states; Triton never looks inside
 
-Knows nothing about Triton's process or the network. Messages of its errors hold no paths.
-
-    RepositoryError
-    ├── ModelNotInRepository
-    ├── ForeignModel
-    └── DamagedModel (also a ManifestError)
+This module knows nothing about Triton's process or the network. Its error messages hold no paths.
 """
 
 import json
@@ -48,26 +42,28 @@ Recorded = TypeVar("Recorded")
 
 
 class RepositoryError(Exception):
-    """The base of what is raised here."""
+    """The base class of the errors raised here."""
 
 
 class ModelNotInRepository(RepositoryError):
-    """No complete model of that name."""
+    """The repository has no complete model of that name."""
 
 
 class ForeignModel(RepositoryError):
-    """The repository holds something of that name that this server did not make, and so does not touch."""
+    """The repository holds something of that name that this server did not make, and will not touch."""
 
-    def __init__(self, served: str) -> None:
-        super().__init__(f"this server did not make {served} of the repository (no {MANIFEST}); move it away")
+    def __init__(self, triton_name: str) -> None:
+        super().__init__(
+            f"this server did not make {triton_name} of the repository (no {MANIFEST}); move it away"
+        )
 
 
 class DamagedModel(RepositoryError, ManifestError):
-    """A model's files are there but cannot be read."""
+    """A model's files exist but cannot be read."""
 
 
 class Repository:
-    """The directory `root`, made if it is not there."""
+    """The model repository in the directory `root`, which is made if it does not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -77,8 +73,8 @@ class Repository:
         for directory in (self._staging, self._trash, self.state_dir / "locks", self.state_dir / "models"):
             directory.mkdir(parents=True, exist_ok=True)
 
-    def served_names(self) -> list[str]:
-        """The names of all complete models, sorted."""
+    def triton_names(self) -> list[str]:
+        """Return the names of all complete models, sorted."""
         names = []
         for entry in sorted(self.root.iterdir()):
             with suppress(ModelNotInRepository, DamagedModel):
@@ -86,90 +82,91 @@ class Repository:
                 names.append(entry.name)
         return names
 
-    def versions(self, served: str) -> list[int]:
-        """Those that the configuration names, first the one that requests are for; raises as `config`."""
-        return served_versions(self.config(served))
+    def versions(self, triton_name: str) -> list[int]:
+        """Return the versions in the configuration, first the one for requests; raise as `config`."""
+        return served_versions(self.config(triton_name))
 
-    def version_dir(self, served: str, version: int | None = None) -> Path:
-        """The directory of a version; by default of the one that requests are for.
+    def version_dir(self, triton_name: str, version: int | None = None) -> Path:
+        """Return the directory of a version, by default of the one that requests are for.
 
         Raises:
-            ModelNotInRepository: no such model, or the version is not complete.
+            ModelNotInRepository: There is no such model, or the version is not complete.
             DamagedModel: `config.pbtxt` cannot be read.
         """
-        model_dir = self._model_dir(served)
+        model_dir = self._model_dir(triton_name)
         config = None
         while True:
-            before, config = config, self.config(served)
+            before, config = config, self.config(triton_name)
             directory = model_dir / str(version or served_versions(config)[0])
             if _is_whole(directory):
                 return directory
-            # The model may have been replaced since its configuration was read: then that is another now.
+            # The model may have been replaced since its configuration was read, which then has changed.
             if config == before:
-                raise _absent(served)
+                raise _absent(triton_name)
 
-    def manifest(self, served: str, version: int | None = None) -> Manifest:
-        """What is recorded about a version; by default about the one that requests are for.
+    def manifest(self, triton_name: str, version: int | None = None) -> Manifest:
+        """Return the manifest of a version, by default of the one that requests are for.
 
         Raises:
-            ModelNotInRepository: no complete model of that name.
+            ModelNotInRepository: There is no complete model of that name.
             DamagedModel: `config.pbtxt` or `model.json` cannot be read, or do not belong together.
         """
         try:
-            directory, content = self._read(served, MANIFEST, version)
+            directory, content = self._read(triton_name, MANIFEST, version)
             manifest = Manifest.from_json(content.decode())
         except (OSError, UnicodeDecodeError) as error:
-            raise DamagedModel(f"{served}: model.json is damaged; delete and load the model again") from error
+            raise DamagedModel(
+                f"{triton_name}: model.json is damaged; delete and load the model again"
+            ) from error
         except ManifestError as error:
-            raise DamagedModel(f"{served}: {error}; delete and load the model again") from error
+            raise DamagedModel(f"{triton_name}: {error}; delete and load the model again") from error
         if str(manifest.version) != directory.name:
-            raise DamagedModel(f"{served}: {MANIFEST} is of another version; delete and load the model again")
+            raise DamagedModel(
+                f"{triton_name}: {MANIFEST} is of another version; delete and load the model again"
+            )
         return manifest
 
-    def load_check(self, served: str, version: int | None = None) -> Check:
-        """The texts and vectors recorded at conversion.
+    def load_check(self, triton_name: str, version: int | None = None) -> Check:
+        """Return the texts and vectors recorded at conversion in `check.npz`; raise as `manifest`."""
+        return self._load(triton_name, version, Check.read)
+
+    def load_image_check(self, triton_name: str, version: int | None = None) -> ImageCheck:
+        """Return the images and vectors recorded for an image tower; raise as `load_check`."""
+        return self._load(triton_name, version, ImageCheck.read)
+
+    def config(self, triton_name: str) -> ModelConfig:
+        """Return Triton's configuration of a model.
 
         Raises:
-            ModelNotInRepository: no complete model of that name.
-            DamagedModel: `check.npz` is missing, cannot be read or does not fit itself.
-        """
-        return self._load(served, version, Check.read)
-
-    def load_image_check(self, served: str, version: int | None = None) -> ImageCheck:
-        """The same of an image tower; raises the same."""
-        return self._load(served, version, ImageCheck.read)
-
-    def config(self, served: str) -> ModelConfig:
-        """Triton's configuration of a model.
-
-        Raises:
-            ModelNotInRepository, DamagedModel: it is not there or cannot be read.
+            ModelNotInRepository, DamagedModel: The configuration does not exist; it cannot be read.
         """
         try:
-            config = from_text((self._model_dir(served) / CONFIG).read_text(encoding="utf-8"))
+            config = from_text((self._model_dir(triton_name) / CONFIG).read_text(encoding="utf-8"))
             served_versions(config)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _absent(served) from error
+            raise _absent(triton_name) from error
         except (OSError, ConfigError, UnicodeDecodeError) as error:
-            raise DamagedModel(f"{served}: {CONFIG} is damaged; delete and load the model again") from error
+            raise DamagedModel(
+                f"{triton_name}: {CONFIG} is damaged; delete and load the model again"
+            ) from error
         return config
 
-    def set_config(self, served: str, config: ModelConfig) -> None:
-        """Replace a model's configuration at once. The caller holds `lock(served)`."""
-        write_atomic(self._model_dir(served) / CONFIG, to_text(config))
+    def set_config(self, triton_name: str, config: ModelConfig) -> None:
+        """Replace a model's configuration atomically. The caller holds the model's lock."""
+        write_atomic(self._model_dir(triton_name) / CONFIG, to_text(config))
 
-    def engine(self, served: str) -> dict[str, Any] | None:
-        """What was measured of the engines on the CPU (backends/onnxruntime/selection.py), if anything."""
+    def engine(self, triton_name: str) -> dict[str, Any] | None:
+        """Return the record of the engines' speed, if any (backends/onnxruntime/engine_selection.py)."""
         with suppress(OSError, ValueError, RecursionError):
-            record = json.loads((self.version_dir(served) / ENGINE).read_bytes())
+            record = json.loads((self.version_dir(triton_name) / ENGINE).read_bytes())
             return record if isinstance(record, dict) else None
         return None
 
     @contextmanager
-    def staging(self, served: str) -> Iterator[Path]:
-        """An empty directory to build a model in, of the same file system, removed on exit."""
-        directory = self._staging / f"{served}.{os.getpid()}"
-        # The lock says that the directory is in use; it ends with the process, whatever its id and host.
+    def staging(self, triton_name: str) -> Iterator[Path]:
+        """Yield an empty directory on the same file system to build a model in, removed on exit."""
+        directory = self._staging / f"{triton_name}.{os.getpid()}"
+        # The lock marks the directory as in use. It ends with the process, on whatever host that runs.
         with FileLock(f"{directory}.lock") as lock:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -179,88 +176,84 @@ class Repository:
                 shutil.rmtree(directory, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def install(self, staged: Path, served: str, *, beside: bool = False) -> None:
-        """Move a built model (`config.pbtxt` and `<version>/` in `staged`) into its place.
+    def install(self, staged: Path, triton_name: str, *, beside: bool = False) -> None:
+        """Move a built model (`config.pbtxt` and `<version>/` in `staged`) into its place atomically.
 
-        Readers and a kill at any moment find the model as it was or as it is now. The caller holds
-        `lock(served)`. beside: keep what is there, add the version's directory alone; the configuration
-        names it later, see `set_config` and `settle`.
+        The caller holds the model's lock. With `beside`, only the version's directory is added to the model;
+        the caller names it in the configuration later, see `set_config` and `settle`.
 
         Raises:
             ModelNotInRepository, ForeignModel: `staged` is not complete; its place is not this server's.
         """
         version = str(served_versions(from_text((staged / CONFIG).read_text(encoding="utf-8")))[0])
         if not _is_whole(staged / version):
-            raise ModelNotInRepository(f"{served} was built incomplete")
-        if self.is_foreign(served):
-            raise ForeignModel(served)
+            raise ModelNotInRepository(f"{triton_name} was built incomplete")
+        if self.is_foreign(triton_name):
+            raise ForeignModel(triton_name)
         sync_tree(staged)
-        model_dir = self._model_dir(served)
+        model_dir = self._model_dir(triton_name)
         if beside:
             move_into_place(staged / version, model_dir / version, self._trash)
         else:
             move_into_place(staged, model_dir, self._trash)
 
-    def settle(self, served: str, version: int) -> None:
-        """Leave this version alone: in the configuration, and of the directories that were made here.
+    def settle(self, triton_name: str, version: int) -> None:
+        """Drop all versions but this one, from the configuration and from the directories made here.
 
-        The caller holds `lock(served)`.
-
-        Raises:
-            ModelNotInRepository, DamagedModel: as `config`.
+        The caller holds the model's lock. This raises as `config`.
         """
-        config = self.config(served)
+        config = self.config(triton_name)
         if served_versions(config) != [version]:
-            self.set_config(served, with_versions(config, [version]))
-        for directory in self._model_dir(served).iterdir():
+            self.set_config(triton_name, with_versions(config, [version]))
+        for directory in self._model_dir(triton_name).iterdir():
             if directory.name.isdigit() and directory.name != str(version) and _is_whole(directory):
                 remove_whole(directory, self._trash)
 
-    def delete(self, served: str) -> None:
-        """Remove a model, all versions, and what is known about it. The caller holds `lock(served)`.
+    def delete(self, triton_name: str) -> None:
+        """Remove a model with all versions and its state. The caller holds the model's lock.
 
         Raises:
-            ModelNotInRepository, ForeignModel: nothing of that name, or not this server's.
+            ModelNotInRepository, ForeignModel: Nothing has that name; it is not this server's.
         """
-        if self.is_foreign(served):
-            raise ForeignModel(served)
-        if not self.holds(served):
-            raise _absent(served)
+        if self.is_foreign(triton_name):
+            raise ForeignModel(triton_name)
+        if not self.holds(triton_name):
+            raise _absent(triton_name)
         with suppress(FileNotFoundError):
-            remove_whole(self._model_dir(served), self._trash)
-        remove(self.state_path(served))
+            remove_whole(self._model_dir(triton_name), self._trash)
+        remove(self.state_path(triton_name))
 
-    def holds(self, served: str) -> bool:
-        """Whether anything of a model is here that this server made, be it damaged."""
-        has_state = os.path.lexists(self.state_path(served))
-        return has_state or any(self._model_dir(served).glob(f"*/{MANIFEST}"))
+    def holds(self, triton_name: str) -> bool:
+        """Return whether this server made anything of that name, even if it is damaged."""
+        has_state = os.path.lexists(self.state_path(triton_name))
+        return has_state or any(self._model_dir(triton_name).glob(f"*/{MANIFEST}"))
 
-    def is_foreign(self, served: str) -> bool:
-        """Whether others made what has that name: there is no manifest in it, and no state of it."""
-        directory = self._model_dir(served)
-        if not os.path.lexists(directory) or self.holds(served):
+    def is_foreign(self, triton_name: str) -> bool:
+        """Return whether something else has that name: a file, or a directory without manifest and state."""
+        directory = self._model_dir(triton_name)
+        if not os.path.lexists(directory) or self.holds(triton_name):
             return False
         return not directory.is_dir() or any(directory.iterdir())
 
-    def lock_path(self, served: str) -> Path:
-        """The file whose lock is held while a model is converted, loaded, unloaded or deleted."""
-        return self.state_dir / "locks" / f"{served}.lock"
+    def lock_path(self, triton_name: str) -> Path:
+        """Return the file whose lock is held while a model is converted, loaded, unloaded or deleted."""
+        return self.state_dir / "locks" / f"{triton_name}.lock"
 
-    def state(self, served: str) -> ModelState:
-        """What is known about a model; the default for one that nothing was ever done with."""
-        return model_state.read(self.state_path(served))
+    def state(self, triton_name: str) -> ModelState:
+        """Return the state of a model; the default if none is recorded."""
+        return model_state.read(self.state_path(triton_name))
 
-    def set_state(self, served: str, state: ModelState) -> None:
-        """Record what is known about a model, at once for all processes; the default leaves no file."""
-        model_state.write(self.state_path(served), state)
+    def set_state(self, triton_name: str, state: ModelState) -> None:
+        """Record the state of a model, atomically for all processes; the default leaves no file."""
+        model_state.write(self.state_path(triton_name), state)
 
     def states(self) -> dict[str, ModelState]:
-        """The state of every model that has one, by served name."""
+        """Return the state of every model that has one, by name in Triton."""
         return model_state.read_all(self.state_dir / "models")
 
     def clean(self) -> None:
-        """Remove what killed processes left behind; what a living one uses stays."""
-        # A kill leaves the directory, the lock's file or both.
+        """Remove the files that killed processes left behind, and keep those that a living one uses."""
+        # A killed process leaves the directory, the lock's file or both.
         for name in {path.name.removesuffix(".lock") for path in self._staging.iterdir()}:
             lock = FileLock(self._staging / f"{name}.lock", timeout=0)
             with suppress(Timeout), lock:
@@ -269,36 +262,38 @@ class Repository:
         for path in self._trash.iterdir():
             remove(path)
 
-    def _read(self, served: str, name: str, version: int | None) -> tuple[Path, bytes]:
-        """The version's directory and one file of it, both of the same model while it is replaced."""
+    def _read(self, triton_name: str, name: str, version: int | None) -> tuple[Path, bytes]:
+        """Return a version's directory and one file of it, consistent even while the model is replaced."""
         directory = None
         while True:
-            before, directory = directory, self.version_dir(served, version)
+            before, directory = directory, self.version_dir(triton_name, version)
             try:
                 return directory, (directory / name).read_bytes()
             except FileNotFoundError:
                 if directory == before:
                     raise
 
-    def _load(self, served: str, version: int | None, read: Callable[[bytes], Recorded]) -> Recorded:
+    def _load(self, triton_name: str, version: int | None, read: Callable[[bytes], Recorded]) -> Recorded:
         try:
-            return read(self._read(served, CHECK, version)[1])
+            return read(self._read(triton_name, CHECK, version)[1])
         except (OSError, DamagedCheck) as error:
-            raise DamagedModel(f"{served}: {CHECK} is damaged; delete and load the model again") from error
+            raise DamagedModel(
+                f"{triton_name}: {CHECK} is damaged; delete and load the model again"
+            ) from error
 
-    def _model_dir(self, served: str) -> Path:
-        if served.startswith(".") or "/" in served or "\0" in served or not served:
-            raise _absent(served)
-        return self.root / served
+    def _model_dir(self, triton_name: str) -> Path:
+        if triton_name.startswith(".") or "/" in triton_name or "\0" in triton_name or not triton_name:
+            raise _absent(triton_name)
+        return self.root / triton_name
 
-    def state_path(self, served: str) -> Path:
-        """The file of a model's state, see `states`."""
-        return self.state_dir / "models" / f"{self._model_dir(served).name}.json"
+    def state_path(self, triton_name: str) -> Path:
+        """Return the file of a model's state, see `states`."""
+        return self.state_dir / "models" / f"{self._model_dir(triton_name).name}.json"
 
 
 def _is_whole(directory: Path) -> bool:
     return all((directory / name).is_file() for name in (MODEL, MANIFEST))
 
 
-def _absent(served: str) -> ModelNotInRepository:
-    return ModelNotInRepository(f"{served} is not in the model repository")
+def _absent(triton_name: str) -> ModelNotInRepository:
+    return ModelNotInRepository(f"{triton_name} is not in the model repository")

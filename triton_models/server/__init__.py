@@ -1,1 +1,1 @@
-"""The embedded Triton: found, started, shared, watched."""
+"""The embedded Triton: this package finds, starts, shares and watches it."""

@@ -1,6 +1,6 @@
-"""`python -m triton_models.server`: the PyPI Triton alone, in the foreground, for development.
+"""`python -m triton_models.server`: run the PyPI Triton alone, in the foreground, for development.
 
-Whoever reaches its ports may use it, every user of this machine among them.
+Everyone who can reach its ports may use it, including every user of this machine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from triton_models.server.response_cache import DEFAULT_RESPONSE_CACHE, parse_re
 
 
 def main() -> int:
-    """Read the arguments, serve until Triton ends or a signal comes; the exit status."""
+    """Read the arguments, serve until Triton ends or a signal arrives, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m triton_models.server", description=__doc__)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--grpc-port", type=int, default=8001)
@@ -49,7 +49,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     sys.stdout.write(
         f"Triton serves {repository.root}, log in {triton.log_path}\n"
         "In a second terminal: "
-        f"MODEL_REPOSITORY={repository.root} TRITON_GRPC_URL={addresses.grpc} scripts/serve\n"
+        f"MODEL_REPOSITORY={repository.root} TRITON_GRPC_ADDRESS={addresses.grpc} scripts/serve\n"
     )
     sys.stdout.flush()
     ended, asked = asyncio.ensure_future(triton.wait()), asyncio.ensure_future(stopped.wait())

@@ -1,6 +1,7 @@
-"""Finds the Triton that the PyPI package nvidia-pytriton carries, and checks that it can run here.
+"""Find the Triton in the PyPI package nvidia-pytriton and check that it can run on this machine.
 
-Knows the package's layout and nothing about processes that last. The package is found, not imported.
+This module knows the package's layout; it starts only short checks, never the server. It does not import the
+package.
 """
 
 import filecmp
@@ -17,9 +18,9 @@ from pathlib import Path
 from triton_models.client.errors import EmbeddedTritonError
 
 CONTAINER = Path("/opt/tritonserver")
-"""Where NVIDIA's container has Triton, with the C++ backends."""
+"""The directory of Triton and its C++ backends in NVIDIA's container."""
 
-ELSEWHERE = "set TRITON_GRPC_URL to a Triton that runs elsewhere"
+ELSEWHERE = "set TRITON_GRPC_ADDRESS to a Triton that runs elsewhere"
 _PROJECT = Path(__file__).parent.parent.parent
 _BACKEND_SOURCE = Path(__file__).parent.parent / "backends" / "onnxruntime"
 _STUB = "triton_python_backend_stub"
@@ -29,10 +30,13 @@ _CHECK_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class TritonBinary:
-    """The parts of one Triton.
+    """The parts of one Triton installation.
 
-    server: the executable. caches: directory of response cache libraries.
-    backends: directory made by `prepare_backends`. environment: variables of the process.
+    Attributes:
+        server: Executable.
+        caches: Directory of the response cache libraries.
+        backends: Directory of the backends, made by `prepare_backends` outside NVIDIA's container.
+        environment: Environment variables of the process.
     """
 
     server: Path
@@ -42,12 +46,13 @@ class TritonBinary:
 
 
 def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
-    """The Triton to start: NVIDIA's own inside its container, else the one that PyPI carries.
+    """Return the Triton to start: inside NVIDIA's container its own, otherwise the one from PyPI.
 
-    For the latter a directory of backends is made at `backends`; the former brings its own.
+    Triton from PyPI gets a directory of backends at `backends`; the container has its own.
 
     Raises:
-        EmbeddedTritonError: not installed, or it cannot run on this machine; says which and what to do.
+        EmbeddedTritonError: Triton is not installed or cannot run on this machine. The message says which,
+            and what to do.
     """
     server = container / "bin" / "tritonserver"
     if server.is_file():
@@ -76,7 +81,12 @@ def prepare_backends(carried: Path, stub: Path, backends: Path) -> None:
     """Make the directory of backends.
 
     The stub finds its libraries relative to itself, so it is linked and never copied. Triton refuses a
-    backend's library that is a link out of the backends directory, so that one is copied.
+    backend's library that is a link out of the backends directory, so the library is copied.
+
+    Args:
+        carried: Directory of Triton in nvidia-pytriton.
+        stub: Executable that runs a Python backend's model.
+        backends: Directory to make.
     """
     python, carried_python = backends / "python", carried / "backends" / "python"
     python.mkdir(parents=True, exist_ok=True)
@@ -91,7 +101,7 @@ def prepare_backends(carried: Path, stub: Path, backends: Path) -> None:
 
 
 def engine_problem(engine: str) -> str | None:
-    """Why ENGINE cannot say this on this machine; None where it can, or where nobody can tell."""
+    """Return why ENGINE cannot have this value on this machine; None if it can, or if the check fails."""
     command = [sys.executable, "-m", "triton_models.backends.onnxruntime.sessions", engine]
     try:
         done = subprocess.run(
@@ -123,12 +133,13 @@ def _find_package() -> Path:
 
 
 def _environment(package: Path) -> dict[str, str]:
-    """Variables under which server and stub find their libraries and this environment's Python."""
+    """Return the variables with which server and stub find their libraries and this environment's Python."""
     environment = dict(os.environ)
     libraries = [str(package.parent / "nvidia_pytriton.libs")]
     own = Path(sysconfig.get_config_var("LIBDIR") or "") / str(sysconfig.get_config_var("INSTSONAME"))
     if own.is_file():
-        # The interpreter's own libpython, where it has one, before the system's of another patch level.
+        # The interpreter's own libpython, if it has one, must be found before the system's, which can be of
+        # another patch level.
         libraries.append(str(own.parent))
     if environment.get("LD_LIBRARY_PATH"):
         libraries.append(environment["LD_LIBRARY_PATH"])
@@ -138,17 +149,17 @@ def _environment(package: Path) -> dict[str, str]:
         [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
     )
     environment.pop("PYTHONHOME", None)
-    # ONNX Runtime reports to its maker unless told not to (`backends/onnxruntime/engine.py`).
+    # ONNX Runtime sends telemetry to its maker unless this is set (`backends/onnxruntime/sessions.py`).
     environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return environment
 
 
 def _check_numpy() -> None:
-    """Refuse numpy 2, with which the stub would answer wrong numbers without an error."""
+    """Refuse numpy 2, with which the stub would return wrong numbers without an error."""
     spec = importlib.util.find_spec("numpy")
     if spec is None:
         raise EmbeddedTritonError("numpy is not installed: install requirements.txt")
-    # Imported by every user of this package already; asked by name to stay true to what the stub gets.
+    # Every user of this package has imported numpy already, and the stub gets the same version.
     import numpy as np
 
     if int(np.__version__.split(".")[0]) >= 2:
@@ -158,9 +169,9 @@ def _check_numpy() -> None:
 
 
 def _check_runs(command: list[str], sign: str, environment: dict[str, str]) -> None:
-    """Run something that ends at once and says `sign`: its libraries are all there.
+    """Run a command that ends at once and prints `sign`, which shows that its libraries are all there.
 
-    Without this check a stub that cannot start makes Triton's first load call hang for ever.
+    Without this check, a stub that cannot start would make Triton's first load call hang forever.
     """
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """One run of the embedded Triton as a child process: start, watch, stop.
 
-Knows nothing about who shares it or starts it again; that is `owner.py`.
+Sharing and restarting Triton is the task of `owner.py`.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from triton_models.server.response_cache import cache_arguments, parse_response_
 
 START_SECONDS = 60.0
 EXIT_SECONDS = 5
-"""How long Triton may take to stop before it is killed; with a dead stub it would take all of it."""
+"""The time that Triton may take to stop before it is killed; with a dead stub it takes all of that time."""
 
 CRASH_POLL_SECONDS = 0.25
-"""Between looks at the log for a crash."""
+"""The interval between two searches of the log for a crash."""
 
 _CRASHED = re.compile(rb"^Signal \((6|11)\) received\.", re.MULTILINE)
-"""What Triton's handler of SIGABRT and SIGSEGV says first."""
+"""The first line that Triton's handler of SIGABRT and SIGSEGV writes."""
 
 _READY_POLL_SECONDS = 0.05
 _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
@@ -40,9 +40,12 @@ _EXEC_CHILD = Path(__file__).parent / "exec_child.py"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a Triton answers, as "host:port" or "unix:PATH"; metrics: None where it is not known.
+    """The addresses of a Triton, as "host:port" or "unix:PATH".
 
-    pid: its process, of the embedded one.
+    Attributes:
+        grpc: Address of its gRPC endpoint.
+        metrics: Address of its metrics; None if not known.
+        pid: Process id of an embedded Triton; None for any other.
     """
 
     grpc: str
@@ -51,7 +54,7 @@ class Addresses:
 
 
 class Ports(NamedTuple):
-    """Ports of the interface with the address `host`; 0 for one that is free."""
+    """The ports on the interface with the address `host`; 0 stands for any free port."""
 
     grpc: int
     metrics: int
@@ -59,25 +62,28 @@ class Ports(NamedTuple):
 
 
 def state_directory(repository_root: Path) -> Path:
-    """Where this host keeps its Triton's files: hosts may share a repository, never a Triton."""
+    """Return the directory of this host's Triton files; hosts may share a repository but not a Triton."""
     return repository_root / ".state" / "triton" / platform.node()
 
 
 def check_embedded(repository_root: Path, response_cache: str) -> None:
-    """Whether a Triton could be started for `repository_root`.
+    """Check that a Triton could be started for `repository_root`.
 
     Raises:
-        EmbeddedTritonError: it cannot run on this machine, or not with this RESPONSE_CACHE.
+        EmbeddedTritonError: Triton cannot run on this machine, or not with this RESPONSE_CACHE.
     """
     binary = find_triton(state_directory(repository_root.absolute()) / "backends")
     cache_arguments(parse_response_cache(response_cache), binary.caches)
 
 
 class EmbeddedTriton:
-    """A Triton that serves `repository_root`; at most one at a time is started on it (see `owner.py`).
+    """A Triton that serves `repository_root`; `owner.py` starts at most one at a time on it.
 
-    response_cache: as RESPONSE_CACHE. ports: where everybody who reaches them may use it; None for sockets
-    that no other user reaches.
+    Args:
+        repository_root: Directory of the model repository.
+        response_cache: Value of RESPONSE_CACHE.
+        ports: TCP ports to listen on, which everyone who can reach them may use; None for sockets that no
+            other user can reach.
     """
 
     def __init__(self, repository_root: Path, response_cache: str, *, ports: Ports | None = None) -> None:
@@ -89,27 +95,27 @@ class EmbeddedTriton:
 
     @property
     def mark(self) -> str:
-        """Begins all names in shared memory; every process of this Triton has it in its arguments."""
+        """The prefix of all names in shared memory, which is in the arguments of this Triton's processes."""
         identity = f"{platform.node()} {os.getuid()} {self._root}"
         return f"embedding-{hashlib.sha256(identity.encode()).hexdigest()[:12]}-"
 
     @property
     def pid(self) -> int:
-        """Process id; only after `start`."""
+        """The process id; only available after `start`."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def log_path(self) -> Path:
-        """What Triton and the stubs say; the run before is beside it as `triton.log.1`."""
+        """The log of Triton and its stubs; that of the previous run is beside it as `triton.log.1`."""
         return self._directory / "triton.log"
 
     async def start(self) -> Addresses:
-        """Start, and wait until it answers.
+        """Start Triton and wait until it answers.
 
         Raises:
-            EmbeddedTritonError: it cannot run here or does not come up; holds the last lines of its log.
-
+            EmbeddedTritonError: Triton cannot run here or does not come up. If it was started, the message
+                holds the last lines of its log.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         binary = await asyncio.to_thread(find_triton, self._directory / "backends")
@@ -123,7 +129,8 @@ class EmbeddedTriton:
         ]
         self._rotate_log()
         with self.log_path.open("ab") as log:
-            # Its own session: Ctrl-C in a terminal reaches the front end, which then stops Triton.
+            # Triton gets a session of its own: Ctrl-C in a terminal reaches the gateway, which then stops
+            # Triton.
             self._process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), str(binary.server)],
                 *arguments,
@@ -141,10 +148,10 @@ class EmbeddedTriton:
         return replace(addresses, pid=self.pid)
 
     async def wait(self) -> int:
-        """Wait until it ends; its exit status, negative for a signal.
+        """Wait until Triton ends and return its exit status, which is negative for a signal.
 
-        One that has crashed is ended: the handler of such a signal can hang for ever, in a process that
-        says that it lives, computes nothing, and whose memory nobody should trust.
+        A Triton whose log tells of a crash is killed. Its signal handler can hang forever, in a process that
+        reports itself live, computes nothing, and whose memory cannot be trusted.
         """
         assert self._process is not None
         ended = asyncio.ensure_future(self._process.wait())
@@ -159,7 +166,7 @@ class EmbeddedTriton:
             ended.cancel()
 
     async def stop(self) -> None:
-        """End it: politely, then by force."""
+        """End Triton with SIGTERM, then kill whatever of it is left."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -169,7 +176,7 @@ class EmbeddedTriton:
         await self.kill()
 
     async def kill(self) -> None:
-        """End it and its stubs at once, and remove their shared memory."""
+        """Kill Triton and its stubs at once, and remove their shared memory."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -178,7 +185,7 @@ class EmbeddedTriton:
         await asyncio.to_thread(remove_shared_memory, self.mark)
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         try:
             text = self.log_path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -186,7 +193,7 @@ class EmbeddedTriton:
         return "\n".join(text.splitlines()[-lines:])
 
     def _says_it_crashed(self, seen: int) -> tuple[bool, int]:
-        """Whether the log's whole lines from byte `seen` on tell of a crash, and the byte after them."""
+        """Return whether the log's complete lines from byte `seen` on tell of a crash, and where they end."""
         with suppress(OSError), self.log_path.open("rb") as log:
             log.seek(seen)
             new = log.read()
@@ -195,10 +202,10 @@ class EmbeddedTriton:
         return False, seen
 
     def _listen(self, private: Private) -> tuple[Addresses, list[str]]:
-        """Where Triton is to answer, and the arguments that make it listen there."""
+        """Return the addresses that Triton will have, and the arguments that make it listen there."""
         if self._ports is None:
             places = ((private.grpc, NUMBER), (private.metrics, NUMBER))
-            # Of the metrics the name alone is the socket's.
+            # Triton appends the number to the name of the gRPC socket, but not to that of the metrics.
             addresses = Addresses(f"{private.grpc}:{NUMBER}", private.metrics)
         else:
             grpc, metrics = _free_ports((self._ports.grpc, self._ports.metrics))
@@ -214,9 +221,9 @@ class EmbeddedTriton:
         return [
             f"--model-repository={private.models}",
             "--model-control-mode=explicit",
-            # The repository's configurations are complete; completing them starts every stub twice.
+            # The repository's configurations are complete; completing them would start every stub twice.
             "--disable-auto-complete-config",
-            # One model that fails to load must not make the server look dead.
+            # A single model that fails to load must not make the server look dead.
             "--strict-readiness=false",
             "--allow-http=false",
             f"--backend-directory={private.backends}",
@@ -250,7 +257,7 @@ class EmbeddedTriton:
 
 
 def _free_ports(wanted: tuple[int, int]) -> list[int]:
-    """Ports of the loopback interface: those wanted, and for each 0 one that is free at the moment."""
+    """Return the wanted ports of the loopback interface, with a port that is free now in place of each 0."""
     sockets, ports = [], []
     try:
         for port in wanted:

@@ -1,8 +1,10 @@
-"""Becomes Triton, killed when the process that started it ends, however that ends.
+"""Become Triton, which the kernel kills when its parent process ends, however that ends.
 
-Leaves it a pipe that nobody else writes to; its stubs end with the pipe (`backends/onnxruntime/lifeline.py`).
+Triton inherits a pipe that nobody else writes to. Its stubs end when the pipe closes
+(`backends/onnxruntime/parent_death.py`).
 
-Run as a script, with the parent's process id and a command; Linux only. Imports nothing of the project.
+This script runs on Linux only. Its arguments are the parent's process id and a command. It imports nothing
+of the project.
 """
 
 import ctypes
@@ -14,11 +16,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask the kernel for the signal, then replace this process by the command."""
+    """Ask the kernel for a SIGKILL at the parent's death, then replace this process by the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         sys.exit("the kernel does not end children with their parent (prctl failed)")
-    # The parent may have ended before the kernel was asked.
+    # The parent may have ended before the call above.
     if os.getppid() != parent:
         sys.exit("the process that started this one has ended")
     pipe = os.pipe()

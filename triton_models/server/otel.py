@@ -1,4 +1,4 @@
-"""OpenTelemetry's standard variables: where traces go, and how the embedded Triton is told.
+"""OpenTelemetry's standard environment variables, and the embedded Triton's arguments made from them.
 
 Source: OpenTelemetry's specification, "OpenTelemetry Protocol Exporter" and "Environment Variable".
 """
@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 SERVICE = "embedding-server"
-"""service.name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says another."""
+"""The service.name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES gives another one."""
 
 PROTOCOL = "http/protobuf"
-"""The one that is spoken: Triton's own exporter speaks OTLP over HTTP only, and both get one endpoint."""
+"""The only protocol supported. Triton's exporter speaks only OTLP over HTTP, and uses the same endpoint."""
 
 BATCHING = ("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
-"""Variables of sending in batches that Triton has settings for; it does not read them by itself."""
+"""The variables of batching for which Triton has settings; it does not read the variables itself."""
 
 
 class TelemetryError(ValueError):
-    """A variable cannot be used; the text is one line that names it."""
+    """A variable has a value that cannot be used; the message is one line that names the variable."""
 
 
 def traces_url(environment: Mapping[str, str]) -> str | None:
-    """Where spans are sent; None where tracing is off, as it is unless an endpoint is named.
+    """Return the URL for spans, or None if tracing is off, as it is by default.
 
     Raises:
-        TelemetryError: an exporter, a protocol or an endpoint that cannot be had here.
+        TelemetryError: The exporter, the protocol or the endpoint is not supported.
     """
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -55,12 +55,12 @@ def _is_http(url: str) -> bool:
 
 
 def trace_arguments(environment: Mapping[str, str]) -> list[str]:
-    """Arguments that make Triton send its spans where ours go; none where tracing is off.
+    """Return the arguments with which Triton sends its spans to our endpoint; none if tracing is off.
 
-    A rate of 0 has it trace the requests that come with a trace's context, and no others.
+    With a rate of 0 Triton traces only the requests that carry a trace context.
 
     Raises:
-        TelemetryError: as `traces_url`.
+        TelemetryError: As for `traces_url`.
     """
     url = traces_url(environment)
     if url is None:
@@ -80,7 +80,7 @@ def trace_arguments(environment: Mapping[str, str]) -> list[str]:
 
 
 def service_name(environment: Mapping[str, str]) -> str:
-    """The service.name of the front end."""
+    """Return the service.name of the gateway."""
     if name := environment.get("OTEL_SERVICE_NAME"):
         return name
     for attribute in environment.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):

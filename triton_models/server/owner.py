@@ -1,7 +1,7 @@
-"""One embedded Triton for all processes of this host that serve one repository.
+"""One embedded Triton, shared by all processes of this host that serve one repository.
 
-Whoever holds the lock starts it, watches it and writes where it answers; the others read that. When
-the holder ends, the kernel ends its Triton, and another process takes its place.
+The process that holds the lock owns Triton: it starts and watches it, and writes its addresses to a file that
+the others read. When the owner ends, the kernel kills its Triton and another process becomes the owner.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from triton_models.server.processes import command_line
 
 FOLLOW_SECONDS = 0.2
 WAITS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before the next start, one after another while runs fail."""
+"""The seconds before the next start, for each failed run in a row."""
 
 WAIT_OF_A_RUN = 3
-"""The place in WAITS that is not passed while Triton comes up: what ends it then is not its start."""
+"""The largest index in WAITS while Triton does come up: the start is then not what fails."""
 
 STABLE_SECONDS = 5.0
-"""A run that served this long was a good one: the next start does not wait."""
+"""The time after which a run counts as good; the next start then does not wait."""
 
 OnAddresses = Callable[[Addresses | None], Awaitable[None]]
 
@@ -37,10 +37,12 @@ logger = logging.getLogger(__name__)
 
 
 class SharedTriton:
-    """The part of one process in the Triton on `repository_root`.
+    """One process's share in the Triton on `repository_root`.
 
-    response_cache: as RESPONSE_CACHE. on_addresses: awaited with where Triton answers, each time it
-    has come up, and with None when it is gone.
+    Args:
+        repository_root: Directory of the model repository.
+        response_cache: Value of RESPONSE_CACHE.
+        on_addresses: Awaited with Triton's addresses each time it has come up, and with None when it is gone.
     """
 
     def __init__(self, repository_root: Path, response_cache: str, on_addresses: OnAddresses) -> None:
@@ -56,7 +58,7 @@ class SharedTriton:
         self.is_owner = False
 
     async def run(self) -> None:
-        """Take part until cancelled; the Triton of the owner ends with its task."""
+        """Own Triton or follow its owner until cancelled; the owner's Triton ends with this task."""
         while True:
             try:
                 with self._lock:
@@ -69,7 +71,7 @@ class SharedTriton:
             await asyncio.sleep(FOLLOW_SECONDS)
 
     def restart(self) -> None:
-        """Have Triton killed and started again, whoever owns it. Returns at once."""
+        """Have Triton killed and started again, whichever process owns it, and return at once."""
         if self.is_owner:
             self._restart.set()
             return
@@ -87,7 +89,7 @@ class SharedTriton:
                 good = loop.time() - served_since > STABLE_SECONDS
                 failures = 0 if good else min(failures, WAIT_OF_A_RUN)
             except (EmbeddedTritonError, OSError) as error:
-                # OSError: no memory for a process, no room for the log: it may pass.
+                # An OSError may be temporary: no memory for a process, or no room for the log.
                 self._report(str(error))
             wait = WAITS[min(failures, len(WAITS) - 1)]
             if wait:
@@ -96,7 +98,7 @@ class SharedTriton:
             failures += 1
 
     async def _serve_once(self) -> float:
-        """One run of Triton, from its start to its end; since when it answered, of the loop's time."""
+        """Run Triton from its start to its end; return the event loop's time at which it began to answer."""
         self._restart.clear()
         try:
             addresses = await self._triton.start()
@@ -118,7 +120,7 @@ class SharedTriton:
             await self._triton.kill()
 
     async def _end_of_run(self) -> str:
-        """Wait until Triton has ended or is to be ended; why."""
+        """Wait until Triton has ended or a restart is requested, and return the reason."""
         ended = asyncio.ensure_future(self._triton.wait())
         restart = asyncio.ensure_future(self._restart.wait())
         try:
@@ -131,7 +133,7 @@ class SharedTriton:
             restart.cancel()
 
     async def _follow(self) -> None:
-        """Look once at what the owner wrote."""
+        """Read once the addresses that the owner wrote."""
         addresses = await asyncio.to_thread(_read_record, self._record)
         if addresses is not None and self._triton.mark not in command_line(addresses.pid or 0):
             addresses = None

@@ -1,7 +1,7 @@
-"""The private directory of one run of Triton: the sockets it answers at, and plain names for what it reads.
+"""The private directory of one run of Triton: its sockets, and links with plain names to its directories.
 
-No other user can enter it, so whoever reaches Triton is of this user, or root. And Triton's Python backend
-starts its stubs by a line for a shell, in which no path may hold anything that a shell reads.
+No other user can enter it, so only this user and root can reach Triton. The links are needed because Triton's
+Python backend starts its stubs with a shell command, whose paths may hold no special character of the shell.
 """
 
 import tempfile
@@ -11,17 +11,21 @@ from pathlib import Path
 from triton_models.server.processes import SHARED_MEMORY
 
 UNIX = "unix:"
-"""Begins addresses that are sockets in the file system, as gRPC and Triton write them."""
+"""The prefix of an address that is a socket in the file system, in gRPC and in Triton."""
 
 NUMBER = 1
-"""The port that goes with a socket: Triton wants one, and appends it to the name of gRPC's."""
+"""The port beside a socket: Triton requires one, and appends it to the name of the gRPC socket."""
 
 
 @dataclass(frozen=True)
 class Private:
-    """What lies in one such directory; `remove_shared_memory` removes it, by the mark that begins its name.
+    """The entries of a private directory, which `remove_shared_memory` removes by its name's prefix.
 
-    models, backends: links to the repository and to the backends. grpc, metrics: "unix:PATH" to listen at.
+    Attributes:
+        models: Link to the model repository.
+        backends: Link to the directory of backends.
+        grpc: "unix:PATH" of the gRPC socket, without the number that Triton appends.
+        metrics: "unix:PATH" of the metrics socket.
     """
 
     models: Path
@@ -31,13 +35,13 @@ class Private:
 
     @classmethod
     def make(cls, mark: str, root: Path, backends: Path) -> "Private":
-        """A new one for the repository `root`.
+        """Make a new directory for the repository `root`, whose name begins with `mark`.
 
-        In shared memory, which Triton needs anyhow: its path is short and plain wherever the repository
-        lies, and it is of this host alone.
+        It is made in shared memory, which Triton needs anyway. So its path is short and plain wherever the
+        repository is, and it belongs to this host alone.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: The directory cannot be made.
         """
         path = Path(tempfile.mkdtemp(prefix=mark, dir=SHARED_MEMORY))
         made = cls(path / "models", path / "backends", f"{UNIX}{path}/grpc", f"{UNIX}{path}/metrics")
@@ -47,5 +51,5 @@ class Private:
 
 
 def socket_path(address: str) -> str | None:
-    """The file of an address that is a socket; None for "host:port"."""
+    """Return the path of an address that is a socket, or None for "host:port"."""
     return address.removeprefix(UNIX) if address.startswith(UNIX) else None

@@ -1,6 +1,6 @@
-"""Processes and shared memory as Linux shows them: what was left behind, and what a process does.
+"""Processes and shared memory on Linux: observe a process, remove what an earlier run left behind.
 
-Knows nothing about Triton but the marks it is given.
+This module knows nothing about Triton; callers pass the marks by which its processes are found.
 """
 
 import logging
@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; what is made there has a name of its own
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux keeps it there; names made there are unique
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Activity:
-    """What a process does at one moment.
+class ProcessActivity:
+    """The activity of a process at one moment.
 
-    ended: it is a zombie. stopped: a signal holds it. busy: a thread runs, waits for a core or for the disk.
-    ticks: CPU time of all its threads so far, in the kernel's ticks (10 ms).
+    Attributes:
+        ended: The process is a zombie.
+        stopped: A signal has stopped it.
+        busy: One of its threads runs, or waits for a core or for the disk.
+        ticks: CPU time of all its threads so far, in the kernel's ticks (10 ms).
     """
 
     ended: bool = False
@@ -32,28 +35,33 @@ class Activity:
     ticks: int = 0
 
 
-def activity(pid: int, *, closely: bool = True) -> Activity | None:
-    """What the process `pid` does now; None where there is none. closely: look at all its threads."""
+def activity(pid: int, *, closely: bool = True) -> ProcessActivity | None:
+    """Return the activity of the process `pid`, or None if there is none.
+
+    Args:
+        pid: Process id.
+        closely: Look at all threads of the process, not only at the main one.
+    """
     states, ticks = _stat(_PROC / str(pid))
     if not states:
         return None
     if states in ("Z", "X"):
-        return Activity(ended=True)
+        return ProcessActivity(ended=True)
     if states in ("T", "t"):
-        return Activity(stopped=True, ticks=ticks)
+        return ProcessActivity(stopped=True, ticks=ticks)
     if closely:
         with suppress(*_GONE):
             states += "".join(_stat(task)[0] for task in (_PROC / str(pid) / "task").iterdir())
-    return Activity(busy=any(state in states for state in "RD"), ticks=ticks)
+    return ProcessActivity(busy=any(state in states for state in "RD"), ticks=ticks)
 
 
 def command_line(pid: int) -> str:
-    """The arguments of a process, separated by spaces; empty where it is gone or a zombie."""
+    """Return the arguments of a process, separated by spaces; empty if it is gone or a zombie."""
     return " ".join(arguments(pid))
 
 
 def arguments(pid: int) -> list[str]:
-    """The arguments of a process; none where it is gone or a zombie."""
+    """Return the arguments of a process; an empty list if it is gone or a zombie."""
     try:
         content = (_PROC / str(pid) / "cmdline").read_bytes()
     except _GONE:
@@ -62,7 +70,7 @@ def arguments(pid: int) -> list[str]:
 
 
 def children(pid: int) -> set[int]:
-    """Child processes, those among them that have ended and were not waited for."""
+    """Return the ids of the child processes, including those that have ended and were not waited for."""
     found: set[int] = set()
     with suppress(*_GONE):
         for task in (_PROC / str(pid) / "task").iterdir():
@@ -72,7 +80,7 @@ def children(pid: int) -> set[int]:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill every process of ours that has `mark` in its arguments, but this one."""
+    """Kill every process of ours, except this one, that has `mark` in its arguments."""
     for entry in _PROC.iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -83,7 +91,7 @@ def kill_marked(mark: str) -> None:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove shared memory, and directories beside it, whose names start with `prefix`."""
+    """Remove all shared memory, and directories beside it, whose names start with `prefix`."""
     for path in SHARED_MEMORY.glob(f"{prefix}*"):
         with suppress(FileNotFoundError, PermissionError):
             if path.is_dir() and not path.is_symlink():
@@ -93,11 +101,12 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def _stat(directory: Path) -> tuple[str, int]:
-    """State and CPU time of a process or a thread; no state where it is gone."""
+    """Return the state and the CPU time of a process or thread; the state is empty if it is gone."""
     try:
         stat = (directory / "stat").read_text(errors="replace")
     except _GONE:
         return "", 0
-    # The name, in parentheses, may hold anything; the state follows it, utime and stime eleven fields on.
+    # The name, in parentheses, may hold any character. The state follows it; utime and stime are eleven and
+    # twelve fields further on.
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[11]) + int(fields[12])

@@ -1,7 +1,4 @@
-"""The setting RESPONSE_CACHE: what it may say, and what Triton is told.
-
-Knows nothing about what is cached.
-"""
+"""The setting RESPONSE_CACHE: its values, and Triton's arguments for them."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +7,7 @@ from pathlib import Path
 from triton_models.client.errors import EmbeddedTritonError
 
 DEFAULT_RESPONSE_CACHE = "local:134217728"
-"""128 MiB in Triton's memory."""
+"""The default: 128 MiB in Triton's memory."""
 
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,14})")
 _REDIS = re.compile(r"redis://([A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -18,7 +15,12 @@ _REDIS = re.compile(r"redis://([A-Za-z0-9._-]+):([0-9]{1,5})")
 
 @dataclass(frozen=True)
 class ResponseCache:
-    """kind: `local`, `redis` or `off`. options: of Triton's `--cache-config KIND,NAME=VALUE`."""
+    """A parsed RESPONSE_CACHE.
+
+    Attributes:
+        kind: `local`, `redis` or `off`.
+        options: Values by name for Triton's `--cache-config KIND,NAME=VALUE`.
+    """
 
     kind: str
     options: dict[str, str]
@@ -28,8 +30,7 @@ def parse_response_cache(value: str) -> ResponseCache:
     """Read `local:SIZE_IN_BYTES`, `redis://host:port` or `off`.
 
     Raises:
-        ValueError: anything else.
-
+        ValueError: The value has another form.
     """
     if value == "off":
         return ResponseCache("off", {})
@@ -41,18 +42,17 @@ def parse_response_cache(value: str) -> ResponseCache:
 
 
 def cache_arguments(cache: ResponseCache, caches: Path) -> list[str]:
-    """The options for a Triton whose cache libraries lie in the directory `caches`.
+    """Return the arguments for a Triton whose cache libraries are in the directory `caches`.
 
     Raises:
-        EmbeddedTritonError: this Triton has no such library.
-
+        EmbeddedTritonError: This Triton has no library for this kind of cache.
     """
     if cache.kind == "off":
         return []
     if not (caches / cache.kind / f"libtritoncache_{cache.kind}.so").is_file():
         raise EmbeddedTritonError(
             f"RESPONSE_CACHE: the embedded Triton has no {cache.kind} cache: use local:SIZE_IN_BYTES or off, "
-            "or set TRITON_GRPC_URL to NVIDIA's container, which has it"
+            "or set TRITON_GRPC_ADDRESS to NVIDIA's container, which has it"
         )
     arguments = [f"--cache-directory={caches}"]
     return arguments + [

@@ -1,6 +1,6 @@
-"""The Triton that serves, as the gateway sees it: the embedded one, or one at TRITON_GRPC_URL.
+"""The Triton that serves, as the gateway sees it: the embedded one, or one at TRITON_GRPC_ADDRESS.
 
-Hides who started it and when it comes and goes; holds the client to where it is now.
+It hides which process started Triton and when Triton restarts, and holds the client for its current address.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from triton_models.client.channel import OPEN, Access
+from triton_models.client.channel import OPEN, ChannelOptions
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.server.embedded import Addresses
@@ -20,18 +20,22 @@ from triton_models.server.stubs import Stubs
 RESTART_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
 _END_SECONDS = 1.5
-"""In which the end of a Triton that crashed is noticed, with its log looked at four times a second."""
+"""The time within which a crash of Triton is noticed; its log is searched four times a second."""
 
 logger = logging.getLogger(__name__)
 
 
 class Triton:
-    """Used as an asynchronous context manager; entering does not wait until Triton answers.
+    """The Triton that serves, an asynchronous context manager; entering does not wait until Triton answers.
 
-    repository_root: what the embedded Triton serves. response_cache: its RESPONSE_CACHE.
-    grpc_url: "host:port" of a Triton that is there already; None starts the embedded one.
-    metrics_url: "host:port" of that one's metrics. access: what it asks for. channels: connections to it.
-    on_restart: called when the embedded one has come up again.
+    Args:
+        repository_root: Directory that the embedded Triton serves.
+        response_cache: Value of RESPONSE_CACHE for the embedded Triton.
+        grpc_url: "host:port" of a running Triton; None starts the embedded one.
+        metrics_url: "host:port" of the running Triton's metrics.
+        channels: Number of connections to Triton.
+        access: TLS and headers that Triton requires.
+        on_restart: Called when the embedded Triton has come up again.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Triton:
         grpc_url: str | None = None,
         metrics_url: str | None = None,
         channels: int = 2,
-        access: Access = OPEN,
+        access: ChannelOptions = OPEN,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = repository_root
@@ -58,12 +62,12 @@ class Triton:
         self._shared: SharedTriton | None = None
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
-        """Counts the connections made: another number may mean another Triton, with nothing loaded."""
+        """The number of connections made. A changed number may mean a new Triton with nothing loaded."""
         self.stubs: Stubs | None = None
-        """Its models' processes, where Triton runs on this host."""
+        """The processes of the models, if Triton is the embedded one."""
 
     async def __aenter__(self) -> "Triton":
-        """Begin; one that cannot be started shows in `last_error`, and starting it is tried again."""
+        """Begin to start Triton or connect to it; a failed start is in `last_error` and is tried again."""
         if self._elsewhere is not None:
             await self._move(self._elsewhere)
             return self
@@ -83,11 +87,10 @@ class Triton:
 
     @property
     def client(self) -> TritonClient:
-        """The client to the Triton of this moment.
+        """The client for the current Triton.
 
         Raises:
-            TritonUnavailable: there is none.
-
+            TritonUnavailable: There is no Triton at the moment.
         """
         if self._client is None:
             raise TritonUnavailable("Triton is starting")
@@ -95,28 +98,29 @@ class Triton:
 
     @property
     def metrics_address(self) -> str | None:
-        """Where Triton's own metrics are, as "host:port" or "unix:PATH"; None where that is not known."""
+        """The address of Triton's own metrics, "host:port" or "unix:PATH"; None if it is not known."""
         return None if self._addresses is None else self._addresses.metrics
 
     @property
     def last_error(self) -> str | None:
-        """Why the embedded Triton is not up, for the operator; None while it is."""
+        """The reason why the embedded Triton is not up, for the operator; None while it is."""
         return None if self._shared is None else self._shared.last_error
 
     @property
     def is_owner(self) -> bool:
-        """Whether the embedded Triton is this process's child, which it ends with."""
+        """True if the embedded Triton is a child of this process and ends with it."""
         return self._shared is not None and self._shared.is_owner
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it is one of TRITON_GRPC_URL, that nobody here can start."""
+        """True for the Triton at TRITON_GRPC_ADDRESS, which this process cannot start."""
         return self._elsewhere is not None
 
     async def reconnect(self) -> None:
-        """Find the Triton of TRITON_GRPC_URL anew: its name may have another address, its connection be dead.
+        """Connect again to the Triton at TRITON_GRPC_ADDRESS.
 
-        Calls under way fail after some seconds.
+        Its name may have another address by now, or the connection may be dead. Running calls fail after some
+        seconds.
         """
         await self._move(self._elsewhere)
 
@@ -124,8 +128,8 @@ class Triton:
         """Wait until Triton answers.
 
         Raises:
-            EmbeddedTritonError: it failed to start. TritonTimeout: it did not within `timeout` seconds.
-
+            EmbeddedTritonError: The embedded Triton failed to start.
+            TritonTimeout: Triton did not answer within `timeout` seconds.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         while self._client is None or not await self._client.server_ready(1.0):
@@ -136,13 +140,12 @@ class Triton:
             await asyncio.sleep(0.05)
 
     async def restart(self) -> None:
-        """Kill the embedded Triton and wait until the next one answers; all models must be loaded anew.
+        """Kill the embedded Triton and wait until the next one answers; all models must be loaded again.
 
-        For a Triton that is not ours, nothing can be done.
+        For a Triton at TRITON_GRPC_ADDRESS this only logs an error.
 
         Raises:
-            TritonTimeout: the next one did not come up.
-
+            TritonTimeout: The next Triton did not come up.
         """
         if self._shared is None:
             logger.error("the Triton at %s should be started again", self._elsewhere)
@@ -152,11 +155,12 @@ class Triton:
         await self._wait_for_next(seen)
 
     async def has_ended(self, seen: int) -> bool:
-        """Whether the Triton of generation `seen` is gone, or goes in a moment; then the next one is there.
+        """Return whether the Triton of generation `seen` has ended or ends within `_END_SECONDS`.
+
+        If it has, the call returns once the next Triton has come up.
 
         Raises:
-            TritonTimeout: the next one did not come up.
-
+            TritonTimeout: The next Triton did not come up.
         """
         try:
             async with asyncio.timeout(_END_SECONDS), self._changed:
@@ -174,7 +178,7 @@ class Triton:
             raise TritonTimeout("Triton did not come up again in time") from error
 
     async def _move(self, addresses: Addresses | None) -> None:
-        """Let go of the old client and make the one for `addresses`."""
+        """Drop the old client and make the one for `addresses`."""
         old, self._client = self._client, None
         self._addresses = addresses
         self.stubs = None
@@ -183,11 +187,12 @@ class Triton:
                 self.stubs = Stubs(addresses.pid)
             self._client = TritonClient(addresses.grpc, self._channels, self._access)
             self.generation += 1
-            # Of the processes that share an embedded one, only its owner tells.
+            # Only the owner of a shared Triton reports the restart.
             if self.generation > 1 and self._shared is not None and self._shared.is_owner:
                 self._on_restart()
         if old is not None:
-            # Its calls fail by themselves, their Triton is gone; closing at once would cancel their callers.
+            # The old client's calls fail by themselves, as their Triton is gone. Closing the client at once
+            # would cancel their callers.
             task = asyncio.create_task(old.close(_CLOSE_SECONDS))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

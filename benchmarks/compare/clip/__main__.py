@@ -1,7 +1,7 @@
 """The CLIP comparison by one command: `benchmarks/run clip`.
 
-Makes the model, installs infinity-emb, measures in rounds, writes tables and JSON. Progress goes to standard
-error, the tables to standard output.
+The command makes the model, installs infinity-emb, measures in rounds, and writes tables and JSON. Progress
+goes to standard error, the tables to standard output.
 """
 
 import sys
@@ -20,7 +20,7 @@ from benchmarks.compare.rounds import run_server, version_directory
 from benchmarks.compare.servers import Server, ServerFailed, running
 from benchmarks.compare.targets import Round
 from triton_models.client.requests import image_request
-from triton_models.contract.names import clip_served_names
+from triton_models.contract.names import clip_triton_names
 from triton_models.repository.repository import Repository
 
 _MODULE = "benchmarks.compare.clip.in_process"
@@ -56,7 +56,7 @@ def _make_model() -> None:
 
 
 def _run_round(servers: Sequence[Server], number: int, seconds: float) -> Round:
-    """Measure the towers in process, every server, and the front end under stress."""
+    """Measure the towers in process, every server, and the gateway under stress."""
     arguments = (str(number), str(seconds / 3))
     say(f"round {number}: open_clip in process")
     open_clip = in_process(_MODULE, "open_clip", *arguments)
@@ -73,7 +73,7 @@ def _run_round(servers: Sequence[Server], number: int, seconds: float) -> Round:
         if server.ours and "failure" not in measures["ours"]:
             measures["ours"] |= {"wire": {"bytes": _wire_bytes()}, **_stress(number, seconds)}
             say(f"round {number}: the engines in process")
-            version = version_directory(OURS.repository, clip_served_names(**MODEL).image)
+            version = version_directory(OURS.repository, clip_triton_names(**MODEL).image)
             measures["engine"] = {"images": in_process(_MODULE, "engine", *arguments, version)}
             say(f"  {measures['engine']['images']['best']:.1f} images/s")
     return measures
@@ -93,8 +93,8 @@ def _stress(number: int, seconds: float) -> dict[str, Any]:
 
 
 def _wire_bytes() -> int:
-    """Return the number of bytes that the front end sends to Triton as the content of one image."""
-    name = clip_served_names(**MODEL).image
+    """Return the number of bytes that the gateway sends to Triton as the content of one image."""
+    name = clip_triton_names(**MODEL).image
     manifest = Repository(OURS.repository).manifest(name)
     assert manifest.image is not None
     pixels = np.zeros((1, manifest.image.height, manifest.image.width, 3), np.uint8)

@@ -7,7 +7,7 @@ from benchmarks.compare.servers import HOST, Server, infinity_command, openai_di
 
 DIRECTORY = WORK / "clip"
 MODEL = {"model_name": "ViT-B-32", "pretrained": "ViT-B-32.pt"}
-"""Written by `model`, in another process, so that this one imports no torch."""
+"""The name of the model. `model` writes it in another process, so that this one does not import torch."""
 
 OURS = Server(
     "ours",
@@ -29,7 +29,7 @@ OURS = Server(
 STALL_SERVER = replace(
     OURS, name="ours, with a clock", command=("-m", "benchmarks.compare.clip.stall_server")
 )
-"""The same with a clock on its event loop."""
+"""Our server with a clock on its event loop."""
 
 INFINITY = Server(
     "infinity",

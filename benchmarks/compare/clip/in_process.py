@@ -4,8 +4,8 @@
     python -m benchmarks.compare.clip.in_process engine ROUND SECONDS VERSION_DIRECTORY
     python -m benchmarks.compare.clip.in_process fixed77 ROUND SECONDS
 
-`open_clip` goes first: it writes the vectors that all contestants are compared with. The last line printed
-is JSON.
+`open_clip` must run first: it writes the vectors with which all contestants are compared. The last line
+printed is JSON.
 """
 
 import io
@@ -46,7 +46,7 @@ Run = Callable[[list[Any]], Vectors]
 def image_rate(
     decode: Decode, run: Run, images: Sequence[bytes], batch: int, seconds: float
 ) -> dict[str, float]:
-    """Return images a second, by how decoding and the tower share the cores."""
+    """Return images per second for each way in which decoding and the tower share the cores."""
     with ThreadPoolExecutor(CORES) as pool:
 
         def batches() -> Iterator[list["Future[Any]"]]:
@@ -69,7 +69,7 @@ def image_rate(
 
 
 def best_image_rate(decode: Decode, run: Run, images: Sequence[bytes], seconds: float) -> dict[str, float]:
-    """Return images a second by batch size and way, the fastest as `best`, and of the tower alone."""
+    """Return images per second by batch size and way, the fastest as `best`, and for the tower alone."""
     run([decode(one) for one in images[:16]])
     found: dict[str, float] = {}
     for batch in BATCHES:
@@ -115,7 +115,7 @@ def measure_open_clip(inputs: Inputs, seconds: float) -> dict[str, Any]:
 
 
 def measure_engines(inputs: Inputs, seconds: float, version: Path) -> dict[str, Any]:
-    """Measure every engine that keeps to the reference, with the front end's own decoding."""
+    """Measure every engine that keeps to the reference, with the gateway's own decoding."""
     from gateway.images.preprocessing import open_image, preprocess
     from triton_models.backends.onnxruntime.image_engine import ImageEngine
     from triton_models.backends.onnxruntime.image_engine_selection import IMAGE_ENGINES, image_engine_for
@@ -175,7 +175,7 @@ def _sample_images() -> list[bytes]:
 
 
 def main(part: str, number: int, seconds: float, *version: str) -> None:
-    """Measure, and print JSON."""
+    """Measure one part and print JSON."""
     inputs = Inputs(number)
     if part == "open_clip":
         measured = measure_open_clip(inputs, seconds)

@@ -1,10 +1,10 @@
-"""The model of the CLIP comparison: a true ViT-B-32 with seeded random weights, in three forms.
+"""The model of the CLIP comparison: a real ViT-B-32 with seeded random weights, in three forms.
 
     sources/ViT-B-32.pt   a checkpoint, as `torch.save` writes it; our server loads it by /load_clip_model
     transformers/         the same weights as a CLIPModel of transformers, for infinity-emb
     fixed77.onnx          the text tower as usually exported: INT64 [batch, 77] in, FP32 [batch, 512] out
 
-Real weights need a hub; a tower of the same shape costs the same time.
+Real weights would have to come from a hub; a tower of the same shape takes the same time.
 
 Usage: python -m benchmarks.compare.clip.model DIRECTORY, in the project's environment.
 """
@@ -62,7 +62,7 @@ def write_transformers(model: Any, directory: Path) -> None:  # noqa: ANN401 - a
     twin.load_state_dict(renamed(model.state_dict()))
     directory.mkdir(parents=True, exist_ok=True)
     twin.save_pretrained(directory)
-    # infinity-emb cuts texts at this, for which transformers 4 takes 20 where it is not said.
+    # infinity-emb truncates texts at `max_length`, for which transformers 4 has a default of 20.
     saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     (directory / "config.json").write_text(json.dumps({**saved, "max_length": CONTEXT}), encoding="utf-8")
     CLIPImageProcessor().save_pretrained(directory)
@@ -92,7 +92,7 @@ def renamed(state: State) -> State:
     }
     norms = {
         "text_model.final_layer_norm": "ln_final",
-        # Spelled so in transformers.
+        # transformers has this misspelling.
         "vision_model.pre_layrnorm": "visual.ln_pre",
         "vision_model.post_layernorm": "visual.ln_post",
     }
@@ -119,14 +119,14 @@ def renamed(state: State) -> State:
 
 
 class FixedText(torch.nn.Module):
-    """The text tower alone."""
+    """The text tower of a CLIP model alone."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return vectors, FP32 [batch, D], of token ids, INT64 [batch, 77]."""
+        """Return the vectors, FP32 [batch, D], of token ids, INT64 [batch, 77]."""
         vectors: torch.Tensor = self.model.encode_text(input_ids)
         return vectors
 

@@ -1,7 +1,7 @@
 """The application with a clock on its event loop; `GET /stalls` returns its longest recent stall.
 
 A stall is the time by which a short sleep lasts too long. On a busy machine a part of it is the wait for a
-core, which no program can avoid; Linux counts that wait, and it is shown separately.
+core, which no program can avoid. Linux counts that wait, so it can be shown separately.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from gateway.telemetry.logs import set_up_logging
 SLEEP = 0.002
 
 _stalls: list[tuple[float, float]] = []
-"""Seconds by the clock, and without the wait for a core."""
+"""The stalls in seconds, by the clock and without the wait for a core."""
 
 
 async def watch() -> None:
-    """Sleep and compare the time, without end."""
+    """Sleep and record the stalls, forever."""
     with Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").open("rb", buffering=0) as schedule:
 
         def waited() -> float:

@@ -1,4 +1,4 @@
-"""The front end under image load: the event loop's longest stall, and the memory that large images take."""
+"""The gateway under image load: the event loop's longest stall, and the memory that large images take."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from benchmarks.loadtest.loops import Outcome, closed_loop, given
 
 CONNECTIONS = 16
 LARGE = (4000, 3000)
-"""Width and height: 12 megapixels."""
+"""The width and height of a large image, 12 megapixels."""
 
 LARGE_AT_ONCE, LARGE_DISTINCT = 64, 8
 IMAGES = 1500
@@ -22,7 +22,7 @@ IMAGES = 1500
 
 def stall(up: Running, inputs: Inputs, seconds: float) -> dict[str, Any]:
     """Measure the longest stall under the image load of the table."""
-    # The first request of its route imports modules, some 20 ms, which is not the images' doing.
+    # The route's first request imports modules for some 20 ms, which the images do not cause.
     _stalls(up)
     _send(up, inputs.take("images", 100), CONNECTIONS, seconds / 4)
     _stalls(up)
@@ -33,14 +33,14 @@ def stall(up: Running, inputs: Inputs, seconds: float) -> dict[str, Any]:
 
 
 def memory(up: Running, inputs: Inputs) -> dict[str, Any]:
-    """Measure bytes resident in the front end, idle and at most under LARGE_AT_ONCE large images.
+    """Measure the gateway's resident bytes, idle and at the peak under LARGE_AT_ONCE large images.
 
-    Idle is after a few small images, when libraries are loaded and threads are started.
+    The idle value is taken after a few small images, when libraries are loaded and threads are started.
     """
     _send(up, inputs.take("images", 64), CONNECTIONS, 10)
     large = [data_uri(_enlarged(image)) for image in inputs.images(LARGE_DISTINCT)]
     idle = _resident(up.pid, "VmRSS")
-    # Linux's own record of the peak, set back to the present.
+    # This resets Linux's record of the peak to the present value.
     Path(f"/proc/{up.pid}/clear_refs").write_text("5", encoding="ascii")
     _stalls(up)
     outcome = _send(up, large * (LARGE_AT_ONCE // LARGE_DISTINCT), LARGE_AT_ONCE, 1e9)

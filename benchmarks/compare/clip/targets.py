@@ -13,7 +13,7 @@ LOADS = (
     Load("images", _IMAGES, "images", 1500, 16),
     Load("image_latency", "1 connection, one 640x480 JPEG", "images", 1500, 1),
 )
-"""Captions have 5 to 20 words; images go as data URIs. All are unique."""
+"""The loads. Captions have 5 to 20 words, images are data URIs, and all are unique."""
 
 
 def _over_fixed(load: str) -> Figure:

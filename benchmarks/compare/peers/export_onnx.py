@@ -1,6 +1,6 @@
-"""An ordinary ONNX export for the peers that want one: token vectors out, padded batches in.
+"""An ordinary ONNX export for the peers that need one: padded batches in, token vectors out.
 
-Runs in the environment `infinity`, which has optimum. Usage: python export_onnx.py MODEL_DIRECTORY OUTPUT
+It runs in the environment `infinity`, which has optimum. Usage: python export_onnx.py MODEL_DIRECTORY OUTPUT
 """
 
 import json
@@ -14,7 +14,7 @@ def main(model: Path, output: Path) -> None:
     """Export the model, and make every reader truncate texts where sentence-transformers does."""
     main_export(str(model), output=str(output), task="feature-extraction", library_name="transformers")
     limit = json.loads((model / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
-    # infinity's optimum engine cuts at the one, fastembed at the least of the others.
+    # infinity's optimum engine truncates at the first value, fastembed at the least of the others.
     changes = {
         "config.json": {"max_position_embeddings": limit},
         "tokenizer_config.json": {"model_max_length": limit, "max_length": limit},

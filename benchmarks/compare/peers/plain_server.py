@@ -1,4 +1,4 @@
-"""A library behind a plain FastAPI with a thread pool: one call of the model a request.
+"""A library behind a plain FastAPI with a thread pool, with one call of the model for each request.
 
 Usage: python plain_server.py plain MODEL_DIRECTORY PORT       sentence-transformers
        python plain_server.py fastembed ONNX_DIRECTORY PORT    fastembed, on an ONNX export
@@ -47,7 +47,7 @@ def fastembed(directory: str) -> Embed:
 
 
 class Body(BaseModel):
-    """Texts to embed."""
+    """The texts to embed."""
 
     text: list[str]
 
@@ -59,7 +59,7 @@ def main(library: str, directory: str, port: int) -> None:
 
     @app.post("/embed")
     def vectors(body: Body) -> dict[str, list[list[float]]]:
-        """Embed the texts; not async, so that FastAPI runs it in its thread pool."""
+        """Embed the texts; the function is not async, so that FastAPI runs it in its thread pool."""
         return {"embedding": embed(body.text).tolist()}
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)

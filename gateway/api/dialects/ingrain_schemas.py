@@ -6,9 +6,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel
 
 from gateway.api.base_schemas import RequestBody
-from gateway.api.embedding_schemas import Deadline, Images, Texts
+from gateway.api.embedding_schemas import Images, Texts, TimeoutField
 from gateway.api.schemas import CLIP_EXAMPLE, IMAGE_EXAMPLE, MODEL_EXAMPLE, PRETRAINED_EXAMPLE
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from triton_models.contract.names import HUB_PREFIX
 
 NAME = {"name": MODEL_EXAMPLE}
@@ -37,12 +37,12 @@ class Named(RequestBody):
     @model_validator(mode="after")
     def _can_be_a_model(self) -> Self:
         if self.pretrained is not None:
-            Reference.named(self.name, self.pretrained)
+            ModelId.named(self.name, self.pretrained)
         return self
 
 
 class NameOrModelName(BaseModel):
-    """What tells a body of ours from one of ingrain's client."""
+    """The fields that distinguish a native body from a body of ingrain's client."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -51,33 +51,33 @@ class NameOrModelName(BaseModel):
 
     @property
     def is_named(self) -> bool:
-        """Whether it is one of ingrain's client."""
+        """True for a body of ingrain's client."""
         return self.name is not None and self.model_name is None
 
 
 class LoadModel(Named):
-    """Body of `POST /load_model`; there are no classifiers here, so no `timm`."""
+    """Body of `POST /load_model`; the library `timm` is missing, since this server has no classifiers."""
 
     library: Literal["open_clip", "sentence_transformers"] = Field(description="That the model is of.")
 
     @model_validator(mode="after")
     def _is_of_the_library(self) -> Self:
-        self.reference()
+        self.model_id()
         return self
 
-    def reference(self) -> Reference:
-        """The model that is meant; of a CLIP model what follows the `/` or `:` is its `pretrained`."""
+    def model_id(self) -> ModelId:
+        """Return the identity of the model; for CLIP, `pretrained` may follow the name after `/` or `:`."""
         if self.library == "sentence_transformers" or self.pretrained is not None:
-            return Reference.named(self.name, self.pretrained)
+            return ModelId.named(self.name, self.pretrained)
         name = self.name if self.name.startswith(HUB_PREFIX) else self.name.replace("/", ":", 1)
-        reference = Reference.parse(name)
-        if not reference.is_clip:
+        model_id = ModelId.parse(name)
+        if not model_id.is_clip:
             raise ValueError(f"name: a CLIP model is NAME/PRETRAINED or {HUB_PREFIX}OWNER/NAME")
-        return reference
+        return model_id
 
 
-class EmbedFields(Named, Deadline):
-    """What all embedding routes take."""
+class EmbedFields(Named, TimeoutField):
+    """Fields that all embedding routes accept."""
 
     normalize: bool | None = Field(True, description="Scale every vector to unit length.")
     n_dims: int | None = Field(
@@ -124,7 +124,7 @@ class EmbedAnswer(BaseModel):
 
 
 class EmbedBothAnswer(BaseModel):
-    """Answer of `POST /embed`; what was not asked for is null."""
+    """Answer of `POST /embed`; the embeddings of a missing input are null."""
 
     textEmbeddings: list[list[float]] | None  # noqa: N815 - the original's spelling
     imageEmbeddings: list[list[float]] | None  # noqa: N815 - the original's spelling

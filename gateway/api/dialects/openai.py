@@ -1,7 +1,7 @@
 """OpenAI's embeddings API: `POST /v1/embeddings`, `GET /v1/models`.
 
-Source: OpenAI's API reference. Images are asked for as with infinity: `"modality": "image"`, and as `input`
-data URIs, URLs or base64.
+Source: OpenAI's API reference. Images are sent as to the infinity server: `"modality": "image"`, with data
+URIs, URLs or base64 as `input`.
 """
 
 import time
@@ -15,14 +15,22 @@ from starlette.responses import Response
 from gateway.api import fields
 from gateway.api.dependencies import services
 from gateway.api.dialects.openai_schemas import EmbeddingList, Model, Models, OpenAIError
-from gateway.api.embedding_schemas import Deadline, Strings, TextFields, VectorFields
+from gateway.api.embedding_schemas import Strings, TextFields, TimeoutField, VectorFields
 from gateway.api.openapi import json_body, responses
-from gateway.api.responses import JSON, PLAIN, PLAIN_JSON, Answer, Form, json, shaped, written
+from gateway.api.responses import (
+    JSON,
+    PLAIN,
+    PLAIN_JSON,
+    Answer,
+    OutputFormat,
+    json_response,
+    shaped,
+    to_response,
+)
 from gateway.api.schemas import IMAGE_EXAMPLE, MODEL_EXAMPLE
 from gateway.api.services import Services
-from gateway.errors import EmptyInput, InvalidInput, ModelNotFound, TooLarge
+from gateway.errors import EmptyInput, InvalidInput, ModelNotFound
 from gateway.inference.vectors import Vectors, base64_rows
-from gateway.model_id import Reference
 from gateway.models.status import LoadedModel
 from gateway.text.prompts import TextOptions
 from triton_models.client.requests import REQUEST_ID
@@ -46,7 +54,7 @@ PURPOSES: dict[str, InputType] = {
         ("document", "passage", "search_document", "retrieval.passage", "code.passage"), "document"
     ),
 }
-"""What Cohere, Voyage, NIM and Jina call queries and documents."""
+"""Our input type for the words that Cohere, Voyage, NIM and Jina use."""
 
 Purpose = Literal[
     "query",
@@ -65,10 +73,10 @@ Purpose = Literal[
 ]
 
 END_OF_NIM: dict[Any, Literal["left", "right"]] = {"START": "left", "END": "right"}
-"""What NIM and Cohere cut off, by the value of `truncate`."""
+"""The end that NIM and Cohere cut off, by the value of `truncate`."""
 
 
-class EmbeddingsRequest(TextFields, VectorFields, Deadline):
+class EmbeddingsRequest(TextFields, VectorFields, TimeoutField):
     """Body of `POST /v1/embeddings`: OpenAI's fields, then those of this server."""
 
     is_dialect = True
@@ -94,7 +102,7 @@ class EmbeddingsRequest(TextFields, VectorFields, Deadline):
     )
 
     def text_options(self) -> TextOptions:
-        """The fields as the tokenizer knows them."""
+        """Return the options of the tokenizer that the fields describe."""
         if self.input_type is None and self.truncate is True:
             return super().text_options()
         end = END_OF_NIM.get(self.truncate)
@@ -109,12 +117,12 @@ class EmbeddingsRequest(TextFields, VectorFields, Deadline):
             None if self.input_type in ("query", "document") else self.input_type,
         )
 
-    def form(self) -> Form:
-        """The fields as the writer of answers knows them.
+    def form(self) -> OutputFormat:
+        """Return the output format that the fields describe.
 
         Raises:
-            InvalidInput: int8 or uint8 is asked for without ranges, by another API's name. Clients of that
-                API compare vectors of several requests, of which each would have ranges of its own.
+            InvalidInput: another API's field asks for int8 or uint8 without `ranges`. Clients of such an API
+                compare vectors of several requests, but each request would get ranges of its own.
         """
         form = super().form()
         if form.calibrates:
@@ -146,42 +154,39 @@ async def post_embeddings(request: Request) -> Response:
     """Embed texts, token ids or images."""
     start = time.perf_counter()
     async with services(request).bodies.parsed(request, EmbeddingsRequest) as body:
-        return written(await embeddings(services(request), body, start, JSON))
+        return to_response(await embeddings(services(request), body, start, JSON))
 
 
 @router.get("/models", response_model=Models)
 async def list_models(request: Request) -> Response:
-    """The loaded models."""
+    """List the loaded models."""
     loaded = await services(request).status.loaded()
-    return json({"object": "list", "data": [as_model(model) for model in loaded]})
+    return json_response({"object": "list", "data": [as_model(model) for model in loaded]})
 
 
 @router.get("/models/{model:path}", response_model=Model)
 async def get_model(request: Request, model: str) -> Response:
-    """One loaded model."""
-    reference = await services(request).catalog.named(model)
+    """Return one loaded model."""
+    model_id = await services(request).catalog.named(model)
     for found in await services(request).status.loaded():
-        if found.reference == reference:
-            return json(as_model(found))
-    raise ModelNotFound(f"model {reference} is not loaded; GET /v1/models lists those that are")
+        if found.model_id == model_id:
+            return json_response(as_model(found))
+    raise ModelNotFound(f"model {model_id} is not loaded; GET /v1/models lists those that are")
 
 
 async def embeddings(services: Services, body: EmbeddingsRequest, _start: float, _media: str) -> Answer:
-    """The answer to a body of `POST /v1/embeddings`, which is always JSON."""
-    try:
+    """Return the answer to `POST /v1/embeddings`, which is always JSON."""
+    with fields.named_as_asked({"input": body.input}, body.__pydantic_extra__):
         form = body.form()
         vectors, tokens = await embed(services, body)
         taken: dict[str, Any] = {"embedding": vectors}
         if form is not PLAIN:
             taken = shaped(form, taken)
-    except (InvalidInput, TooLarge) as error:
-        fields.tell_as_asked(error, {"input": body.input}, body.__pydantic_extra__)
-        raise
     rows: Any = taken.pop("embedding")
     if form.encoding_format == "base64":
         rows = base64_rows(rows)
     answer = {
-        # Mistral's clients need one.
+        # Mistral's clients require an id.
         "id": f"embd-{REQUEST_ID.get()}",
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
@@ -193,20 +198,20 @@ async def embeddings(services: Services, body: EmbeddingsRequest, _start: float,
 
 
 async def embed(services: Services, body: EmbeddingsRequest) -> tuple[Vectors, int]:
-    """Vectors float32 [n, D] of the body's input, and its tokens."""
+    """Return the vectors of the input, float32 [n, D], and its number of tokens (0 for images)."""
     inputs, _ = as_list(body.input)
     if not inputs:
         raise EmptyInput("input: an empty list; send at least one input")
-    reference = await services.catalog.named(body.model)
+    model_id = await services.catalog.named(body.model)
     normalize = body.normalize is not False
     if body.modality == "image":
         if not isinstance(inputs[0], str):
             raise InvalidInput("input: token ids are no images; send data URIs, URLs or base64")
         return await services.image_embedder.embed(
-            reference, inputs, normalize=normalize, field="input", timeout_ms=body.timeout_ms
+            model_id, inputs, normalize=normalize, field="input", timeout_ms=body.timeout_ms
         ), 0
     return await services.embedder.embed(
-        reference,
+        model_id,
         inputs,
         normalize=normalize,
         options=body.text_options(),
@@ -215,27 +220,16 @@ async def embed(services: Services, body: EmbeddingsRequest) -> tuple[Vectors, i
     )
 
 
-def asked(body: EmbeddingsRequest) -> tuple[Reference, int] | None:
-    """The model and the number of texts that a body asks for; None where it asks for images.
-
-    Raises:
-        InvalidModelName: no model can have this name.
-    """
-    if body.modality == "image":
-        return None
-    return Reference.parse(body.model), len(as_list(body.input)[0])
-
-
 def as_list(given: Any) -> tuple[list[Any], bool]:  # noqa: ANN401 - `Input`
-    """The inputs, and whether it was a single one: a text, or the token ids of one."""
+    """Return the inputs as a list, and True if a single one was given: a text, or the token ids of a text."""
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
     return [given] if single else given, single
 
 
 def as_model(model: LoadedModel) -> dict[str, Any]:
-    """A loaded model as OpenAI describes models."""
+    """Describe a loaded model in OpenAI's format."""
     return {
-        "id": model.reference.id,
+        "id": model.model_id.id,
         "object": "model",
         "created": model.converted,
         "owned_by": OWNER,

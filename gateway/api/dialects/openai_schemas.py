@@ -8,7 +8,7 @@ from gateway.api.embedding_schemas import TakenRanges
 
 
 class Embedding(BaseModel):
-    """One vector; a string for `encoding_format` base64."""
+    """One vector; a string if `encoding_format` is base64."""
 
     object: Literal["embedding"]
     index: int
@@ -16,16 +16,16 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that the model got, special ones included; none of an image."""
+    """Number of tokens that the model received, special tokens included; an image has none."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(BaseModel):
-    """Answer of `POST /v1/embeddings`; `model` is as the request names it.
+    """Answer of `POST /v1/embeddings`.
 
-    ranges: as of `/infer`.
+    `model` is the name from the request; `ranges` is as in the answer of `/infer`.
     """
 
     id: str
@@ -37,7 +37,7 @@ class EmbeddingList(BaseModel):
 
 
 class Model(BaseModel):
-    """One loaded model; `created` is when it was converted, in seconds since 1970."""
+    """One loaded model; `created` is the time of its conversion, in seconds since 1970."""
 
     id: str
     object: Literal["model"]
@@ -53,7 +53,7 @@ class Models(BaseModel):
 
 
 class Error(BaseModel):
-    """What is wrong; `param` is the field at fault, `code` the kind in one word."""
+    """An error; `param` is the field at fault, and `code` the kind of error in one word."""
 
     message: str
     type: str
@@ -62,6 +62,6 @@ class Error(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """Every error's body below `/v1`."""
+    """Body of every error below `/v1`."""
 
     error: Error

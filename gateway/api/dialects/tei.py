@@ -1,12 +1,11 @@
-"""The API of Hugging Face's Text Embeddings Inference, one model at a base URL: `/tei/{model}`.
+"""The API of Hugging Face's Text Embeddings Inference; the base URL `/tei/{model}` selects the model.
 
-Source: its OpenAPI, versions 1.2 to 1.8. `{model}` is one word, see `Catalog.named`; it may hold a `/`.
+Source: its OpenAPI, versions 1.2 to 1.8. `{model}` is one word, see `Catalog.named`; it may contain a `/`.
 """
 
 import asyncio
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,18 +32,17 @@ from gateway.api.dialects.tei_schemas import (
     TEIError,
     TokenizeRequest,
 )
-from gateway.api.fields import tell_as_asked
+from gateway.api.fields import named_as_asked
 from gateway.api.openapi import json_body, responses
-from gateway.api.responses import JSON, json, json_list, written
+from gateway.api.responses import JSON, json_list, json_response, to_response
 from gateway.errors import EmptyInput, InvalidInput, TooLarge, Unsupported
-from gateway.inference.admission import AT_ONCE
 from gateway.inference.text import Texts
 from gateway.inference.vectors import Vectors, cut
 from gateway.models.catalog import TextModel
 from gateway.text.prompts import TextOptions
 
 VERSION = "1.8.0"
-"""Of the API that is spoken here."""
+"""The version of TEI's API that these routes implement."""
 
 _PLACE = re.compile(r"^inputs\.(\d+)\b")
 
@@ -53,7 +51,7 @@ OTHER_KINDS = {
     "predict": "model is not a classifier model",
     "embed_sparse": "model is not an embedding model with Splade pooling",
 }
-"""Routes of TEI for models of other kinds than are served here, and what it says then."""
+"""TEI's routes for kinds of models that this server does not have, with TEI's message for each."""
 
 router = APIRouter(
     prefix="/tei",
@@ -69,10 +67,10 @@ router = APIRouter(
     openapi_extra=json_body(OpenAIRequest, {"texts": {"input": ["a diver", "a dog"]}}),
 )
 async def openai_embeddings(request: Request, model: str) -> Response:
-    """As `POST /v1/embeddings`, with the model of the URL."""
+    """Embed texts as `POST /v1/embeddings` does, with the model of the URL."""
     async with services(request).bodies.parsed(request, OpenAIRequest) as body:
         named = body.model_copy(update={"model": model})
-        return written(await openai.embeddings(services(request), named, 0.0, JSON))
+        return to_response(await openai.embeddings(services(request), named, 0.0, JSON))
 
 
 @router.post(
@@ -81,7 +79,7 @@ async def openai_embeddings(request: Request, model: str) -> Response:
     openapi_extra=json_body(EmbedRequest, TEXT_EXAMPLES),
 )
 async def embed(request: Request, model: str) -> Response:
-    """One vector for each input."""
+    """Return one vector for each input."""
     async with services(request).bodies.parsed(request, EmbedRequest) as body:
         return await embedded(request, model, body)
 
@@ -92,13 +90,13 @@ async def embed(request: Request, model: str) -> Response:
     openapi_extra=json_body(EmbedAllRequest, TEXT_EXAMPLES),
 )
 async def embed_all(request: Request, model: str) -> Response:
-    """One vector for each token of each input, special tokens included: not pooled, not scaled."""
+    """Return one vector for each token of each input, special tokens included, without pooling or scaling."""
     async with services(request).bodies.parsed(request, EmbedAllRequest) as body:
         inputs = several(request, "inputs", body.inputs)
-        reference = await services(request).catalog.named(model)
-        with as_asked("inputs", body.inputs):
+        model_id = await services(request).catalog.named(model)
+        with named_as_asked({"inputs": body.inputs}):
             vectors = await services(request).embedder.embed_tokens(
-                reference, inputs, options=body.text_options(), field="inputs"
+                model_id, inputs, options=body.text_options(), field="inputs"
             )
     return await asyncio.to_thread(json_list, vectors)
 
@@ -109,7 +107,7 @@ async def embed_all(request: Request, model: str) -> Response:
     openapi_extra=json_body(SimilarityRequest, {"sentences": SIMILARITY_EXAMPLE}),
 )
 async def similarity(request: Request, model: str) -> Response:
-    """Cosine of each sentence to the source sentence."""
+    """Return the cosine similarity of each sentence to the source sentence."""
     async with services(request).bodies.parsed(request, SimilarityRequest) as body:
         return await compared(request, model, body.inputs, body.parameters)
 
@@ -120,14 +118,14 @@ async def similarity(request: Request, model: str) -> Response:
     openapi_extra=json_body(TokenizeRequest, {"a text": {"inputs": "a diver"}}),
 )
 async def tokenize(request: Request, model: str) -> Response:
-    """The tokens of each text, none truncated."""
+    """Return the tokens of each text, without truncation."""
     async with services(request).bodies.parsed(request, TokenizeRequest) as body:
         texts = several(request, "inputs", body.inputs)
         embedder = services(request).embedder
-        with as_asked("inputs", body.inputs):
+        with named_as_asked({"inputs": body.inputs}):
             embedder.require_lengths(texts, "inputs")
             found = await text_model(request, model)
-            return json(await embedder.in_threads(tokens_of(found, texts, body)))
+            return json_response(await embedder.in_threads(tokens_of(found, texts, body)))
 
 
 @router.post(
@@ -136,7 +134,7 @@ async def tokenize(request: Request, model: str) -> Response:
     openapi_extra=json_body(DecodeRequest, {"token ids": {"ids": EXAMPLE_IDS}}),
 )
 async def decode(request: Request, model: str) -> Response:
-    """The text of token ids."""
+    """Return the text of token ids."""
     async with services(request).bodies.parsed(request, DecodeRequest) as body:
         rows, skip = several(request, "ids", body.ids), body.skip_special_tokens is not False
         tokenizer = (await text_model(request, model)).tokenizer
@@ -145,22 +143,22 @@ async def decode(request: Request, model: str) -> Response:
             partial(tokenizer.decode, ids, skip_special_tokens=skip, field=f"ids.{index}")
             for index, ids in enumerate(rows)
         )
-        with as_asked("ids", body.ids):
-            return json(await services(request).embedder.in_threads(work))
+        with named_as_asked({"ids": body.ids}):
+            return json_response(await services(request).embedder.in_threads(work))
 
 
 @router.get("/{model:path}/info")
 async def info(request: Request, model: str) -> Info:
-    """What the model is and takes."""
+    """Describe the model and its limits."""
     found = await text_model(request, model)
     embedder = services(request).embedder
     longest = found.tokenizer.limit or embedder.max_characters
     return Info(
-        model_id=found.reference.id,
+        model_id=found.model_id.id,
         model_sha=found.manifest.source.commit,
         model_dtype="float16" if found.manifest.precision == "fp16" else "float32",
         model_type={"embedding": {"pooling": "model"}},
-        max_concurrent_requests=AT_ONCE,
+        max_concurrent_requests=embedder.max_queued_inputs,
         max_input_length=longest,
         max_batch_tokens=found.max_rows * longest,
         max_batch_requests=found.max_rows,
@@ -175,7 +173,7 @@ async def info(request: Request, model: str) -> Info:
 
 @router.get("/{model:path}/health", response_class=Response)
 async def health(request: Request, model: str) -> Response:
-    """200 when the model could be asked now."""
+    """Answer 200 if the model can serve requests now."""
     await text_model(request, model)
     return Response()
 
@@ -184,10 +182,10 @@ async def health(request: Request, model: str) -> Response:
 @router.post("/{model:path}/predict", include_in_schema=False)
 @router.post("/{model:path}/embed_sparse", include_in_schema=False)
 async def not_of_this_model(request: Request, model: str) -> None:
-    """What TEI answers where its model is of another kind.
+    """Refuse a route for another kind of model with TEI's message.
 
     Raises:
-        Unsupported: always, where the model is loaded.
+        Unsupported: always, if the model is loaded.
     """
     await text_model(request, model)
     raise Unsupported(OTHER_KINDS[request.scope["path"].rpartition("/")[2]])
@@ -199,33 +197,33 @@ async def not_of_this_model(request: Request, model: str) -> None:
     openapi_extra=json_body(RootRequest, {**TEXT_EXAMPLES, "sentences": SIMILARITY_EXAMPLE}),
 )
 async def root(request: Request, model: str) -> Response:
-    """As `/embed`, and as `/similarity` where `inputs` has a source sentence: clients that know no paths."""
+    """Embed, or compare if `inputs` has a source sentence; for clients that know only the base URL."""
     async with services(request).bodies.parsed(request, RootRequest) as body:
         if isinstance(body.inputs, dict):
             raise InvalidInput("inputs: an object must have source_sentence, a text, and sentences, texts")
         if not isinstance(body.inputs, SimilarityInput):
             if body.parameters is not None and body.parameters.model_fields_set:
-                raise InvalidInput("parameters: of sentences only; write its fields beside inputs")
+                raise InvalidInput("parameters: only for sentences; put its fields beside inputs")
             return await embedded(request, model, body)
         for name in sorted(EmbedRequest.model_fields.keys() & body.model_fields_set - {"inputs"}):
             if getattr(body, name) is not None:
-                raise InvalidInput(f"{name}: of sentences it is written into parameters, or has no meaning")
+                raise InvalidInput(f"{name}: not beside sentences; their options go into parameters")
         return await compared(request, model, body.inputs, body.parameters)
 
 
 async def embedded(request: Request, model: str, body: EmbedRequest) -> Response:
-    """The answer to a body of `/embed`."""
+    """Return the answer to a body of `/embed`."""
     inputs = several(request, "inputs", body.inputs)
-    with as_asked("inputs", body.inputs):
+    with named_as_asked({"inputs": body.inputs}):
         normalize = body.normalize is not False
         vectors = await vectors_of(request, model, inputs, body.text_options(), normalize=normalize)
-    return json(vectors if body.dimensions is None else cut(vectors, body.dimensions))
+    return json_response(vectors if body.dimensions is None else cut(vectors, body.dimensions))
 
 
 async def compared(
     request: Request, model: str, inputs: SimilarityInput, parameters: Options | None
 ) -> Response:
-    """The answer to a body of `/similarity`."""
+    """Return the answer to a body of `/similarity`."""
     sentences = several(request, "inputs.sentences", inputs.sentences)
     texts = [inputs.source_sentence, *sentences]
     options = (parameters or Options()).text_options()
@@ -234,7 +232,7 @@ async def compared(
     except (InvalidInput, TooLarge) as error:
         error.args = (_PLACE.sub(_place_in_similarity, str(error)),)
         raise
-    return json(vectors[1:] @ vectors[0])
+    return json_response(vectors[1:] @ vectors[0])
 
 
 def _place_in_similarity(match: re.Match[str]) -> str:
@@ -245,35 +243,26 @@ def _place_in_similarity(match: re.Match[str]) -> str:
 async def vectors_of(
     request: Request, model: str, inputs: Texts, options: TextOptions, *, normalize: bool
 ) -> Vectors:
-    """Vectors float32 [n, D]."""
-    reference = await services(request).catalog.named(model)
+    """Return the vectors of the inputs, float32 [n, D]."""
+    model_id = await services(request).catalog.named(model)
     found = await services(request).embedder.embed(
-        reference, inputs, normalize=normalize, options=options, field="inputs"
+        model_id, inputs, normalize=normalize, options=options, field="inputs"
     )
     return found.vectors
 
 
 async def text_model(request: Request, model: str) -> TextModel:
-    """The model of the URL, which is loaded."""
-    reference = await services(request).catalog.named(model)
-    return await services(request).embedder.model(reference)
-
-
-@contextmanager
-def as_asked(field: str, given: object) -> Iterator[None]:
-    """Let messages tell a place in a single input without the index that its caller did not write."""
-    try:
-        yield
-    except (InvalidInput, TooLarge) as error:
-        tell_as_asked(error, {field: given})
-        raise
+    """Return the model of the URL; it must be loaded."""
+    model_id = await services(request).catalog.named(model)
+    return await services(request).embedder.model(model_id)
 
 
 def several(request: Request, field: str, given: Any) -> list[Any]:  # noqa: ANN401 - one input or several
-    """The inputs, as many as a request may carry.
+    """Return the inputs as a list, after a check of their number.
 
     Raises:
-        EmptyInput, TooLarge: they are not.
+        EmptyInput: the request has no input.
+        TooLarge: the request has more inputs than it may carry.
     """
     inputs, _ = openai.as_list(given)
     if not inputs:
@@ -286,7 +275,7 @@ def several(request: Request, field: str, given: Any) -> list[Any]:  # noqa: ANN
 def tokens_of(
     model: TextModel, texts: list[str], body: TokenizeRequest
 ) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What makes the answer to a body of `/tokenize`, text by text."""
+    """Return an iterator of calls that each tokenize one text of a body of `/tokenize`."""
     manifest, add = model.manifest, body.add_special_tokens is not False
     prompt = TextOptions(body.prompt_name).resolve_prompt(manifest.prompts, manifest.default_prompt_name)
 

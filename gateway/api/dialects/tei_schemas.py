@@ -22,14 +22,14 @@ TextsOrIds = str | Strings | Ids | SeveralIds
 
 
 class TEIBody(RequestBody):
-    """Base of all of them."""
+    """Base of all bodies of TEI's API."""
 
     is_dialect = True
     harmless = frozenset({"model"})
 
 
 class Options(TEIBody):
-    """What is done to the texts."""
+    """Fields for the preparation of texts: truncation and prompt."""
 
     truncate: bool | None = Field(
         False, description="Shorten a text that is too long; false: refuse it with 413."
@@ -42,7 +42,7 @@ class Options(TEIBody):
     )
 
     def text_options(self) -> TextOptions:
-        """The fields as the tokenizer knows them."""
+        """Return the options of the tokenizer that the fields describe."""
         return TextOptions(
             self.prompt_name,
             truncate=bool(self.truncate),
@@ -75,14 +75,14 @@ class EmbedRequest(EmbedAllRequest):
 
 
 class SimilarityInput(Nested):
-    """What is compared with what."""
+    """A sentence, and the sentences to compare it with."""
 
     source_sentence: str
     sentences: Strings
 
 
 class Parameters(Options, Nested):
-    """What is done to sentences."""
+    """Options for the sentences of `/similarity`."""
 
 
 class SimilarityRequest(TEIBody):
@@ -113,7 +113,7 @@ class DecodeRequest(TEIBody):
 
 
 class RootRequest(EmbedRequest):
-    """Body of the base URL itself: of `/embed`, or of `/similarity`."""
+    """Body of the base URL itself: a body of `/embed` or of `/similarity`."""
 
     inputs: Annotated[  # type: ignore[assignment]
         TextsOrIds | SimilarityInput | dict[str, Any],
@@ -123,13 +123,13 @@ class RootRequest(EmbedRequest):
 
 
 class OpenAIRequest(openai.EmbeddingsRequest):
-    """Body of `/v1/embeddings`; the model is that of the URL, whatever `model` says."""
+    """Body of `/v1/embeddings`; the URL selects the model, and `model` is ignored."""
 
     model: str | None = Field("", description="Not used.")  # type: ignore[assignment]
 
 
 class SimpleToken(BaseModel):
-    """One token; start and stop in characters of the text, null for special ones."""
+    """One token; `start` and `stop` count characters of the text and are null for special tokens."""
 
     id: int
     text: str
@@ -139,11 +139,12 @@ class SimpleToken(BaseModel):
 
 
 class Info(BaseModel):
-    """Answer of `/info`, with all that TEI's schema requires.
+    """Answer of `/info`, with all fields that TEI's schema requires.
 
-    pooling is `model`: it is part of the model. max_input_length: of a model that takes any length, the
-    characters that a text may have. max_concurrent_requests: that are let in before any is refused.
-    max_batch_tokens: of a full batch of long texts.
+    `pooling` is `model`, since pooling is part of the model. `max_input_length` is in tokens; for a model
+    without a limit, it is the number of characters that a text may have. `max_concurrent_requests` is the
+    number of requests that are accepted before any is refused. `max_batch_tokens` is for a full batch of long
+    texts.
     """
 
     model_id: str
@@ -163,7 +164,7 @@ class Info(BaseModel):
 
 
 class TEIError(BaseModel):
-    """Every error's body."""
+    """Body of every error."""
 
     error: str
     error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]

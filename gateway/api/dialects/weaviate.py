@@ -1,7 +1,7 @@
-"""The API of Weaviate's inference containers, one model at an origin: `/weaviate/{model}`.
+"""The API of Weaviate's inference containers; the base URL `/weaviate/{model}` selects the model.
 
-`/vectors` is that of `text2vec-transformers`, `/vectorize` that of `multi2vec-clip`. Vectors are the
-model's own: its pooling is part of it, so `pooling_strategy` is accepted and not used.
+`/vectors` serves the module `text2vec-transformers`, `/vectorize` the module `multi2vec-clip`. Pooling is
+part of the model, so `pooling_strategy` is accepted and ignored.
 
 Source: Weaviate's modules of these names and their containers. Weaviate sends no `Content-Type` and no key.
 """
@@ -16,11 +16,10 @@ from starlette.responses import Response
 from gateway.api.base_schemas import Nested, RequestBody
 from gateway.api.dependencies import services
 from gateway.api.embedding_schemas import Strings
-from gateway.api.fields import tell_as_asked
+from gateway.api.fields import named_as_asked
 from gateway.api.openapi import json_body, responses
-from gateway.api.responses import json
+from gateway.api.responses import json_response
 from gateway.api.schemas import IMAGE_EXAMPLE
-from gateway.errors import InvalidInput, TooLarge
 from gateway.inference.multimodal import both
 from gateway.inference.vectors import Vectors
 from gateway.text.prompts import DEFAULT, TextOptions
@@ -32,7 +31,7 @@ TASKS: dict[str, TextOptions] = {
 
 
 class VectorsConfig(Nested):
-    """What a collection's settings say."""
+    """Settings of a Weaviate collection."""
 
     is_dialect = True
 
@@ -53,7 +52,7 @@ class VectorsRequest(RequestBody):
 
 
 class VectorsAnswer(BaseModel):
-    """Answer of `/vectors`; dim: the length of the vector."""
+    """Answer of `/vectors`; `dim` is the number of dimensions of the vector."""
 
     text: str
     vector: list[float]
@@ -72,14 +71,14 @@ class VectorizeRequest(RequestBody):
 
 
 class VectorizeAnswer(BaseModel):
-    """Answer of `/vectorize`: vectors of unit length, one for each input."""
+    """Answer of `/vectorize`: one vector of unit length for each input."""
 
     textVectors: list[list[float]]  # noqa: N815 - the container's spelling
     imageVectors: list[list[float]]  # noqa: N815 - the container's spelling
 
 
 class Meta(BaseModel):
-    """Answer of `/meta`, which Weaviate shows."""
+    """Answer of `/meta`, which Weaviate displays."""
 
     model_name: str
     dimensions: int
@@ -87,7 +86,7 @@ class Meta(BaseModel):
 
 
 class WeaviateError(BaseModel):
-    """Every error's body."""
+    """Body of every error."""
 
     error: str
 
@@ -107,16 +106,13 @@ router = APIRouter(
     ),
 )
 async def vectors(request: Request, model: str) -> Response:
-    """The vector of one text, for `text2vec-transformers`."""
+    """Return the vector of one text, for `text2vec-transformers`."""
     async with services(request).bodies.parsed(request, VectorsRequest) as body:
         task = body.config.task_type if body.config else None
         options = TASKS.get(task or "", DEFAULT)
-        try:
+        with named_as_asked({"text": body.text}):
             found = await embed_texts(request, model, [body.text], options, normalize=False, field="text")
-        except (InvalidInput, TooLarge) as error:
-            tell_as_asked(error, {"text": body.text})
-            raise
-        return json({"text": body.text, "vector": found[0], "dim": found.shape[1]})
+        return json_response({"text": body.text, "vector": found[0], "dim": found.shape[1]})
 
 
 @router.post(
@@ -125,21 +121,21 @@ async def vectors(request: Request, model: str) -> Response:
     openapi_extra=json_body(VectorizeRequest, {"texts": {"texts": ["a diver"], "images": []}}),
 )
 async def vectorize(request: Request, model: str) -> Response:
-    """Vectors of texts and images, for `multi2vec-clip`."""
+    """Return the vectors of texts and images, for `multi2vec-clip`."""
     async with services(request).bodies.parsed(request, VectorizeRequest) as body:
         texts, images = await both(
             partial(embed_texts, request, model, body.texts or [], DEFAULT, normalize=True),
             partial(embed_images, request, model, body.images or []),
         )
-    return json({"textVectors": texts, "imageVectors": images})
+    return json_response({"textVectors": texts, "imageVectors": images})
 
 
 @router.get("/{model:path}/meta")
 async def meta(request: Request, model: str) -> Meta:
-    """What the model is."""
+    """Describe the model."""
     found = await services(request).embedder.model(await services(request).catalog.named(model))
     return Meta(
-        model_name=found.reference.id,
+        model_name=found.model_id.id,
         dimensions=found.manifest.dimensions,
         max_input_length=found.tokenizer.limit,
     )
@@ -147,13 +143,13 @@ async def meta(request: Request, model: str) -> Meta:
 
 @router.get("/{model:path}/.well-known/ready", status_code=204, response_class=Response)
 async def ready(request: Request, model: str) -> None:
-    """204 when the model could be asked now."""
+    """Answer 204 if the model can serve requests now."""
     await services(request).embedder.model(await services(request).catalog.named(model))
 
 
 @router.get("/{model:path}/.well-known/live", status_code=204, response_class=Response)
 async def live(model: str) -> None:
-    """204 while the process answers."""
+    """Answer 204 as long as the process responds."""
 
 
 async def embed_texts(
@@ -165,19 +161,19 @@ async def embed_texts(
     normalize: bool,
     field: str = "texts",
 ) -> Vectors | Any:  # noqa: ANN401
-    """Vectors float32 [n, D]; an empty list for none."""
+    """Return the vectors of texts, float32 [n, D]; an empty list if there are no texts."""
     if not texts:
         return []
-    reference = await services(request).catalog.named(model)
+    model_id = await services(request).catalog.named(model)
     found = await services(request).embedder.embed(
-        reference, texts, normalize=normalize, options=options, field=field
+        model_id, texts, normalize=normalize, options=options, field=field
     )
     return found.vectors
 
 
 async def embed_images(request: Request, model: str, images: list[str]) -> Vectors | Any:  # noqa: ANN401
-    """Vectors float32 [n, D]; an empty list for none."""
+    """Return the vectors of images, scaled to unit length: float32 [n, D]; an empty list for no images."""
     if not images:
         return []
-    reference = await services(request).catalog.named(model)
-    return await services(request).image_embedder.embed(reference, images, normalize=True, field="images")
+    model_id = await services(request).catalog.named(model)
+    return await services(request).image_embedder.embed(model_id, images, normalize=True, field="images")

@@ -15,8 +15,8 @@ from transformers import RobertaConfig
 
 from converters.clip.check_texts import CLIP_EDGE_TEXTS
 from converters.verification.check_texts import EDGE_TEXTS
-from tests.converters.clip.conversion import ConvertedClip, OpenClip, convert_clip
 from tests.support import tiny_tokenizers
+from tests.support.clip_conversion import ConvertedClip, OpenClip, convert_clip
 from tests.support.planted import LENGTHS, assert_all_kept_apart
 from tests.support.tiny_clip import COCA, RESNET, TEXT, VIT, config, write_checkpoint, write_clip
 from triton_models.contract.accuracy import cosines
@@ -78,7 +78,7 @@ class Kind:
     spread: float = 0.1
 
 
-QUICK = ("vit", "siglip", "resnet")
+QUICK = ("vit", "siglip")
 """The kinds of the quick suite; each takes some seconds."""
 
 KINDS = {

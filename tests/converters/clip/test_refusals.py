@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from converters.clip.source import find
 from converters.errors import ConversionError, InvalidModel, NameCollision, SourceNotFound
-from tests.converters.clip.conversion import convert_clip
 from tests.converters.conftest import Steps
+from tests.support.clip_conversion import convert_clip
 from tests.support.tiny_clip import config, write_clip
 from triton_models.contract.names import InvalidModelName
 from triton_models.repository.repository import Repository
@@ -41,7 +41,7 @@ def model(sources: Path) -> Path:
 def refused(root: Path, kind: type[ConversionError], *names: str) -> str:
     with pytest.raises(kind) as caught:
         convert_clip(root, *names)
-    assert Repository(root / "repository").served_names() == []
+    assert Repository(root / "repository").triton_names() == []
     message = str(caught.value)
     assert str(root) not in message
     return message

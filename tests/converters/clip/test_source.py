@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.converters.sources.tiny_hub import TinyHub
+from tests.support.tiny_hub import TinyHub
 
 FIND = """
 import json, sys

@@ -12,8 +12,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from converters.clip.check_texts import CLIP_EDGE_TEXTS, clip_texts
-from tests.converters.clip.conversion import ConvertedClip, convert_clip
 from tests.support import tiny_tokenizers
+from tests.support.clip_conversion import ConvertedClip, convert_clip
 from tests.support.tiny_clip import write_checkpoint
 from triton_models.contract.accuracy import LEAST_COSINE, cosines
 

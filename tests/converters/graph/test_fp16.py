@@ -55,4 +55,4 @@ def test_halves_that_do_not_keep_to_the_reference_are_refused(
     monkeypatch.setitem(BOUNDS, "fp16", Bounds(1 - 1e-12, 1 - 1e-12))
     with pytest.raises(CheckFailed, match="cosine"):
         run(request(tmp_path), Steps())
-    assert Repository(tmp_path / "repository").served_names() == []
+    assert Repository(tmp_path / "repository").triton_names() == []

@@ -29,7 +29,7 @@ from sentence_transformers.sentence_transformer.modules import (
 
 from converters.errors import InvalidModel
 from converters.sentence_transformer import reference, reference_calls
-from converters.sentence_transformer.tokenizer import TextTokenizer
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.sources.inspection import SUPPORTED_MODULES
 from converters.sources.inspection import inspect as inspect_source
 from tests.support.tiny_models import transformer_model
@@ -163,7 +163,7 @@ def edited(good: Path, path: Path, **changes: object) -> Path:
     return path
 
 
-def opened(path: Path) -> reference.Reference:
+def opened(path: Path) -> reference.ReferenceModel:
     return reference.load(path, inspect_source(path, trust_remote_code=False), trust_remote_code=False)
 
 
@@ -197,13 +197,13 @@ def test_what_is_not_followed_is_refused_by_name(
 def test_lengths_of_queries_and_documents_are_read_as_the_library_applies_them(
     good: Path, tmp_path: Path
 ) -> None:
-    plain = TextTokenizer(opened(good))
+    plain = ReferenceTokenizer(opened(good))
     assert (plain.lengths, plain.max_seq_length) == ({}, 64)
-    both = TextTokenizer(opened(edited(good, tmp_path / "a", query_length=9, document_length=64)))
+    both = ReferenceTokenizer(opened(edited(good, tmp_path / "a", query_length=9, document_length=64)))
     assert (both.lengths, both.max_seq_length) == ({"query": 9}, 64)
     # What is given with each call goes before them, in the library too.
     given = {"text": {"max_length": 20}}
-    same = TextTokenizer(opened(edited(good, tmp_path / "b", query_length=9, processing_kwargs=given)))
+    same = ReferenceTokenizer(opened(edited(good, tmp_path / "b", query_length=9, processing_kwargs=given)))
     assert (same.lengths, same.max_seq_length) == ({}, 20)
 
 
@@ -211,7 +211,7 @@ def test_a_task_that_changes_more_than_the_tokens_is_refused(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = opened(good)
-    tokenizer = TextTokenizer(loaded)
+    tokenizer = ReferenceTokenizer(loaded)
     forward = loaded.first.forward
 
     def by_task(features: dict[str, Any], **kwargs: object) -> dict[str, Any]:

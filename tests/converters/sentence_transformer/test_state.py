@@ -46,7 +46,7 @@ def big_bird(path: Path, **changes: object) -> Path:
     return path / "model"
 
 
-def ask_all(loaded: reference.Reference) -> None:
+def ask_all(loaded: reference.ReferenceModel) -> None:
     reference_calls.vectors(loaded, [reference_calls.Job(["", "a dog"], "")], lambda *_: None)
 
 

@@ -184,8 +184,8 @@ def test_what_models_in_the_wild_hold_changes_nothing(model: Path, good: Path, t
     other["model"]["vocab"] = dict(zip(words, reversed(words.values()), strict=True))
     (tmp_path / "other.json").write_text(json.dumps(other))
     edit(model / TOKENIZER, tokenizer_file=str(tmp_path / "other.json"))
-    anatomy = inspect(model, trust_remote_code=False)
-    given = load(model, anatomy, trust_remote_code=False).encode(TEXTS)
+    layout = inspect(model, trust_remote_code=False)
+    given = load(model, layout, trust_remote_code=False).encode(TEXTS)
     assert np.array_equal(given, expected)
 
 
@@ -242,9 +242,9 @@ CLAIMS: dict[str, Any] = {
 @pytest.mark.parametrize("key", CLAIMS)
 def test_a_configuration_of_more_weights_than_there_are(key: str, model: Path) -> None:
     edit(model / "config.json", **{key: CLAIMS[key]})
-    anatomy = inspect(model, trust_remote_code=False)
+    layout = inspect(model, trust_remote_code=False)
     with pytest.raises(InvalidModel, match=r"config.json asks for .* weights and the files hold 39,552"):
-        load(model, anatomy, trust_remote_code=False)
+        load(model, layout, trust_remote_code=False)
 
 
 def test_weights_are_counted_by_what_they_unpack_to(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from converters.errors import InvalidModel, SourceNotFound
 from converters.sources import find as model_sources
 from converters.sources.find import find
 from tests.converters.conftest import Steps
-from tests.converters.sources.tiny_hub import TinyHub
+from tests.support.tiny_hub import TinyHub
 from triton_models.contract.names import InvalidModelName
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"

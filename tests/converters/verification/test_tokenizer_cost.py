@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from converters.errors import InvalidModel
-from converters.sentence_transformer.tokenizer import TextTokenizer
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.verification import tokenizer_cost
 from converters.verification.regexes import attacks
 from converters.verification.tokenizer_cost import SLOW_CHARACTERS, is_slow, most_characters
@@ -135,4 +135,4 @@ def test_a_model_with_such_a_tokenizer_is_refused_before_the_first_text(tmp_path
     spec["normalizer"] = {"type": "Sequence", "normalizers": [spec["normalizer"], *evil]}
     file.write_text(json.dumps(spec))
     with pytest.raises(InvalidModel, match=r"regular expression '\(\?:qzx\)\(a\|aa\)\+\$' repeats"):
-        TextTokenizer(opened(path))
+        ReferenceTokenizer(opened(path))

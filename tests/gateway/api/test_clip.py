@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import Server
-from tests.converters.clip.conversion import OpenClip
+from tests.support.clip_conversion import OpenClip
 from tests.support.converted_models import CLIP
 from tests.support.hostile_host import HostileHost
 from tests.support.pictures import PICTURES, encoded, photo

@@ -14,7 +14,7 @@ from gateway.api.dialects.openai import EmbeddingsRequest
 from gateway.api.dialects.tei_schemas import SimilarityRequest
 from gateway.api.embedding_schemas import InferRequest
 from gateway.api.request_body import parse, parse_large
-from gateway.concurrency import Budget
+from gateway.concurrency import WeightedSemaphore
 from gateway.errors import InvalidInput, TooLarge
 from tests.conftest import ROOT
 from tests.fuzz.test_bodies import BODIES
@@ -76,12 +76,12 @@ def test_what_does_not_fit_is_refused(content: bytes) -> None:
 
 def test_a_budget_is_never_exceeded_and_nobody_waits_for_ever() -> None:
     async def run() -> None:
-        budget, held, most = Budget(100), 0, 0
+        budget, held, most = WeightedSemaphore(100), 0, 0
         rng = random.Random(5)
 
         async def one(amount: int, seconds: float, cancel: bool) -> None:
             nonlocal held, most
-            async with budget.share(amount):
+            async with budget.acquire(amount):
                 held += min(amount, 100)
                 most = max(most, held)
                 try:
@@ -100,7 +100,7 @@ def test_a_budget_is_never_exceeded_and_nobody_waits_for_ever() -> None:
             task.cancel()
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
         assert most <= 100
-        async with asyncio.timeout(1), budget.share(100):
+        async with asyncio.timeout(1), budget.acquire(100):
             pass
 
     asyncio.run(run())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gateway.concurrency import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.images.decoder import MEMORY, ImageDecoder, Unwanted, _Reading, _Work
 from gateway.images.preprocessing import open_image
-from gateway.inference.deadline import Deadline
 from tests.support.pictures import encoded
 from triton_models.contract.manifest import ImagePreprocessing
 

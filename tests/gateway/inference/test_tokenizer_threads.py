@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from gateway.concurrency import Deadline
 from gateway.errors import DeadlineExceeded, InvalidInput, TooLarge
-from gateway.inference.deadline import Deadline
 from gateway.inference.tokenizer_threads import Tokenizing
 from gateway.text.prompts import DEFAULT
 from gateway.text.tokenizer import TextTokenizer

@@ -20,7 +20,7 @@ from tests.conftest import Server
 from tests.faults.processes import family
 from tests.support.app_without_triton import ANOTHER, asking, bearer
 
-ADMINISTRATION = {
+ADMIN_ONLY = {
     ("POST", "/load_sentence_transformer_model"),
     ("POST", "/load_clip_model"),
     ("POST", "/load_model"),
@@ -128,7 +128,7 @@ def test_every_route_that_changes_models_needs_an_administrators_key() -> None:
                 refused.add((method.upper(), path))
                 assert "ADMIN_API_KEYS" in answer.json()["detail"]
                 assert "403" in operations[method]["responses"]
-    assert refused == ADMINISTRATION
+    assert refused == ADMIN_ONLY
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from gateway.inference.disconnect import WATCHED_AFTER, watch_caller
 from gateway.inference.text import Embedded
 from gateway.inference.vectors import Vectors
 from gateway.middleware import fast_path
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.settings import Settings
 from gateway.text.prompts import DEFAULT, TextOptions
-from tests.support.overloaded import Catalog
 from triton_models.client.errors import InferenceRejected, TritonTimeout, TritonUnavailable
 
 
@@ -51,6 +50,13 @@ FAILURES = [
 ]
 
 
+class Catalog:
+    """Knows a model of every name."""
+
+    async def named(self, name: str) -> ModelId:
+        return ModelId.parse(name)
+
+
 class Embedder:
     """Answers with one vector, or fails as it is told."""
 
@@ -58,7 +64,7 @@ class Embedder:
         self._failure = failure
 
     async def embed(
-        self, _model: Reference, inputs: list[str], *, normalize: bool, timeout_ms: int | None = None
+        self, _model: ModelId, inputs: list[str], *, normalize: bool, timeout_ms: int | None = None
     ) -> Vectors:
         assert timeout_ms is None
         if self._failure is not None:
@@ -71,7 +77,7 @@ class TextEmbedder(Embedder):
 
     async def embed(  # type: ignore[override]
         self,
-        model: Reference,
+        model: ModelId,
         inputs: list[str],
         *,
         normalize: bool,
@@ -198,7 +204,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(waits: bool) -> None:
         answered.append(message)
 
     async def requests(number: int) -> None:
-        layer = fast_path.Hot(inner)
+        layer = fast_path.FastPath(inner)
         scope = {"type": "http", "method": "GET", "path": "/"}
         await asyncio.gather(*(layer(dict(scope), receive, send) for _ in range(number)))
 

@@ -67,7 +67,7 @@ async def main():
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         method = functools.partial(stub.ModelInfer, metadata=(("triton-key", "a-secret"),))
-        await client.uncancelled(method, service_pb2.ModelInferRequest(model_name="m"), 5.0)
+        await client.shielded_call(method, service_pb2.ModelInferRequest(model_name="m"), 5.0)
     await server.stop(None)
 
 asyncio.run(main())
@@ -261,11 +261,13 @@ def test_an_endpoint_that_is_down_harms_nothing_and_is_said_once(
 
 def test_nothing_of_it_is_there_while_it_is_off() -> None:
     program = (
-        "import sys, app\n"
+        "import sys\n"
+        "from gateway import application\n"
         "from gateway.settings import Settings\n"
-        "made = app.create_app(Settings(load_models=()))\n"
-        "from gateway import edge, tracing\n"
-        "assert isinstance(made.middleware_stack, edge.Edge)\n"
+        "made = application.create_app(Settings(load_models=()))\n"
+        "from gateway.middleware import request_context\n"
+        "from gateway.telemetry import tracing\n"
+        "assert isinstance(made.middleware_stack, request_context.RequestContext)\n"
         "assert tracing.span('a') is tracing.span('b')\n"
         "print(*sys.modules)\n"
     )

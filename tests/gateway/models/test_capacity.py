@@ -1,4 +1,4 @@
-"""MAX_LOADED_MODELS and MAX_LOADED_BYTES: what is refused, and what makes room."""
+"""MAX_LOADED_MODELS: what is refused, and what makes room."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.vectors import cosines, embed
 LOAD = "/load_sentence_transformer_model"
 NAMES = ["m/a", "m/b", "m/c", "m/d"]
 TWO_MODELS = {"MAX_LOADED_MODELS": "2"}
-LEAST_RECENTLY_USED = {**TWO_MODELS, "UNLOAD_LEAST_RECENTLY_USED": "true"}
+LEAST_RECENTLY_USED = {**TWO_MODELS, "EVICT_LEAST_RECENTLY_USED": "true"}
 
 
 def server_on(stock: Stock, root: Path, settings: dict[str, str]) -> Server:
@@ -39,10 +39,6 @@ def load(client: httpx.Client, name: str) -> httpx.Response:
 def loaded(client: httpx.Client) -> list[str]:
     found: list[str] = client.get("/loaded_models").json()["models"]
     return found
-
-
-def weights(server: Server, served: str) -> int:
-    return next((server.repository / served).glob("*/model.onnx")).stat().st_size
 
 
 def test_a_model_too_many_is_refused(refusing: Server) -> None:
@@ -92,27 +88,6 @@ def test_the_least_recently_used_makes_room(stock: Stock, tmp_path: Path) -> Non
         assert cosines(embed(client, ["a dog"], "m/c"), expected).min() > 0.99999
         assert load(client, "m/b").status_code == 200
         assert loaded(client) == ["m_b", "m_c"]
-
-
-def test_bytes_of_weights(stock: Stock, tmp_path: Path) -> None:
-    server = server_on(stock, tmp_path, {})
-    size = weights(server, "m_a")
-    # A start that names more than there is room for: those first named are loaded.
-    server.environment = {"MAX_LOADED_BYTES": str(2 * size + 1), "LOAD_MODELS": "m/d,m/b,m/a"}
-    with server.running(), server.client() as client:
-        deadline = time.monotonic() + 60
-        while "m/a could not be loaded" not in server.log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert loaded(client) == ["m_b", "m_d"]
-        answer = load(client, "m/a")
-        assert answer.status_code == 507
-        assert f"MAX_LOADED_BYTES is {2 * size + 1}" in answer.json()["detail"]
-        assert "m/b, m/d" in answer.json()["detail"]
-        assert client.post("/unload_model", json={"model_name": "m/b"}).status_code == 200
-        # Each instance counts.
-        assert client.post(LOAD, json={"model_name": "m/d", "instances": 3}).status_code == 507
-        assert load(client, "m/a").status_code == 200
 
 
 def test_more_is_named_than_may_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

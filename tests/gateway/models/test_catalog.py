@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ModelNotFound
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
 from tests.conftest import Server
 from triton_models.repository.repository import Repository
@@ -27,7 +27,7 @@ def catalog(clip_server: Server, tmp_path: Path) -> Catalog:
     return Catalog(Repository(tmp_path))
 
 
-CLIP, STATIC = Reference("ViT-B-32", "tag"), Reference("tiny/static")
+CLIP, STATIC = ModelId("ViT-B-32", "tag"), ModelId("tiny/static")
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ CLIP, STATIC = Reference("ViT-B-32", "tag"), Reference("tiny/static")
         ("tiny/static", STATIC),
         ("tiny_static", STATIC),
         # Nothing of the repository: the caller is told how to load what the name says first.
-        ("ViT-B-32/other", Reference("ViT-B-32/other")),
-        ("ViT-B-32:other", Reference("ViT-B-32", "other")),
-        ("hf-hub:tiny/clip", Reference("hf-hub:tiny/clip", "")),
-        ("tiny", Reference("tiny")),
+        ("ViT-B-32/other", ModelId("ViT-B-32/other")),
+        ("ViT-B-32:other", ModelId("ViT-B-32", "other")),
+        ("hf-hub:tiny/clip", ModelId("hf-hub:tiny/clip", "")),
+        ("tiny", ModelId("tiny")),
     ],
 )
-def test_a_name_in_one_word(catalog: Catalog, name: str, reference: Reference) -> None:
-    assert asyncio.run(catalog.named(name)) == reference
-    assert asyncio.run(catalog.named(reference.id)) == reference
+def test_a_name_in_one_word(catalog: Catalog, name: str, model_id: ModelId) -> None:
+    assert asyncio.run(catalog.named(name)) == model_id
+    assert asyncio.run(catalog.named(model_id.id)) == model_id
 
 
 @pytest.mark.parametrize("name", ["", "../tiny", "a/b/c", "tiny/static/", "a:b:c", ".state", "tiny\0static"])
@@ -65,6 +65,6 @@ def test_models_that_are_loaded_no_longer_are_forgotten(catalog: Catalog) -> Non
         assert STATIC in catalog.texts
         assert CLIP not in catalog.texts
         assert CLIP not in catalog.images
-        assert (await catalog.texts.get(CLIP)).reference == CLIP
+        assert (await catalog.texts.get(CLIP)).model_id == CLIP
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from gateway.errors import Overloaded
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.converter import MOST_WAITING, Progress, Turns
 from tests.conftest import Server
 from tests.support import tiny_models
@@ -86,6 +86,7 @@ def test_a_revision_that_leads_elsewhere(api: httpx.Client, revision: str) -> No
     assert "revision" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_conversions_wait_for_their_turn(own: Server) -> None:
     def load(number: int) -> list[str]:
         with own.client() as client:
@@ -108,7 +109,7 @@ async def more_than_may_wait() -> None:
 
     async def convert() -> None:
         nonlocal begun, most
-        async with turns.one(Reference("tiny"), told.append):
+        async with turns.one(ModelId("tiny"), told.append):
             begun += 1
             most = max(most, begun)
             await done.wait()

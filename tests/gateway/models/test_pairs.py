@@ -10,29 +10,29 @@ import pytest
 
 from gateway.errors import Unavailable
 from gateway.inference.multimodal import both
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import manifests
 from gateway.models.readiness import ANSWERED
 from tests.conftest import Server
 from tests.gateway.models.test_rollout import CLIP_BODY, TOWERS, ask, is_of, replaced
 from tests.support.hostile_host import HostileHost
 from tests.support.tiny_clip import config, write_clip
+from tests.support.tiny_repository import build
 from tests.support.waiting import wait_until
-from tests.triton_models.helpers import build
 from triton_models.contract.config import with_versions
 from triton_models.repository.repository import Repository
 
-REFERENCE = Reference("one", "tag")
+REFERENCE = ModelId("one", "tag")
 
 
 def add(repository: Repository, pair: str, seed: int) -> list[int]:
     """Install both towers, beside what is there; their versions."""
     versions = []
-    for served, more in zip(REFERENCE.served, (0, 10), strict=True):
-        with repository.staging(served) as staged:
-            recorded = build(staged, served, seed + more, model_name="one", pretrained="tag", pair=pair)
+    for triton_name, more in zip(REFERENCE.triton_names, (0, 10), strict=True):
+        with repository.staging(triton_name) as staged:
+            recorded = build(staged, triton_name, seed + more, model_name="one", pretrained="tag", pair=pair)
             versions.append(recorded.version)
-            repository.install(staged, served, beside=(repository.root / served).exists())
+            repository.install(staged, triton_name, beside=(repository.root / triton_name).exists())
     return versions
 
 
@@ -42,14 +42,14 @@ def test_the_order_changes_tower_by_tower(tmp_path: Path) -> None:
     seen = []
     # What is written to one tower's configuration and then to the other's, and so on.
     for first in ("old", "both", "handed over", "new"):
-        for tower, served in enumerate(REFERENCE.served):
+        for tower, triton_name in enumerate(REFERENCE.triton_names):
             order = {
                 "old": [old[tower]],
                 "both": [old[tower], new[tower]],
                 "handed over": [new[tower], old[tower]],
                 "new": [new[tower]],
             }[first]
-            repository.set_config(served, with_versions(repository.config(served), order))
+            repository.set_config(triton_name, with_versions(repository.config(triton_name), order))
             (pair,) = {manifest.pair for manifest in manifests(repository, REFERENCE).values()}
             seen.append(pair)
     assert seen == ["old"] * 4 + ["new"] * 4
@@ -58,14 +58,14 @@ def test_the_order_changes_tower_by_tower(tmp_path: Path) -> None:
 def test_settling_leaves_one_version(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     old, new = add(repository, "old", 1), add(repository, "new", 2)
-    for tower, served in enumerate(REFERENCE.served):
-        config = repository.config(served)
-        repository.set_config(served, with_versions(config, [new[tower], old[tower]]))
-        (repository.root / served / "7").mkdir()
-        repository.settle(served, new[tower])
-        assert repository.versions(served) == [new[tower]]
+    for tower, triton_name in enumerate(REFERENCE.triton_names):
+        config = repository.config(triton_name)
+        repository.set_config(triton_name, with_versions(config, [new[tower], old[tower]]))
+        (repository.root / triton_name / "7").mkdir()
+        repository.settle(triton_name, new[tower])
+        assert repository.versions(triton_name) == [new[tower]]
         # What others put there stays.
-        left = {path.name for path in (repository.root / served).iterdir()}
+        left = {path.name for path in (repository.root / triton_name).iterdir()}
         assert left == {"config.pbtxt", str(new[tower]), "7"}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+import uvicorn
 
 from gateway.server.exposure import listening_addresses, warn_when_open
 from gateway.settings import Settings
@@ -20,16 +21,24 @@ from tests.support.waiting import wait_until
 OPEN = "NO KEY IS ASKED FOR"
 
 
+async def listening_on(*addresses: str) -> uvicorn.Server:
+    """A server of uvicorn's that listens, as after its start."""
+    server = uvicorn.Server(uvicorn.Config("app:app"))
+    server.servers = [await asyncio.start_server(lambda *_: None, address, 0) for address in addresses]
+    return server
+
+
 def test_sockets_that_listen_are_found() -> None:
-    before = listening_addresses()
-    with socket.socket() as listening, socket.socket() as other, socket.socket(socket.AF_INET6) as six:
-        listening.bind(("127.0.0.7", 0))
-        listening.listen()
-        other.bind(("127.0.0.8", 0))
-        six.bind(("::1", 0))
-        six.listen()
-        assert listening_addresses() - before == {"127.0.0.7", "::1"}
-    assert listening_addresses() == before
+    async def run() -> None:
+        server = await listening_on("127.0.0.7", "::1")
+        with socket.socket() as other:
+            other.bind(("127.0.0.8", 0))
+            other.listen()
+            assert listening_addresses(server) == {"127.0.0.7", "::1"}
+        for one in server.servers:
+            one.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -51,12 +60,12 @@ def test_only_an_open_server_on_another_address_warns(
     monkeypatch.setattr("gateway.server.exposure.LISTENING_SECONDS", 0.01)
 
     async def run() -> None:
-        warn_when_open(Settings(load_models=(), **settings))  # type: ignore[arg-type]
+        server = await listening_on(address)
+        warn_when_open(Settings(load_models=(), **settings), server)  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
+        server.servers[0].close()
 
-    with socket.socket() as listening, caplog.at_level(logging.WARNING):
-        listening.bind((address, 0))
-        listening.listen()
+    with caplog.at_level(logging.WARNING):
         asyncio.run(run())
     assert (OPEN in caplog.text) == bool(warns)
     assert warns in caplog.text

@@ -1,10 +1,11 @@
 """Connections whose clients stall, or send heads without end: a real server with little patience."""
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +32,7 @@ class Application:
         self.gone = threading.Event()
         self.asked: list[tuple[str, str, bytes]] = []
         self.headers: list[dict[str, str]] = []
+        self.pause = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -39,6 +41,7 @@ class Application:
         except ClientDisconnect:
             self.gone.set()
             return
+        await asyncio.sleep(self.pause)
         text = "x" * ANSWER if scope["path"] == "/much" else str(len(body))
         self.asked.append((scope["method"], scope["path"], body))
         self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
@@ -52,7 +55,9 @@ def application() -> Application:
 
 @pytest.fixture
 def port(application: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", PATIENCE)
+    monkeypatch.setattr(http_protocol, "POLL_SECONDS", PATIENCE)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", PATIENCE)
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 8 * PATIENCE)
     layers = around(application, Settings(load_models=()), Shutdown(None, timeout=1, delay=0))
     with serving_in_a_thread(layers, lifespan="off") as port:
         yield port
@@ -103,10 +108,7 @@ def test_a_head_that_does_not_end_in_time_ends_the_connection(port: int, sent: b
         assert rest(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_protocol, "IDLE_SECONDS", 2 * PATIENCE)
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(port: int) -> None:
     with connected(port) as connection:
         assert rest(connection) == b""
 
@@ -143,6 +145,28 @@ def test_a_body_that_comes_steadily_is_taken(port: int) -> None:
             connection.sendall(b"x" * (size // pieces))
             time.sleep(PATIENCE / 8)
         assert rest(connection).endswith(str(size).encode())
+
+
+def test_a_body_that_comes_byte_by_byte_is_late(port: int, application: Application) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while not application.gone.is_set():
+                connection.sendall(b"x")
+                time.sleep(0.02)
+        assert application.gone.wait(END)
+
+
+def test_a_request_sent_ahead_has_its_time_after_the_answer_before_it(
+    port: int, application: Application
+) -> None:
+    with connected(port) as connection:
+        application.pause = 2 * PATIENCE
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        application.pause = 0.0
+        connection.sendall(b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_answer_that_nobody_takes_is_thrown_away(port: int) -> None:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.triton_models.tiny_onnx import expected, table, write_model
+from tests.support.tiny_onnx import expected, table, write_model
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.sessions import EngineName
 from triton_models.backends.onnxruntime.sub_batches import PADDED_TOKENS
 from triton_models.contract.tokens import ROW_START
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 stream", "2 streams"])

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from gateway.settings import ENGINE_NAMES
-from tests.triton_models.tiny_onnx import VOCAB_SIZE, expected, write_model
+from tests.support.tiny_onnx import VOCAB_SIZE, expected, write_model
 from triton_models.backends.onnxruntime import engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.sessions import (

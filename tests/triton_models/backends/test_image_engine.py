@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.triton_models.tiny_image import expected, images, write_model
+from tests.support.tiny_image import expected, images, write_model
 from triton_models.backends.onnxruntime import image_engine
 from triton_models.backends.onnxruntime.engine_selection import read
 from triton_models.backends.onnxruntime.image_engine import ImageEngine

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, with_server
-from tests.triton_models.tiny_onnx import DIMENSIONS, expected
+from tests.support.tiny_onnx import DIMENSIONS, expected
+from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, install, with_server
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import NotFinite
 from triton_models.contract.accuracy import first_not_finite

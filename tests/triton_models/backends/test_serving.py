@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, statistics
-from tests.triton_models.tiny_onnx import DIMENSIONS, expected, table
+from tests.support.tiny_onnx import DIMENSIONS, expected, table
+from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, install, statistics
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import InferenceRejected
 from triton_models.contract.tokens import mark_past_cache

@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, statistics
-from tests.triton_models.tiny_image import expected, images, install
+from tests.support.tiny_image import expected, images, install
+from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, statistics
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import TritonError
 

@@ -12,9 +12,9 @@ import pytest
 import trustme
 
 from tests.conftest import Server, free_port
+from tests.support.tiny_repository import LOAD_SECONDS, install
 from tests.support.waiting import wait_until
-from tests.triton_models.helpers import LOAD_SECONDS, install
-from triton_models.client.channel import Access
+from triton_models.client.channel import ChannelOptions
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import TritonError, TritonUnavailable
 from triton_models.repository.repository import Repository
@@ -29,7 +29,7 @@ PROTOCOLS = "model-repository,inference,statistics,metadata,health"
 class Guarded:
     url: str
     repository: Repository
-    access: Access
+    access: ChannelOptions
     ca: Path
     key: Path
     certificate: Path
@@ -66,7 +66,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         f"--grpc-restricted-protocol={PROTOCOLS}:admin-key={SECRET}",
         "--exit-timeout-secs=5",
     ]
-    access = Access(
+    access = ChannelOptions(
         files["ca"].read_bytes(), files["key"].read_bytes(), files["certificate"].read_bytes(), (HEADER,)
     )
     with (root / "triton.log").open("wb") as log:
@@ -82,7 +82,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         process.wait(30)
 
 
-def ask(triton: Guarded, access: Access, work: Callable[[TritonClient], Awaitable[object]]) -> object:
+def ask(triton: Guarded, access: ChannelOptions, work: Callable[[TritonClient], Awaitable[object]]) -> object:
     async def run() -> object:
         async with TritonClient(triton.url, access=access) as client:
             return await work(client)
@@ -124,14 +124,14 @@ def test_without_the_header_it_is_refused_and_the_reason_told(guarded: Guarded) 
 @pytest.mark.parametrize(
     "access",
     [
-        lambda right: Access(headers=right.headers),
+        lambda right: ChannelOptions(headers=right.headers),
         lambda right: right._replace(private_key=None, certificate=None),
         lambda right: right._replace(root_certificates=trustme.CA().cert_pem.bytes()),
     ],
     ids=["no TLS", "no certificate of the client", "another authority"],
 )
 def test_without_the_right_certificates_it_is_not_reached(
-    guarded: Guarded, access: Callable[[Access], Access]
+    guarded: Guarded, access: Callable[[ChannelOptions], ChannelOptions]
 ) -> None:
     async def index(client: TritonClient) -> object:
         assert not await client.server_ready(3.0)
@@ -144,7 +144,7 @@ def test_without_the_right_certificates_it_is_not_reached(
 def test_the_settings_lead_there_and_no_secret_shows(guarded: Guarded, tmp_path: Path) -> None:
     ask(guarded, guarded.access, lambda client: client.load("m", LOAD_SECONDS))
     environment = {
-        "TRITON_GRPC_URL": guarded.url,
+        "TRITON_GRPC_ADDRESS": guarded.url,
         "TRITON_GRPC_TLS_CA": str(guarded.ca),
         "TRITON_GRPC_TLS_KEY": str(guarded.key),
         "TRITON_GRPC_TLS_CERT": str(guarded.certificate),
@@ -162,7 +162,7 @@ def test_the_settings_lead_there_and_no_secret_shows(guarded: Guarded, tmp_path:
 
 def test_a_wrong_header_is_told_in_the_log_without_its_value(guarded: Guarded, tmp_path: Path) -> None:
     environment = {
-        "TRITON_GRPC_URL": guarded.url,
+        "TRITON_GRPC_ADDRESS": guarded.url,
         "TRITON_GRPC_TLS_CA": str(guarded.ca),
         "TRITON_GRPC_TLS_KEY": str(guarded.key),
         "TRITON_GRPC_TLS_CERT": str(guarded.certificate),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.triton_models.helpers import (
+from tests.support.tiny_onnx import DIMENSIONS, expected
+from tests.support.tiny_repository import (
     LOAD_SECONDS,
     RunningTriton,
     install,
@@ -14,7 +15,6 @@ from tests.triton_models.helpers import (
     statistics,
     with_server,
 )
-from tests.triton_models.tiny_onnx import DIMENSIONS, expected
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import (
     InferenceRejected,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.triton_models.helpers import with_server
+from tests.support.tiny_repository import with_server
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import TokensNotServed, TritonTimeout, WrongAnswer
 from triton_models.client.requests import embeddings

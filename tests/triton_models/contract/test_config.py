@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from tests.triton_models.helpers import manifest
+from tests.support.tiny_repository import manifest
 from triton_models.contract.config import (
     ConfigError,
     from_text,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_models.helpers import manifest
+from tests.support.tiny_repository import manifest
 from triton_models.contract.manifest import (
     ImagePreprocessing,
     Manifest,

@@ -1,6 +1,6 @@
 import pytest
 
-from triton_models.contract.names import ClipNames, InvalidModelName, clip_served_names, served_name
+from triton_models.contract.names import ClipNames, InvalidModelName, clip_triton_names, triton_name_of
 
 
 @pytest.mark.parametrize(
@@ -13,8 +13,8 @@ from triton_models.contract.names import ClipNames, InvalidModelName, clip_serve
         ("a" * 96 + "/" + "b" * 96, "a" * 96 + "_" + "b" * 96),
     ],
 )
-def test_slash_becomes_underscore(model_name: str, served: str) -> None:
-    assert served_name(model_name) == served
+def test_slash_becomes_underscore(model_name: str, triton_name: str) -> None:
+    assert triton_name_of(model_name) == triton_name
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_slash_becomes_underscore(model_name: str, served: str) -> None:
 )
 def test_what_could_leave_a_directory_or_become_an_option_is_refused(model_name: str) -> None:
     with pytest.raises(InvalidModelName):
-        served_name(model_name)
+        triton_name_of(model_name)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_what_could_leave_a_directory_or_become_an_option_is_refused(model_name:
 )
 def test_odd_characters_and_lengths_are_refused(model_name: str) -> None:
     with pytest.raises(InvalidModelName):
-        served_name(model_name)
+        triton_name_of(model_name)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_odd_characters_and_lengths_are_refused(model_name: str) -> None:
 )
 def test_a_clip_model_is_served_under_two_names(model_name: str, pretrained: str, stem: str) -> None:
     expected = ClipNames(f"{stem}_text_encoder", f"{stem}_image_encoder")
-    assert clip_served_names(model_name, pretrained) == expected
+    assert clip_triton_names(model_name, pretrained) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_a_clip_model_is_served_under_two_names(model_name: str, pretrained: str
 )
 def test_clip_names_that_are_none(model_name: str, pretrained: str) -> None:
     with pytest.raises(InvalidModelName):
-        clip_served_names(model_name, pretrained)
+        clip_triton_names(model_name, pretrained)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_models.helpers import install
+from tests.support.tiny_repository import install
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import CONFIG, ForeignModel, Repository
 
@@ -38,7 +38,7 @@ def test_what_is_left_of_a_model_of_this_server_can_be_deleted(repository: Repos
     shutil.rmtree(repository.root / "no-version" / str(recorded.version))
     repository.set_state("no-version", ModelState(error="damaged"))
     (repository.root / "empty").mkdir()
-    for served in ("no-config", "no-version"):
-        repository.delete(served)
-        assert not (repository.root / served).exists()
+    for triton_name in ("no-config", "no-version"):
+        repository.delete(triton_name)
+        assert not (repository.root / triton_name).exists()
     install(repository, "empty", seed=1)

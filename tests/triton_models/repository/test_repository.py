@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from filelock import FileLock, Timeout
 
-from tests.triton_models.helpers import build, install
+from tests.support.tiny_repository import build, install
 from triton_models.contract.manifest import ManifestError
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import (
@@ -26,7 +26,7 @@ from triton_models.repository.repository import (
     Repository,
 )
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 HOLD_FOR_EVER = """
 import sys, time
@@ -39,7 +39,7 @@ with FileLock(sys.argv[1]):
 INSTALL_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from tests.triton_models.helpers import install
+from tests.support.tiny_repository import install
 from triton_models.repository.repository import Repository
 repository = Repository(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -65,9 +65,9 @@ def running(program: str, argument: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_an_installed_model_is_found_with_its_manifest(repository: Repository) -> None:
-    assert repository.served_names() == []
+    assert repository.triton_names() == []
     installed = install(repository, "tiny", seed=1)
-    assert repository.served_names() == ["tiny"]
+    assert repository.triton_names() == ["tiny"]
     assert repository.manifest("tiny") == installed
     assert (repository.version_dir("tiny") / MODEL).is_file()
 
@@ -98,7 +98,7 @@ def test_an_incomplete_build_is_refused(repository: Repository) -> None:
         (staged / str(recorded.version) / MODEL).unlink()
         with pytest.raises(ModelNotInRepository):
             repository.install(staged, "tiny")
-    assert repository.served_names() == []
+    assert repository.triton_names() == []
 
 
 def test_staging_is_removed_after_an_error(repository: Repository) -> None:
@@ -116,7 +116,7 @@ def test_delete_removes_the_files_and_what_was_known(repository: Repository) -> 
     install(repository, "tiny", seed=1)
     repository.set_state("tiny", ModelState(wanted=True))
     repository.delete("tiny")
-    assert repository.served_names() == []
+    assert repository.triton_names() == []
     assert repository.states() == {}
     assert not (repository.root / "tiny").exists()
     with pytest.raises(ModelNotInRepository):
@@ -124,10 +124,10 @@ def test_delete_removes_the_files_and_what_was_known(repository: Repository) -> 
 
 
 @pytest.mark.parametrize("served", ["nope", "", ".state", "..", "../models", "a/b", "a\0b", "/etc"])
-def test_what_is_not_a_model_is_not_found(repository: Repository, served: str) -> None:
+def test_what_is_not_a_model_is_not_found(repository: Repository, triton_name: str) -> None:
     for question in (repository.manifest, repository.version_dir, repository.load_check, repository.delete):
         with pytest.raises(ModelNotInRepository):
-            question(served)
+            question(triton_name)
 
 
 def test_incomplete_and_foreign_directories_are_not_models(repository: Repository) -> None:
@@ -135,7 +135,7 @@ def test_incomplete_and_foreign_directories_are_not_models(repository: Repositor
     (repository.root / "file").write_text("x")
     recorded = install(repository, "half", seed=1)
     (repository.root / "half" / str(recorded.version) / MANIFEST).unlink()
-    assert repository.served_names() == []
+    assert repository.triton_names() == []
 
 
 @pytest.mark.parametrize("name", [CONFIG, MANIFEST])
@@ -190,8 +190,8 @@ def test_a_damaged_check_is_told(repository: Repository, damage: str) -> None:
 def test_states_come_back(repository: Repository) -> None:
     assert repository.state("tiny") == ModelState()
     written = {"tiny": ModelState(wanted=True, activity="loading"), "other.v1": ModelState(error="no ä")}
-    for served, state in written.items():
-        repository.set_state(served, state)
+    for triton_name, state in written.items():
+        repository.set_state(triton_name, state)
     assert repository.states() == written
 
 
@@ -261,7 +261,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_model(repository: Repository) -> No
 def test_clean_leaves_alone_what_a_living_process_builds(repository: Repository) -> None:
     with repository.staging("tiny") as staged:
         (staged / "half").write_text("x")
-        other = "from triton_models.repository.repository import *; Repository(Path(__import__('sys').argv[1])).clean()"
+        module = "triton_models.repository.repository"
+        other = f"from {module} import *; Repository(Path(__import__('sys').argv[1])).clean()"
         subprocess.run([sys.executable, "-c", other, str(repository.root)], cwd=PROJECT, check=True)
         assert (staged / "half").read_text() == "x"
 

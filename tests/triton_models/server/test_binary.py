@@ -10,7 +10,7 @@ import pytest
 
 from triton_models.server.binary import find_triton
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 FIND = """
 import sys
@@ -68,7 +68,7 @@ def test_damaged_backends_are_made_anew(tmp_path: Path) -> None:
 def test_without_the_package_it_says_what_to_do(tmp_path: Path) -> None:
     said = _find(tmp_path, isolated=True)
     assert "nvidia-pytriton is not installed" in said
-    assert "TRITON_GRPC_URL" in said
+    assert "TRITON_GRPC_ADDRESS" in said
 
 
 def test_a_stub_that_lacks_a_library_is_named(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_stub_that_lacks_a_library_is_named(tmp_path: Path) -> None:
     said = _find(tmp_path / "backends", tmp_path)
     assert "triton_python_backend_stub cannot run here" in said
     assert "libcudart" in said
-    assert "TRITON_GRPC_URL" in said
+    assert "TRITON_GRPC_ADDRESS" in said
 
 
 def test_a_python_without_a_stub_is_named(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support import tiny_image
+from tests.support.tiny_onnx import expected
+from tests.support.tiny_repository import LOAD_SECONDS, alive, install, shared_memory, stubs
 from tests.support.waiting import wait_until
-from tests.triton_models import tiny_image
-from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs
-from tests.triton_models.tiny_onnx import expected
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
 from triton_models.contract.config import DEFAULT_MAX_BATCH_SIZE

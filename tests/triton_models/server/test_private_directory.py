@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.triton_models.helpers import AS_NOBODY, LOAD_SECONDS, install, shared_memory
-from tests.triton_models.tiny_onnx import expected
+from tests.support.tiny_onnx import expected
+from tests.support.tiny_repository import AS_NOBODY, LOAD_SECONDS, install, shared_memory
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import EmbeddedTritonError
 from triton_models.repository.repository import Repository

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.triton_models.helpers import LOAD_SECONDS, RunningTriton, install, statistics
-from tests.triton_models.tiny_onnx import expected
+from tests.support.tiny_onnx import expected
+from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, install, statistics
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import TritonError, TritonOverloaded, TritonTimeout
-from triton_models.client.requests import Queueing
+from triton_models.client.requests import QueueOptions
 from triton_models.contract.config import Tuning
 from triton_models.contract.manifest import Manifest
 
@@ -94,7 +94,7 @@ def test_what_expires_in_the_queue_is_not_computed(triton: RunningTriton) -> Non
         for rows, expires in ((row(4), True), (row(5), False)):
             with pytest.raises(TritonTimeout):
                 await client.infer(
-                    "late", recorded.version, rows, timeout=0.1, queueing=Queueing(expires=expires)
+                    "late", recorded.version, rows, timeout=0.1, queueing=QueueOptions(expires=expires)
                 )
         # The one that does not expire is computed although nobody waits for it.
         assert (await statistics(client, "late", inferences=1))["inference_count"] == 1
@@ -111,7 +111,7 @@ def test_how_long_it_may_wait_splits_no_batch_and_is_not_in_the_cache_key(triton
 
     async def work(client: TritonClient) -> None:
         async def ask(number: int, seconds: float) -> Any:  # noqa: ANN401
-            queueing = Queueing(expires=number % 2 == 0)
+            queueing = QueueOptions(expires=number % 2 == 0)
             return await client.infer(
                 "merged_limits", recorded.version, row(number), timeout=seconds, queueing=queueing
             )

@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support.tiny_onnx import expected
+from tests.support.tiny_repository import LOAD_SECONDS, alive, install, shared_memory, stubs
 from tests.support.waiting import wait_until
-from tests.triton_models.helpers import LOAD_SECONDS, alive, install, shared_memory, stubs
-from tests.triton_models.tiny_onnx import expected
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import EmbeddedTritonError, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.contract.manifest import Manifest
@@ -27,7 +27,7 @@ from triton_models.repository.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton, state_directory
 from triton_models.server.supervisor import Triton
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 ROWS = np.array([[2, 3, 4]], np.int64)
 
 
@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, root: Path) -> None:
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.triton_models.worker", str(root)],
+            [sys.executable, "-m", "tests.support.triton_worker", str(root)],
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
-"""Runs a model by the text model contract: ragged batches of any size within a bound of memory.
+"""Run a text model by the contract: ragged batches of any size within bounded memory.
 
-Used by the backend's stub and by the converter's check, so that what is checked is what serves.
-Imports no torch.
+The backend's stub and the converter's check both use this module, so the check covers the code that serves.
+It does not import torch.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +21,17 @@ from triton_models.backends.onnxruntime.sub_batches import Rows, sub_batches
 
 
 class Engine:
-    """One open model.
+    """One open text model.
 
-    model_path: `model.onnx`. threads: of all runs together, at least 1. name: what computes it.
-    streams: runs at a time, from 1 to `threads`; more than one are for batches, which then need not
-    wait for each other's threads, and a single text still gets all threads by a session of its own: the
-    weights of products are in memory twice. gpu: use CUDA where ONNX Runtime offers it.
+    With more than one stream, the runs of a batch need not wait for each other's threads. A single text still
+    gets all threads, in a second session; the weights of products are then in memory twice.
+
+    Args:
+        model_path: Path of `model.onnx`.
+        threads: Threads of all runs together, at least 1.
+        name: Engine that computes the model.
+        streams: Concurrent runs, from 1 to `threads`.
+        gpu: Use CUDA where ONNX Runtime offers it.
     """
 
     def __init__(
@@ -50,12 +55,15 @@ class Engine:
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         """Embed a ragged batch.
 
-        input_ids: int64 [total], the rows one after another, flags included.
-        lengths: int32 [batch], tokens of each row, each at least 1, adding up to total.
-        Returns float32 [batch, D] in the order of `lengths`.
+        Args:
+            input_ids: int64 [total], the rows one after another, flags included.
+            lengths: int32 [batch], tokens of each row, each at least 1, adding up to total.
+
+        Returns:
+            float32 [batch, D] in the order of `lengths`.
 
         Raises:
-            ValueError: no rows, or lengths that do not fit input_ids.
+            ValueError: There are no rows, or the lengths do not fit input_ids.
         """
         _check(input_ids, lengths)
         groups = sub_batches(lengths, self._streams) if lengths.size > 1 else []
@@ -75,14 +83,15 @@ class Engine:
         return embeddings
 
     def run_tokens(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The vectors of the tokens of a ragged batch, float32 [total, H] in the order of `input_ids`.
+        """Embed every token of a ragged batch: float32 [total, H] in the order of `input_ids`.
 
-        By ONNX Runtime in fp32, whatever engine `run` has: pooling evens out what bfloat16 rounds, a single
-        token does not. Where that is another engine it is opened by the first call, a second copy of the
-        weights; those who never ask do not pay for it.
+        ONNX Runtime computes this in fp32, whatever engine `run` uses: pooling evens out the rounding of
+        bfloat16, but a single token's vector does not. If `run` uses another engine, the first call opens
+        ONNX Runtime, with a second copy of the weights.
 
         Raises:
-            ValueError: as `run`. RuntimeError: the graph has no such output, or there is no memory.
+            ValueError: As for `run`.
+            RuntimeError: The graph has no such output, or memory is short.
         """
         _check(input_ids, lengths)
         session = self._token_session()

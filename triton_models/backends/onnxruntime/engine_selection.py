@@ -1,7 +1,7 @@
-"""Which engine serves a model on this machine, in how many streams: the fastest that keeps to the reference.
+"""Choice of a text model's engine and streams: the fastest on this machine that keeps to the reference.
 
-Measured once a machine, at conversion or at the first load elsewhere, and recorded as `engine.json`
-beside the model. The environment variable ENGINE fixes the engine; its streams are measured still.
+The engines are measured once for each machine, at conversion or at the first load elsewhere, and recorded as
+`engine.json` beside the model. The variable ENGINE fixes the engine; its streams are still measured.
 """
 
 import dataclasses
@@ -34,27 +34,32 @@ from triton_models.contract.tokens import mark_past_cache
 RECORD = "engine.json"
 ROUNDS = 3
 TOGETHER = 6
-"""Times that all rows are run together for each time that they are run one by one."""
+"""The number of runs of all rows together for each run of the rows one by one."""
 
 WORTHWHILE = 0.95
-"""More streams must take at most this part of the time of one: they take memory."""
+"""The largest share of one stream's time that more streams may take, as they need more memory."""
 
 LONGEST = 128
-"""Tokens of the rows that are timed: what most requests hold."""
+"""The most tokens of a timed row; most requests are not longer."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows with their reference vectors: ids int64 [L] each, vectors float32 [n, D]."""
+    """Rows with their reference vectors.
+
+    Attributes:
+        rows: Ids, int64 [L] each.
+        vectors: float32 [n, D].
+    """
 
     rows: list[NDArray[np.int64]]
     vectors: NDArray[np.float32]
 
     @classmethod
     def of(cls, directory: Path) -> "Sample | None":
-        """The sample that the converter left in `check.npz`; None where there is none."""
+        """Return the sample that the converter left in `check.npz`, or None if there is none."""
         try:
             with np.load(directory / "check.npz", allow_pickle=False) as arrays:
                 rows = np.split(arrays["input_ids"], np.cumsum(arrays["lengths"])[:-1])
@@ -64,7 +69,13 @@ class Sample:
 
 
 class Trial(NamedTuple):
-    """The vectors of a sample, float32 [n, D], by one engine; seconds: times it."""
+    """The vectors of a sample by one engine.
+
+    Attributes:
+        alone: float32 [n, D], each input computed alone.
+        together: float32 [n, D], all inputs computed at once.
+        seconds: Function that times the engine.
+    """
 
     alone: NDArray[np.float32]
     together: NDArray[np.float32]
@@ -73,9 +84,15 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One engine on this machine, with so many runs at a time.
+    """The measurement of one engine on this machine.
 
-    seconds: for the timed rows, each alone and then all together, median. refused: why it may not serve.
+    Attributes:
+        engine: Name of the engine.
+        streams: Concurrent runs.
+        seconds: Median time for the timed rows, each alone and then all together; None if not timed.
+        min_cosine: Least cosine to the reference.
+        min_alone: Least cosine between alone and together.
+        refused: Why the engine may not serve; None if it may.
     """
 
     engine: str
@@ -88,7 +105,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Selection:
-    """The engine that serves, why, and where that holds."""
+    """The chosen engine, its measurements, and the machine and threads for which the choice holds."""
 
     engine: str
     streams: int
@@ -99,22 +116,23 @@ class Selection:
 
     @property
     def name(self) -> EngineName:
-        """The engine."""
+        """The parsed name of the engine."""
         return parse_engine(self.engine)
 
     def holds(self, threads: int, fixed: EngineName | None) -> bool:
-        """Whether it was measured on this machine, with as many threads and what ENGINE says now."""
+        """Return whether the choice was made on this machine, with these threads and this value of ENGINE."""
         asked = self.name == fixed if fixed else not self.fixed_by_operator
         return asked and (self.machine, self.threads) == (machine(), threads)
 
 
 def engine_for(directory: Path, threads: int, *, measured: bool = True, anew: bool = False) -> Selection:
-    """The engine for the model of `directory`: recorded, or measured now and recorded.
+    """Return the engine for the model in `directory`: the recorded one, or one measured now and recorded.
 
-    measured: False for the plain one, where there is no choice. anew: whatever is recorded.
+    With `measured` false nothing is measured, and ENGINE's engine or the default one is used. With `anew` the
+    engines are measured even if there is a record.
 
     Raises:
-        UnknownEngine: ENGINE names none.
+        UnknownEngine: ENGINE names no engine.
     """
     fixed = fixed_engine()
     sample = Sample.of(directory) if measured else None
@@ -133,7 +151,7 @@ def recorded_or(
     *,
     anew: bool = False,
 ) -> Selection:
-    """What is recorded beside the model, where it holds here and now; else what `choose` finds, recorded."""
+    """Return the record beside the model if it holds here and now; otherwise call `choose` and record it."""
     recorded = None if anew else read(directory)
     if recorded is not None and recorded.holds(threads, fixed):
         return recorded
@@ -146,7 +164,7 @@ def recorded_or(
 
 
 def is_right(engine: Engine, directory: Path) -> bool:
-    """Whether the sample, all at once, comes out as the reference; yes where there is none."""
+    """Return whether the sample, computed all at once, agrees with the reference; True if there is none."""
     sample = Sample.of(directory)
     if sample is None:
         return True
@@ -155,7 +173,7 @@ def is_right(engine: Engine, directory: Path) -> bool:
 
 
 def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
-    """Measure every engine on the sample, then the fastest in more streams; `without` are known not to serve.
+    """Measure every engine on the sample, except those of `without`, then the fastest one with more streams.
 
     The engine that ENGINE fixes is chosen whatever its accuracy.
     """
@@ -171,12 +189,12 @@ def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineNam
 
 
 def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams: int = 1) -> Measurement:
-    """Speed and accuracy of one engine."""
+    """Measure the speed and accuracy of one engine."""
 
     def run() -> Trial:
         engine = Engine(path, threads, name, streams)
         alone = np.concatenate([_run(engine, [row]) for row in sample.rows])
-        # As grouped requests mark their rows; an engine that stumbles over the flag must not serve.
+        # The rows are marked as in grouped requests: an engine that cannot handle the flag must not serve.
         together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
         return Trial(alone, together, lambda: _seconds(engine, sample))
 
@@ -186,7 +204,7 @@ def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams:
 def judge(
     name: EngineName, streams: int, reference: NDArray[np.float32], run: Callable[[], Trial]
 ) -> Measurement:
-    """What a trial of an engine says, held to the reference's vectors, float32 [n, D]."""
+    """Run a trial of an engine and judge it by the reference's vectors, float32 [n, D]."""
     try:
         if name.precision != "fp32" and not has_bfloat16():
             return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
@@ -205,32 +223,32 @@ def judge(
 
 
 def fixed_engine() -> EngineName | None:
-    """What ENGINE names; None for auto."""
+    """Return the engine that ENGINE names, or None for auto."""
     name = os.environ.get("ENGINE", "auto")
     return None if name == "auto" else parse_engine(name)
 
 
 def fastest(measured: Sequence[Measurement]) -> Measurement | None:
-    """Of those that may serve; None where none may."""
+    """Return the fastest of the engines that may serve, or None if none may."""
     usable = [one for one in measured if one.refused is None and one.seconds is not None]
     return min(usable, key=lambda one: one.seconds or 0.0) if usable else None
 
 
 def _streams(threads: int) -> list[int]:
-    """Numbers of streams to try beside one: powers of two, and one a thread."""
+    """Return the numbers of streams to try besides one: powers of two, and one for each thread."""
     powers = {1 << bits for bits in range(1, threads.bit_length())}
     return sorted(powers | {threads}) if threads > 1 else []
 
 
 def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What a measurement depends on: the CPU, what it can compute, and the versions of the engines."""
+    """Return what a measurement depends on: the CPU, a digest of its features, and the engines' versions."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     model = fields.get("model name") or platform.processor() or platform.machine()
-    # Clouds give CPUs of several generations one name. "Features" on ARM.
+    # Clouds give CPUs of several generations one name, so the features count. ARM calls them "Features".
     can = " ".join(sorted(set(fields.get("flags", fields.get("Features", "")).split())))
     digest = hashlib.sha256(can.encode()).hexdigest()[:8]
     cores = len(os.sched_getaffinity(0))
@@ -239,7 +257,7 @@ def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def read(directory: Path) -> Selection | None:
-    """The record beside a model; None where there is none that can be used."""
+    """Return the record beside a model, or None if there is none that can be used."""
     try:
         data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         measured = [Measurement(**one) for one in data.pop("measured")]
@@ -251,10 +269,10 @@ def read(directory: Path) -> Selection | None:
 
 
 def write(selection: Selection, directory: Path) -> None:
-    """Record it beside the model, whole or not at all.
+    """Record a choice beside the model, atomically.
 
     Raises:
-        OSError: the directory cannot be written.
+        OSError: The directory cannot be written.
     """
     temporary = directory / f".{RECORD}.{os.getpid()}"
     temporary.write_text(json.dumps(dataclasses.asdict(selection), indent=2) + "\n", encoding="utf-8")
@@ -266,7 +284,7 @@ def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float3
 
 
 def _seconds(engine: Engine, sample: Sample) -> float:
-    """Median time for the shorter rows of the sample, each alone, then all together several times over."""
+    """Return the median time for the sample's shorter rows, each alone, then all together several times."""
     rows = [row for row in sample.rows if row.size <= LONGEST] or sample.rows[:1]
     taken = []
     for _ in range(ROUNDS + 1):

@@ -1,7 +1,7 @@
-"""Runs the image tower of a CLIP model: any number of images within a bound of memory.
+"""Run the image tower of a CLIP model: any number of images within bounded memory.
 
-Used by the backend's stub and by the converter's check, so that what is checked is what serves.
-Imports no torch.
+The backend's stub and the converter's check both use this module, so the check covers the code that serves.
+It does not import torch.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ from triton_models.backends.onnxruntime.sessions import (
 )
 
 Images = NDArray[np.uint8]
-"""uint8 [b, H, W, 3]."""
+"""Images, uint8 [b, H, W, 3]."""
 
 PIXELS = 16 * 224 * 224
-"""Of one run: bounds the memory that the layers' results take. More at once gained nothing on a CPU."""
+"""The most pixels of one run, to bound the memory of the layers' results. More gained nothing on a CPU."""
 
 
 class ImageSession(Protocol):
     """One open image tower."""
 
     def run(self, images: Images) -> NDArray[np.float32]:
-        """Float32 [b, D]; not from two threads at once."""
+        """Return the vectors, float32 [b, D]; it must not be called from two threads at once."""
 
 
 class OnnxRuntimeImages:
-    """ONNX Runtime; threads: of one run. gpu: on CUDA where this build offers it."""
+    """An image tower in ONNX Runtime, with `threads` for one run; `gpu` uses CUDA if this build has it."""
 
     def __init__(self, path: Path, threads: int, *, gpu: bool = False) -> None:
         options = onnxruntime.SessionOptions()
@@ -49,7 +49,7 @@ class OnnxRuntimeImages:
 
 
 class OpenVinoImages:
-    """OpenVINO's CPU plugin; threads: of one run."""
+    """An image tower in OpenVINO's CPU plugin, with `threads` for one run."""
 
     def __init__(self, path: Path, threads: int, precision: str) -> None:
         self._request = compile_openvino(path, threads, precision).create_infer_request()
@@ -57,16 +57,16 @@ class OpenVinoImages:
     def run(self, images: Images) -> NDArray[np.float32]:
         """As `ImageSession.run`."""
         self._request.infer([images], share_inputs=True)
-        # The request's own memory, overwritten by the next run.
+        # The tensor is the request's own memory, which the next run overwrites.
         result: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
         return result
 
 
 def open_images(path: Path, threads: int, name: EngineName, *, gpu: bool = False) -> ImageSession:
-    """The tower on that engine.
+    """Open an image tower on the engine `name`.
 
     Raises:
-        RuntimeError, ImportError: the engine cannot run it here.
+        RuntimeError, ImportError: The engine cannot run the tower here.
     """
     if name.engine == "openvino" and not gpu:
         return OpenVinoImages(path, threads, name.precision)
@@ -82,7 +82,7 @@ class ImageEngine:
         self._session = open_images(model_path, threads, name, gpu=gpu)
 
     def run(self, images: Images) -> NDArray[np.float32]:
-        """float32 [b, D] of uint8 [b, H, W, 3], b at least 1."""
+        """Embed images, uint8 [b, H, W, 3] with b at least 1: float32 [b, D]."""
         at_once = max(1, PIXELS // (images.shape[1] * images.shape[2]))
         runs = -(-len(images) // at_once)
         parts = [self._session.run(part) for part in np.array_split(images, runs)]

@@ -1,6 +1,7 @@
-"""Which engine serves an image tower on this machine; `selection` tells of the why.
+"""Choice of an image tower's engine on this machine, as `engine_selection` makes it for text models.
 
-Measured once a machine, recorded as `engine.json` beside the model; ENGINE fixes it instead.
+The engines are measured once for each machine, and the choice is recorded as `engine.json` beside the model.
+If ENGINE fixes the engine, nothing is measured.
 """
 
 import time
@@ -27,16 +28,20 @@ from triton_models.contract.checks import ImageCheck
 ROUNDS = 3
 
 IMAGE_ENGINES = tuple(name for name in ENGINES if name.precision in ("fp32", "bf16"))
-"""What lies between the two is made for text models."""
+"""The engines for image towers; the precision between fp32 and bf16 is made for text models."""
 
 
 def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: bool = False) -> EngineName:
-    """The engine for the image tower of `directory`: fixed by ENGINE, recorded, or measured and recorded.
+    """Return the engine for the image tower in `directory`: fixed by ENGINE, recorded, or measured now.
 
-    anew: measured, whatever is recorded.
+    Args:
+        directory: Directory of the tower's version.
+        threads: Threads of one run.
+        gpu: Whether the tower runs on a GPU, for which there is no choice.
+        anew: Measure even if there is a record.
 
     Raises:
-        UnknownEngine: ENGINE names none.
+        UnknownEngine: ENGINE names no engine.
     """
     fixed = _fixed()
     if fixed is not None:
@@ -52,7 +57,7 @@ def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: 
 
 
 def is_right(engine: ImageEngine, directory: Path) -> bool:
-    """Whether the images of the check, all at once, come out as the reference; yes where there are none."""
+    """Return whether the check's images, computed at once, agree with the reference; True without a check."""
     path = directory / "check.npz"
     if not path.is_file():
         return True
@@ -63,9 +68,9 @@ def is_right(engine: ImageEngine, directory: Path) -> bool:
 def select_for_images(
     path: Path, sample: ImageCheck, threads: int, without: Sequence[EngineName] = ()
 ) -> Selection:
-    """Measure every engine on the sample; `without` are known not to serve.
+    """Measure every engine on the sample, except those of `without`, and return the fastest one.
 
-    ENGINE is respected: the engine that it fixes is chosen without measuring.
+    The engine that ENGINE fixes is chosen without measuring.
     """
     fixed = _fixed()
     if fixed is not None:
@@ -76,13 +81,13 @@ def select_for_images(
 
 
 def _fixed() -> EngineName | None:
-    """What ENGINE fixes; a precision that is for texts only becomes fp32."""
+    """Return the engine that ENGINE fixes, or None; a precision for texts only becomes fp32."""
     name = fixed_engine()
     return name if name is None or name in IMAGE_ENGINES else EngineName(name.engine, "fp32")
 
 
 def _measure(path: Path, sample: ImageCheck, threads: int, name: EngineName) -> Measurement:
-    """Speed and accuracy of one engine."""
+    """Measure the speed and accuracy of one engine."""
 
     def run() -> Trial:
         engine = ImageEngine(path, threads, name)
@@ -93,7 +98,7 @@ def _measure(path: Path, sample: ImageCheck, threads: int, name: EngineName) -> 
 
 
 def _seconds(engine: ImageEngine, sample: ImageCheck) -> float:
-    """Median time for two images alone and then all together."""
+    """Return the median time for two images, each alone, and then all images together."""
     taken = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

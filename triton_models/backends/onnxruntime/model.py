@@ -1,7 +1,7 @@
-"""Triton's backend `onnxruntime` where the C++ one is missing: a Python-based backend.
+"""A Python-based backend `onnxruntime` for a Triton that lacks the C++ one.
 
-Runs in Triton's stub process. Serves the same `config.pbtxt` and `model.onnx` by the same contract.
-Imports no torch and nothing of the front end.
+It runs in Triton's stub process and serves the same `config.pbtxt` and `model.onnx` by the same contract. It
+imports neither torch nor anything of the gateway.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-# The backend's directory is a link into the project; the stub knows nothing of the project's path.
+# The backend's directory is a link into the project, and the stub does not know the project's path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from triton_models.backends.onnxruntime.parent_death import end_with_triton, forget_shared_memory
@@ -29,10 +29,10 @@ class TritonPythonModel:
         """Open the model named by `args`.
 
         Raises:
-            TritonModelException: numpy 2, or a model that does not fit the contract.
+            TritonModelException: Numpy 2 is installed.
         """
         if int(np.__version__.split(".")[0]) >= 2:
-            # With numpy 2 this stub answers wrong numbers without an error.
+            # With numpy 2 this stub would return wrong numbers without an error.
             raise pb_utils.TritonModelException(f"the backend needs numpy<2, found {np.__version__}")
         end_with_triton()
         # The second argument of the stub is the name of its shared memory.
@@ -46,10 +46,10 @@ class TritonPythonModel:
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._tower.name}, {threads} threads")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests, each of any number of rows, by one run of each kind; see `towers`.
+        """Answer a batch of requests, each with any number of rows, with one run for each kind; see `towers`.
 
-        A request that cannot be computed, or a vector of which is not finite, gets an error of its own; the
-        others are answered.
+        A request that cannot be computed, or that gets a vector that is not finite, is answered with an error
+        of its own. The others are answered normally.
         """
         responses: list[Any] = [None] * len(requests)
         accepted: dict[Run, list[tuple[int, NDArray[Any]]]] = {}
@@ -67,14 +67,14 @@ class TritonPythonModel:
     def _answer(self, run: Run, accepted: list[tuple[int, NDArray[Any]]], responses: list[Any]) -> None:
         try:
             answers = run([rows for _, rows in accepted])
-        except Exception as error:  # noqa: BLE001 - whatever the engine raises is the answer, not the stub's end
+        except Exception as error:  # noqa: BLE001 - an error of the engine must not end the stub
             pb_utils.Logger.log_error(f"the run failed: {error}")
             for index, _ in accepted:
                 responses[index] = pb_utils.InferenceResponse(error=_error("the model could not be computed"))
             return
         for (index, _), answer in zip(accepted, answers, strict=True):
             if (row := first_not_finite(answer)) is not None:
-                # An error, so that no cache keeps it as an answer; `grpc_errors.py` reads it.
+                # It is an error so that no cache keeps it as an answer; `grpc_errors.py` matches its text.
                 problem = f"the vector of row {row} is not finite"
                 responses[index] = pb_utils.InferenceResponse(error=_error(problem))
                 continue
@@ -90,6 +90,6 @@ def _threads(config: dict[str, Any]) -> int:
     parameter = config.get("parameters", {}).get("intra_op_thread_count")
     if parameter is not None:
         return max(1, int(parameter["string_value"]))
-    # Instances work at the same time and share the cores.
+    # Instances run at the same time and share the cores.
     instances = sum(int(group["count"]) for group in config["instance_group"])
     return max(1, len(os.sched_getaffinity(0)) // instances)

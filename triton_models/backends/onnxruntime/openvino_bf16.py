@@ -1,8 +1,8 @@
-"""Which operations of a graph keep fp32 while the others run in bfloat16, told to OpenVINO.
+"""Mixed precision in OpenVINO: some operations of a graph keep fp32 while the others run in bfloat16.
 
-A product with weights, and what lies between two of them and nothing else (attention, activations,
-gates), is bfloat16. The residual stream, normalisation, pooling and all that is computed from ids and
-lengths stay fp32: there rounding would add up from layer to layer.
+Products with weights run in bfloat16, and so do the operations between two of them (attention, activations,
+gates). The residual stream, normalisation, pooling and everything computed from ids and lengths alone stay in
+fp32, because rounding there would add up from layer to layer.
 """
 
 import tempfile
@@ -16,16 +16,16 @@ import numpy as np
 
 _COMPUTE_NOTHING = frozenset({"Const", "Parameter", "Result"})
 _NORMALISE = frozenset({"MVN", "NormalizeL2", "ReduceMean", "ReduceL2"})
-"""What leads to these, or comes from them, is not between products."""
+"""Normalising operations; an operation that leads to one or follows one is not between products."""
 
 Edges = Mapping[str, list[str]]
 
 
 def keep_fp32_where_it_counts(core: Any, model: Any) -> Any:  # noqa: ANN401 - OpenVINO's, without annotations
-    """The same OpenVINO model with the operations that keep fp32 marked.
+    """Return the OpenVINO model with a mark on the operations that keep fp32.
 
-    The mark is an attribute of OpenVINO's own that its Python interface cannot set; its file format can.
-    Products with weights take no notice of it.
+    The mark is an attribute of OpenVINO that its Python interface cannot set, but its file format can.
+    Products with weights ignore it.
     """
     import openvino
 
@@ -42,14 +42,16 @@ def keep_fp32_where_it_counts(core: Any, model: Any) -> Any:  # noqa: ANN401 - O
         for number in fp32_operations(types, edges):
             _mark(layers[number])
         tree.write(graph)
-        # Read into memory: the files end with the directory.
+        # The weights are read into memory because the files are deleted with the directory.
         return core.read_model(graph.read_bytes(), openvino.Tensor(np.fromfile(weights, np.uint8)))
 
 
 def fp32_operations(types: Mapping[str, str], edges: Iterable[tuple[str, str]]) -> set[str]:
-    """The operations that keep fp32.
+    """Return the operations that keep fp32.
 
-    types: OpenVINO's type of each operation, in an order in which inputs come first. edges: (from, to).
+    Args:
+        types: OpenVINO's type of each operation, ordered so that inputs come first.
+        edges: Pairs (from, to) of operations.
     """
     inputs: dict[str, list[str]] = defaultdict(list)
     outputs: dict[str, list[str]] = defaultdict(list)
@@ -68,7 +70,7 @@ def fp32_operations(types: Mapping[str, str], edges: Iterable[tuple[str, str]]) 
         before = _reach(number, inputs, weighted) - constant
         after = _reach(number, outputs, weighted)
         around = {types[other] for other in (before | after) - weighted} | {types[number]}
-        # What comes from ids and lengths alone has no product before it.
+        # An operation on ids and lengths alone has no product before it.
         return bool(before & weighted and after & weighted) and not around & (_NORMALISE | {"Result"})
 
     return {
@@ -79,7 +81,7 @@ def fp32_operations(types: Mapping[str, str], edges: Iterable[tuple[str, str]]) 
 
 
 def _reach(number: str, edges: Edges, ends: set[str]) -> set[str]:
-    """All that can be reached along the edges, not going on past `ends`."""
+    """Return all operations that can be reached along the edges without passing through `ends`."""
     seen: set[str] = set()
     waiting = list(edges[number])
     while waiting:

@@ -1,6 +1,6 @@
 """The engines that can run `model.onnx` on a CPU (or CUDA), behind one method.
 
-Imported by the backend's stub and by the converter. Knows nothing about batching or choosing.
+The backend's stub and the converter import this module. It knows nothing about batching or choosing.
 """
 
 import os
@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any, Literal, Protocol
 
-# ONNX Runtime reports to its maker what is run, and opens a database for that when it is imported.
+# ONNX Runtime sends telemetry to its maker, and opens a database for it on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
@@ -22,24 +22,27 @@ from numpy.typing import NDArray
 from triton_models.backends.onnxruntime.openvino_bf16 import keep_fp32_where_it_counts
 
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
-"""Outputs of a text model's graph: float32 [batch, D], and [total, H], which older and CLIP's graphs lack."""
+"""The outputs of a text model: float32 [batch, D] and [total, H]. Older and CLIP graphs lack the second."""
 
 
 _first_run = Lock()
-"""The first run of a process sets up OpenVINO's bindings. Two at once would wait for each other for ever:
-one has a guard of C++ and waits for Python's lock, the other has that lock."""
+"""The lock of a session's first run, as the first run of a process sets up OpenVINO's bindings. Two at once
+would deadlock: one holds a C++ guard and waits for Python's lock, the other holds Python's lock."""
 
 
 class UnknownEngine(ValueError):
-    """No engine of that name."""
+    """There is no engine of that name."""
 
 
 @dataclass(frozen=True)
 class EngineName:
-    """An engine and the precision it computes in; as text `engine:precision`.
+    """An engine and its precision, as text `engine:precision`.
 
-    fp32 everywhere; bf16-mixed: bfloat16 in matrix products with weights and between them, fp32 in the
-    residual stream and in normalisation (`mixed_precision`); bf16: everything that OpenVINO can.
+    Attributes:
+        engine: The library.
+        precision: `fp32` everywhere; `bf16-mixed`, bfloat16 in matrix products with weights and between them
+            but fp32 in the residual stream and in normalisation (`openvino_bf16`); `bf16`, bfloat16 wherever
+            OpenVINO can use it.
     """
 
     engine: Literal["onnxruntime", "openvino"]
@@ -59,10 +62,10 @@ ENGINES = (
 
 
 def parse_engine(text: str) -> EngineName:
-    """The engine named `engine:precision`.
+    """Return the engine named `engine:precision`.
 
     Raises:
-        UnknownEngine: the text names those there are.
+        UnknownEngine: There is no such engine; the message lists those there are.
     """
     for name in ENGINES:
         if str(name) == text:
@@ -71,19 +74,25 @@ def parse_engine(text: str) -> EngineName:
 
 
 class Session(Protocol):
-    """One open model."""
+    """One open text model."""
 
     def run(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Int64 [total] and int32 [batch] to float32 [batch, D]; from as many threads at once as streams."""
+        """Embed int64 [total] ids of int32 [batch] lengths: float32 [batch, D].
+
+        As many threads as there are streams may call this at once.
+        """
 
 
 def open_onnxruntime(path: Path, options: Any, *, gpu: bool) -> Any:  # noqa: ANN401 - without annotations
-    """An `InferenceSession`; options: `SessionOptions` with the number of threads.
+    """Open an `InferenceSession`.
 
-    gpu: on CUDA where this build offers it.
+    Args:
+        path: Path of `model.onnx`.
+        options: `SessionOptions` with the number of threads.
+        gpu: Use CUDA if this build has it.
     """
     options.inter_op_num_threads = 1
-    # Idle threads that spin take the cores from the front end and from Triton.
+    # Idle threads that spin would take the cores from the gateway and from Triton.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
     if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -92,15 +101,15 @@ def open_onnxruntime(path: Path, options: Any, *, gpu: bool) -> Any:  # noqa: AN
 
 
 def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1) -> Any:  # noqa: ANN401 - without annotations
-    """A `CompiledModel` of the CPU plugin, without the vectors of tokens; threads: of all streams."""
-    # Imported here: it takes half a second, and an operator may have chosen to do without.
+    """Return a `CompiledModel` of the CPU plugin without the output TOKENS; all streams share `threads`."""
+    # The import takes half a second, and an operator may have chosen not to use OpenVINO.
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
     for result in model.get_results():
         if TOKENS in result.get_output_tensor(0).get_names():
-            # Nobody fetches them here, and they would be copied out of every run.
+            # Nobody reads these vectors, and every run would copy them.
             model.remove_result(result)
     if precision == "bf16-mixed":
         model = keep_fp32_where_it_counts(core, model)
@@ -108,37 +117,37 @@ def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1)
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": streams,
-        # The cores are shared with the front end and with other models.
+        # The gateway and other models share the cores.
         "ENABLE_CPU_PINNING": False,
-        # Of the shapes met, and every ragged batch is a new one. By default 5,000 are kept, which take
-        # gigabytes; 64 are as fast, none costs single texts half as much again.
+        # The cache is by shape, and every ragged batch is a new shape. The default of 5,000 entries takes
+        # gigabytes. 64 are as fast; without any, single texts take half as long again.
         "CPU_RUNTIME_CACHE_CAPACITY": 64,
     }
     return core.compile_model(model, "CPU", hints)
 
 
 class OnnxRuntimeSession:
-    """ONNX Runtime; threads: of all streams. gpu: on CUDA where this build offers it."""
+    """A text model in ONNX Runtime; all streams share `threads`, and `gpu` uses CUDA if this build has it."""
 
     def __init__(self, path: Path, threads: int, streams: int = 1, *, gpu: bool = False) -> None:
         options = onnxruntime.SessionOptions()
-        # Each caller works itself beside the pool, so that one thread means no pool at all.
+        # Each caller's thread works beside the pool, so one thread means no pool at all.
         options.intra_op_num_threads = max(1, threads - streams + 1)
-        # One plan is kept for every shape ever seen, and every ragged batch is a new shape.
+        # ONNX Runtime would keep a plan for every shape, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
         self._session = open_onnxruntime(path, options, gpu=gpu)
 
     def run(
         self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str = POOLED
     ) -> NDArray[np.float32]:
-        """As `Session.run`; with the output TOKENS float32 [total, H]."""
+        """As `Session.run`; for the output TOKENS, return float32 [total, H]."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
         result: NDArray[np.float32] = self._session.run([output], feed)[0]
         return result
 
 
 class OpenVinoSession:
-    """OpenVINO's CPU plugin; threads: of all streams, which share the weights."""
+    """A text model in OpenVINO's CPU plugin; all streams share `threads` and the weights."""
 
     def __init__(self, path: Path, threads: int, precision: str, streams: int = 1) -> None:
         compiled = compile_openvino(path, threads, precision, streams)
@@ -156,7 +165,7 @@ class OpenVinoSession:
             with self._first_run or nullcontext():
                 request.infer(feed, share_inputs=True)
             self._first_run = None
-            # The request's own memory, overwritten by the next run.
+            # The tensor is the request's own memory, which the next run overwrites.
             result: NDArray[np.float32] = request.get_tensor(self._output).data.copy()
         finally:
             self._requests.put(request)
@@ -166,10 +175,10 @@ class OpenVinoSession:
 def open_session(
     path: Path, threads: int, name: EngineName, streams: int = 1, *, gpu: bool = False
 ) -> Session:
-    """The model on that engine; `streams` runs at a time share `threads` and one copy of the weights.
+    """Open a text model on the engine `name`; `streams` concurrent runs share `threads` and the weights.
 
     Raises:
-        RuntimeError, ImportError: the engine cannot run it here.
+        RuntimeError, ImportError: The engine cannot run the model here.
     """
     if name.engine == "openvino" and not gpu:
         return OpenVinoSession(path, threads, name.precision, streams)
@@ -177,14 +186,14 @@ def open_session(
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16, rather than imitating it slowly."""
+    """Return whether the CPU itself computes in bfloat16, rather than emulating it slowly."""
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def problem_of(engine: str) -> str | None:
-    """Why ENGINE cannot say this on this machine; None where it can."""
+    """Return why ENGINE cannot have this value on this machine, or None if it can."""
     try:
         name = DEFAULT if engine == "auto" else parse_engine(engine)
     except UnknownEngine as error:
@@ -195,5 +204,5 @@ def problem_of(engine: str) -> str | None:
 
 
 if __name__ == "__main__":
-    # Asked by the front end, which imports no engine.
+    # The gateway imports no engine; it runs this script instead.
     sys.stdout.write(problem_of(sys.argv[1]) or "")

@@ -1,20 +1,20 @@
-"""Cuts a ragged batch into runs: texts of like length together, no more padding than a run is worth.
+"""Split a ragged batch into runs of texts of similar length, to balance padding against the cost of a run.
 
-Attention pads every text of a run to the longest; a run costs something whatever its size. Costs are
-counted in tokens: what the products with weights take for one token, measured on MiniLM, 2 cores.
+Attention pads every text of a run to the longest one, and every run has a fixed cost. The unit of cost is one
+token: the time that the products with weights take for it, measured on MiniLM with 2 cores.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 PADDED_TOKENS = 16384
-"""Rows times the longest row of one run: bounds the memory that attention takes."""
+"""The most padded tokens of one run (rows times the longest row), to bound the memory of attention."""
 
 RUN_COST = 64.0
-"""Of one run, in tokens."""
+"""The fixed cost of one run, in tokens."""
 
 ATTENTION_COST = 1 / 800
-"""Of one cell of a row's attention (its padded length squared), in tokens."""
+"""The cost of one cell of a row's attention, in tokens; a row has its padded length squared of them."""
 
 _LENGTH_STEP = 16
 """Attention pads to a multiple of this; see `converters/graph/packed_attention.py`."""
@@ -25,10 +25,12 @@ Rows = NDArray[np.intp]
 def sub_batches(
     lengths: NDArray[np.int32], streams: int = 1, padded_tokens: int = PADDED_TOKENS
 ) -> list[Rows]:
-    """Row numbers of each run, every row once, the costliest run first.
+    """Return the row numbers of each run, every row once, the costliest run first.
 
-    lengths: int32 [batch], at least 1. streams: runs at a time; each gets about its share of the cost.
-    Rows times the longest of a run stays within `padded_tokens`; a row that is longer by itself runs alone.
+    Args:
+        lengths: int32 [batch], each at least 1.
+        streams: Concurrent runs; each stream gets about its share of the cost.
+        padded_tokens: Limit of a run's rows times its longest row. A single row above it runs alone.
     """
     order = np.argsort(lengths, kind="stable")
     padded = (lengths[order] + (_LENGTH_STEP - 1)) // _LENGTH_STEP * _LENGTH_STEP
@@ -41,7 +43,13 @@ def sub_batches(
 
 
 class _Batch:
-    """Rows sorted by length. tokens: their running sum, from 0. padded: the length each is padded to."""
+    """Rows sorted by length.
+
+    Args:
+        tokens: Running sum of the lengths, from 0.
+        padded: Length to which each row is padded.
+        budget: Most padded tokens of one run.
+    """
 
     def __init__(self, tokens: NDArray[np.int64], padded: NDArray[np.int32], budget: int) -> None:
         self.tokens, self.padded = tokens.tolist(), padded.tolist()
@@ -49,7 +57,7 @@ class _Batch:
         self.budget = budget
 
     def cost(self, start: int, end: int) -> float:
-        """Of a run of the rows from `start` to before `end`."""
+        """Return the cost of a run of the rows from `start` to before `end`."""
         longest = self.padded[end - 1]
         attention = (end - start) * longest * longest * ATTENTION_COST
         return float(RUN_COST + self.tokens[end] - self.tokens[start] + attention)
@@ -59,7 +67,7 @@ class _Batch:
 
 
 def _blocks(batch: _Batch) -> list[int]:
-    """Where blocks end: rows of one padded length that fit into one run."""
+    """Return the ends of blocks: neighbouring rows of one padded length that fit into one run."""
     ends, start = [], 0
     for row in range(1, batch.size + 1):
         last = row == batch.size
@@ -70,7 +78,7 @@ def _blocks(batch: _Batch) -> list[int]:
 
 
 def _merged(batch: _Batch, ends: list[int]) -> list[tuple[int, int]]:
-    """Runs of neighbouring blocks, (start, end) each, of the least cost altogether."""
+    """Join neighbouring blocks into runs, (start, end) each, with the least total cost."""
     best, cuts = {0: 0.0}, {}
     places = [0, *ends]
     for number, end in enumerate(ends, start=1):
@@ -88,9 +96,9 @@ def _merged(batch: _Batch, ends: list[int]) -> list[tuple[int, int]]:
 
 
 def _shared(batch: _Batch, runs: list[tuple[int, int]], streams: int) -> list[tuple[int, int]]:
-    """The runs, those above a stream's share cut, so that no stream is left without work."""
+    """Cut the runs that cost more than a stream's share, so that no stream is left without work."""
     share = sum(batch.cost(*run) - RUN_COST for run in runs) / streams + RUN_COST
-    # A rest that is not worth a run of its own stays where it is, unless a stream would be idle.
+    # A remainder that is not worth a run of its own stays where it is, unless a stream would be idle.
     least_rest = 1.5 * RUN_COST if len(runs) >= streams else RUN_COST
     done = []
     waiting = list(runs)

@@ -1,6 +1,6 @@
-"""What the backend computes: texts of a text model, or images of an image tower.
+"""The models of the backend: a text model, or the image tower of a CLIP model.
 
-Each checks the requests that Triton brings and runs all good ones at once. Imports no torch.
+Each checks the requests that Triton passes on and computes all valid ones at once. Torch is not imported.
 """
 
 import json
@@ -20,7 +20,7 @@ from triton_models.backends.onnxruntime.image_engine_selection import image_engi
 from triton_models.contract.tokens import WANTS_TOKENS, token_ids
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]
-"""The inputs of requests to the answer of each, in their order."""
+"""A function from the inputs of requests to their answers, in the same order."""
 
 
 Chosen = TypeVar("Chosen")
@@ -30,19 +30,23 @@ log = logging.getLogger(__name__)
 
 
 class Tower(Protocol):
-    """One open model. name: the engine, for the log."""
+    """One open model.
+
+    Attributes:
+        name: Name of the engine, for the log.
+    """
 
     name: str
 
     def problem(self, rows: NDArray[Any]) -> str | None:
-        """Why one request's input cannot be computed; None where it can."""
+        """Return why one request's input cannot be computed, or None if it can."""
 
     def run_of(self, rows: NDArray[Any]) -> Run:
-        """What computes a request; those of one kind are computed at once."""
+        """Return the function for a request; requests with the same function are computed at once."""
 
 
 def open_tower(config: dict[str, Any], directory: Path, threads: int, *, gpu: bool) -> Tower:
-    """The model of `directory`, by its configuration as Triton gives it."""
+    """Open the model in `directory` by the configuration that Triton passes."""
     inputs = config["input"][0]
     if inputs["data_type"] == "TYPE_UINT8":
         shape = [int(size) for size in inputs["dims"]]
@@ -55,13 +59,21 @@ def opened(
     open_: Callable[[Chosen], Opened],
     is_right: Callable[[Opened], bool],
 ) -> tuple[Chosen, Opened]:
-    """What is chosen, and the model opened with it; where it fails or computes wrong, measured anew, once.
+    """Choose an engine and open the model; if that fails or the vectors are wrong, measure once more.
 
-    Wrong vectors must not be answered, not even to a check: Triton would keep them for the next engine.
-    choose: as `engine_for`, by whether anew. What ENGINE fixes is taken whatever it computes.
+    Wrong vectors must not be returned even to a check, because Triton would cache them for the next engine.
+    The engine that ENGINE fixes is used whatever it computes.
+
+    Args:
+        choose: Returns the choice; its argument says whether to measure again, as `anew` of `engine_for`.
+        open_: Opens the model with a choice.
+        is_right: Returns whether the open model agrees with the reference.
+
+    Returns:
+        The choice and the open model.
 
     Raises:
-        RuntimeError, ImportError: the engine that was measured now cannot run the model.
+        RuntimeError, ImportError: The newly measured engine cannot run the model.
     """
     chosen = choose(False)
     try:
@@ -80,7 +92,7 @@ class TextTower:
 
     def __init__(self, directory: Path, threads: int, input_name: str, *, gpu: bool) -> None:
         record = _record(directory)
-        # Weights in fp16 are for a GPU: there is no engine to choose.
+        # Weights in fp16 are for a GPU, where there is no engine to choose.
         measured = not gpu and record.get("precision") != "fp16"
         chosen, self._engine = opened(
             lambda anew: engine_for(directory, threads, measured=measured, anew=anew),
@@ -111,11 +123,11 @@ class TextTower:
         return self.run_tokens if rows[0, 0] & WANTS_TOKENS else self.run
 
     def run(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """One vector a row: float32 [b, D] of each request."""
+        """Return one vector for each row: float32 [b, D] for each request."""
         return _parts(self._engine.run(*_flat(requests)), [rows.shape[0] for rows in requests])
 
     def run_tokens(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """One vector a token: float32 [b, L, H] of each request."""
+        """Return one vector for each token: float32 [b, L, H] for each request."""
         parts = _parts(self._engine.run_tokens(*_flat(requests)), [rows.size for rows in requests])
         return [part.reshape(*rows.shape, -1) for part, rows in zip(parts, requests, strict=True)]
 
@@ -142,25 +154,25 @@ class ImageTower:
         return None
 
     def run_of(self, rows: NDArray[Any]) -> Run:
-        """As `Tower.run_of`: all are of one kind."""
+        """As `Tower.run_of`; all requests have the same function."""
         del rows
         return self.run
 
     def run(self, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """One vector an image: float32 [b, D] of each request."""
+        """Return one vector for each image: float32 [b, D] for each request."""
         images = requests[0] if len(requests) == 1 else np.concatenate(requests)
         return _parts(self._engine.run(images), [rows.shape[0] for rows in requests])
 
 
 def _flat(requests: Sequence[NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """All ids one after another, int64 [total], and the length of each row, int32 [batch]."""
+    """Return all ids one after another, int64 [total], and the length of each row, int32 [batch]."""
     input_ids = np.concatenate([rows.reshape(-1) for rows in requests])
     lengths = np.concatenate([np.full(rows.shape[0], rows.shape[1], np.int32) for rows in requests])
     return input_ids, lengths
 
 
 def _parts(vectors: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
-    """The vectors cut into parts of these sizes."""
+    """Cut the vectors into parts of these sizes."""
     parts, start = [], 0
     for size in sizes:
         parts.append(vectors[start : start + size])
@@ -169,7 +181,7 @@ def _parts(vectors: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[n
 
 
 def _record(directory: Path) -> dict[str, Any]:
-    """`model.json` beside the model; empty where there is none, then ids are not checked."""
+    """Return `model.json` beside the model; if there is none, {}, and the range of ids is not checked."""
     try:
         record: dict[str, Any] = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

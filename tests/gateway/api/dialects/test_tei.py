@@ -21,9 +21,9 @@ from gateway.errors import Unsupported
 from gateway.health.monitor import Monitor
 from gateway.inference.admission import Admission
 from gateway.inference.text import TextEmbedder
-from gateway.model_id import Reference
+from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
-from gateway.models.readiness import Verified
+from gateway.models.readiness import ReadinessGate
 from tests.conftest import MINILM, Server
 from tests.support.converted_models import CLIP, NORMALIZED, Stock
 from tests.support.tiny_models import HIDDEN
@@ -92,9 +92,9 @@ def test_truncation(client: httpx.Client, hub_client: InferenceClient) -> None:
 
 
 def test_tokenize_and_decode(client: httpx.Client, minilm_path: str) -> None:
-    reference = Tokenizer.from_file(f"{minilm_path}/tokenizer.json")
-    reference.no_padding()
-    expected = reference.encode(TEXTS[1])
+    model_id = Tokenizer.from_file(f"{minilm_path}/tokenizer.json")
+    model_id.no_padding()
+    expected = model_id.encode(TEXTS[1])
     tokens = client.post(f"{BASE}/tokenize", json={"inputs": TEXTS[1]}).json()[0]
     assert [token["id"] for token in tokens] == expected.ids
     assert [token["special"] for token in tokens] == [bool(mask) for mask in expected.special_tokens_mask]
@@ -104,9 +104,9 @@ def test_tokenize_and_decode(client: httpx.Client, minilm_path: str) -> None:
     bare = client.post(f"{BASE}/tokenize", json={"inputs": TEXTS, "add_special_tokens": False}).json()
     assert [token["id"] for token in bare[1]] == expected.ids[1:-1]
     ids = expected.ids
-    assert client.post(f"{BASE}/decode", json={"ids": ids}).json() == [reference.decode(ids)]
+    assert client.post(f"{BASE}/decode", json={"ids": ids}).json() == [model_id.decode(ids)]
     whole = client.post(f"{BASE}/decode", json={"ids": [ids, ids], "skip_special_tokens": False}).json()
-    assert whole == [reference.decode(ids, skip_special_tokens=False)] * 2
+    assert whole == [model_id.decode(ids, skip_special_tokens=False)] * 2
 
 
 def test_info_and_health(client: httpx.Client) -> None:
@@ -141,10 +141,10 @@ def token_vectors(client: httpx.Client, path: str, **body: Any) -> list[NDArray[
 
 
 def test_embed_all_gives_every_token_its_vector(client: httpx.Client, minilm_path: str) -> None:
-    reference = SentenceTransformer(minilm_path, device="cpu")
+    model_id = SentenceTransformer(minilm_path, device="cpu")
     # More than go to Triton at a time, of many lengths, the longest as long as the model takes.
     texts = [" ".join(["a", "diver", "under", "the", "ice"] * count) for count in range(1, 20)] + ["", LONG]
-    wanted = reference.encode(texts, output_value="token_embeddings", batch_size=1)
+    wanted = model_id.encode(texts, output_value="token_embeddings", batch_size=1)
     pooled = embed(client, texts)
     for _ in range(2):
         found = token_vectors(client, BASE, inputs=texts, truncate=True)
@@ -211,24 +211,24 @@ def test_a_backend_that_pools_is_never_taken_for_one_of_tokens(server: Server) -
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(PoolingTriton(), pooling)
         port = pooling.add_insecure_port("127.0.0.1:0")
         await pooling.start()
-        repository, reference = Repository(server.repository), Reference("tiny/static")
+        repository, model_id = Repository(server.repository), ModelId("tiny/static")
         async with Triton(server.repository, "", grpc_url=f"127.0.0.1:{port}") as triton:
             monitor = Monitor(repository, triton, compute_seconds=5)
             monitor.lost = None
-            verified = Verified(repository, triton, monitor)
+            readiness = ReadinessGate(repository, triton, monitor)
             embedder = TextEmbedder(
                 Catalog(repository),
                 triton,
-                verified,
-                Admission(64),
+                readiness,
+                Admission(64, 10),
                 max_inputs=8,
                 timeout=5,
                 max_characters=99,
             )
-            assert len((await embedder.embed(reference, ["a", "river"], normalize=True)).vectors) == 2
+            assert len((await embedder.embed(model_id, ["a", "river"], normalize=True)).vectors) == 2
             for texts in (["river"], ["river paper", "a"]):
                 with pytest.raises(Unsupported, match="backend of this Triton"):
-                    await embedder.embed_tokens(reference, texts)
+                    await embedder.embed_tokens(model_id, texts)
         await pooling.stop(None)
 
     asyncio.run(run())

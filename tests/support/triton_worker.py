@@ -1,4 +1,4 @@
-"""A front end reduced to its Triton: `python -m tests.triton_models.worker REPOSITORY`.
+"""A front end reduced to its Triton: `python -m tests.support.triton_worker REPOSITORY`.
 
 Says on stdout, one JSON object a line, where Triton answers whenever that changes; `restart` on
 stdin starts Triton again; ends at the end of stdin or on SIGTERM.

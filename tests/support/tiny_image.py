@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.triton_models.helpers import manifest
+from tests.support.tiny_repository import manifest
 from triton_models.contract.config import model_config, to_text
 from triton_models.contract.manifest import ImagePreprocessing, Manifest
 from triton_models.repository.repository import CONFIG, MANIFEST, MODEL, Repository
@@ -51,12 +51,12 @@ def write_model(path: Path, seed: int) -> None:
     onnx.save(model, path)
 
 
-def install(repository: Repository, served: str, seed: int) -> Manifest:
+def install(repository: Repository, triton_name: str, seed: int) -> Manifest:
     """Build the tower and put it into the repository."""
-    with repository.staging(served) as staged:
+    with repository.staging(triton_name) as staged:
         write_model(staged / MODEL, seed)
         recorded = manifest(
-            served,
+            triton_name,
             (staged / MODEL).read_bytes(),
             tower="image",
             image=ImagePreprocessing(HEIGHT, WIDTH, "shortest", "bicubic"),
@@ -65,6 +65,6 @@ def install(repository: Repository, served: str, seed: int) -> Manifest:
         version.mkdir()
         (staged / MODEL).rename(version / MODEL)
         (version / MANIFEST).write_text(recorded.to_json())
-        (staged / CONFIG).write_text(to_text(model_config(served, recorded)))
-        repository.install(staged, served)
+        (staged / CONFIG).write_text(to_text(model_config(triton_name, recorded)))
+        repository.install(staged, triton_name)
     return recorded

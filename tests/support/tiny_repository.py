@@ -1,4 +1,4 @@
-"""What several tests of this directory need."""
+"""Tiny models in a Triton repository, and helpers that start Triton on it."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ import grpc.aio
 import psutil
 from tritonclient.grpc import service_pb2_grpc
 
-from tests.triton_models.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
+from tests.support.tiny_onnx import DIMENSIONS, VOCAB_SIZE, write_model
 from triton_models.client.client import TritonClient
 from triton_models.contract.config import model_config, to_text
 from triton_models.contract.manifest import Manifest, Source
@@ -29,9 +29,9 @@ class RunningTriton:
     url: str
 
 
-def manifest(served: str, model: bytes, **changes: Any) -> Manifest:  # noqa: ANN401 - fields of Manifest
+def manifest(triton_name: str, model: bytes, **changes: Any) -> Manifest:  # noqa: ANN401 - fields of Manifest
     fields: dict[str, Any] = {
-        "model_name": served,
+        "model_name": triton_name,
         "revision": None,
         "source": Source("directory", "nowhere", None, {}),
         "dimensions": DIMENSIONS,
@@ -46,31 +46,38 @@ def manifest(served: str, model: bytes, **changes: Any) -> Manifest:  # noqa: AN
     return Manifest(**{**fields, **changes})
 
 
-def build(directory: Path, served: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401
+def build(directory: Path, triton_name: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401 - fields of Manifest
     """Write a whole tiny model into an empty directory."""
     write_model(directory / MODEL, seed, work=work, tokens="token_dimensions" in changes)
-    recorded = manifest(served, (directory / MODEL).read_bytes(), **changes)
+    recorded = manifest(triton_name, (directory / MODEL).read_bytes(), **changes)
     version = directory / str(recorded.version)
     version.mkdir()
     (directory / MODEL).rename(version / MODEL)
     (version / MANIFEST).write_text(recorded.to_json())
-    (directory / CONFIG).write_text(to_text(model_config(served, recorded)))
+    (directory / CONFIG).write_text(to_text(model_config(triton_name, recorded)))
     return recorded
 
 
-def install(repository: Repository, served: str, seed: int, *, work: int = 0, **changes: Any) -> Manifest:  # noqa: ANN401
+def install(
+    repository: Repository,
+    triton_name: str,
+    seed: int,
+    *,
+    work: int = 0,
+    **changes: Any,  # noqa: ANN401 - fields of Manifest
+) -> Manifest:
     """Build a tiny model and put it into the repository."""
-    with repository.staging(served) as staged:
-        recorded = build(staged, served, seed, work=work, **changes)
-        repository.install(staged, served)
+    with repository.staging(triton_name) as staged:
+        recorded = build(staged, triton_name, seed, work=work, **changes)
+        repository.install(staged, triton_name)
     return recorded
 
 
-async def statistics(client: TritonClient, served: str, *, inferences: int) -> dict[str, Any]:
+async def statistics(client: TritonClient, triton_name: str, *, inferences: int) -> dict[str, Any]:
     """The statistics of one model, once they count this many rows computed."""
     deadline = time.monotonic() + 5
     while True:
-        found = next(model for model in await client.statistics() if model["name"] == served)
+        found = next(model for model in await client.statistics() if model["name"] == triton_name)
         if found["inference_count"] >= inferences or time.monotonic() > deadline:
             return dict(found)
         # Triton answers a request before it counts it.
