@@ -19,8 +19,8 @@ from converters import memory_reservation
 HOLDER = """
 import sys, time
 from pathlib import Path
-from converters import memory
-with memory.reserve(Path(sys.argv[1]), int(sys.argv[2]), lambda: None):
+from converters import memory_reservation
+with memory_reservation.reserve(Path(sys.argv[1]), int(sys.argv[2]), lambda: None):
     print("held", flush=True)
     time.sleep(60)
 """

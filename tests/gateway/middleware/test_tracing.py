@@ -22,14 +22,14 @@ TRITON_CALL = "inference.GRPCInferenceService/ModelInfer"
 TEXT = "a most private sentence"
 OF_IMAGES = """
 import asyncio, sys
-from gateway import tracing
+from gateway.middleware.tracing import with_tracing
 from gateway.allowed_hosts import AllowedHosts
 from gateway.images.decoder import ImageDecoder
 from gateway.images.fetcher import ImageFetcher
 from gateway.images.headers import ImageError
 from triton_models.contract.manifest import ImagePreprocessing
 
-traced = tracing.traced(lambda *_: None)
+traced = with_tracing(lambda *_: None)
 
 async def main():
     spec = ImagePreprocessing(8, 8, "shortest", "bicubic")
@@ -48,11 +48,11 @@ traced._exporting.close(10)
 OF_A_CALL = """
 import asyncio, functools
 import grpc.aio
-from gateway import tracing
+from gateway.middleware.tracing import with_tracing
+from gateway.telemetry.tracing import infer_call
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from triton_models import client
 
-traced = tracing.traced(lambda *_: None)
+traced = with_tracing(lambda *_: None)
 
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request, context):
@@ -67,7 +67,7 @@ async def main():
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         method = functools.partial(stub.ModelInfer, metadata=(("triton-key", "a-secret"),))
-        await client.shielded_call(method, service_pb2.ModelInferRequest(model_name="m"), 5.0)
+        await infer_call()(method, service_pb2.ModelInferRequest(model_name="m"), 5.0)
     await server.stop(None)
 
 asyncio.run(main())
