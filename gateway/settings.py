@@ -270,12 +270,13 @@ def read_settings(credentials: Mapping[str, str] = MappingProxyType({})) -> Sett
     Raises:
         SettingsError: A variable has a value that cannot be used, or is no longer supported.
     """
+    environment = {name.upper(): value for name, value in os.environ.items()}
     for name, instead in REMOVED.items():
-        if name in os.environ:
+        if name in environment:
             raise SettingsError(f"{name}: this setting is gone: {instead}")
     given: dict[str, Any] = {name.lower(): credentials[name] for name in SECRETS if name in credentials}
-    old_names = {new: old for old, new in RENAMED.items() if old in os.environ and new not in os.environ}
-    given |= {new.lower(): os.environ[old] for new, old in old_names.items()}
+    old_names = {new: old for old, new in RENAMED.items() if old in environment and new not in environment}
+    given |= {new.lower(): environment[old] for new, old in old_names.items()}
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -283,14 +284,15 @@ def read_settings(credentials: Mapping[str, str] = MappingProxyType({})) -> Sett
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
         name = old_names.get(name, name)
         message = first["msg"].removeprefix("Value error, ")
-        got = "" if name in SECRETS else f" (got {os.environ.get(name)!r})"
+        got = "" if name in SECRETS else f" (got {environment.get(name)!r})"
         # Not chained, since pydantic's own message shows the value.
         raise SettingsError(f"{name}: {message}{got}") from None
 
 
 def warn_of_old_names() -> None:
     """Log one line for each setting that has its old name in the environment."""
+    environment = {name.upper() for name in os.environ}
     for old, new in RENAMED.items():
-        if old in os.environ:
-            used = "is ignored" if new in os.environ else "still works"
+        if old in environment:
+            used = "is ignored" if new in environment else "still works"
             log.warning("%s is called %s now; the old name %s", old, new, used)

@@ -1,5 +1,6 @@
 """The documents: links, limits, settings, routes, folders, and each block of code, run against a server."""
 
+import importlib
 import json
 import os
 import re
@@ -180,6 +181,15 @@ def test_every_block_is_run_or_has_a_reason() -> None:
             assert any(part in block.text for part in NOT_RUN), f"{block.page}: no reason for {block.text}"
         if block.language == "yaml":
             assert yaml.safe_load(block.text), block.page
+
+
+def test_protocols_that_are_named_for_uvicorn_exist() -> None:
+    pages = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+    named = {name for path in pages for name in re.findall(r"--http (\w[\w.]*:\w+)", path.read_text())}
+    assert named
+    for name in named:
+        module, _, attribute = name.partition(":")
+        assert hasattr(importlib.import_module(module), attribute), name
 
 
 @pytest.mark.parametrize("block", RUN)

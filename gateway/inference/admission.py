@@ -8,7 +8,7 @@ that requests take turns.
 
 A request is refused with 429 when its predicted wait, the work ahead of it over the measured rate, exceeds
 MAX_QUEUE_SECONDS or its own `timeout_ms`, or when more than MAX_QUEUED_INPUTS wait. Until a rate has been
-measured it is let in.
+measured it is let in. The rate is measured while Triton has enough to do.
 """
 
 import asyncio
@@ -64,6 +64,7 @@ class Lane:
         self._shown = 0
         # Work done and the seconds it took since the rate was last measured, and since when there is work.
         self._done, self._worked, self._since = 0.0, 0.0, 0.0
+        self._was_busy = False
         self._is_first_measure = True
         self._rate: float | None = None
 
@@ -87,7 +88,8 @@ class Lane:
         wait = self.predicted_wait()
         if wait > self._max_seconds:
             return f"{self.waiting} inputs are waiting, about {wait:.1f} s of work"
-        if deadline.own and wait > deadline.moment - monotonic():
+        # A request that is late already is told so, where it would be sent.
+        if deadline.own and 0 < deadline.moment - monotonic() < wait:
             return f"about {wait:.1f} s of work are waiting, which is longer than timeout_ms"
         return None
 
@@ -138,6 +140,7 @@ class Lane:
             self._since = monotonic()
         self._in_triton += rows
         self._work_in_triton += work
+        self._was_busy |= 2 * self._in_triton >= LEAST_WINDOW
 
     def _has_room(self, rows: int, work: float) -> bool:
         inputs = self._in_triton + rows
@@ -203,11 +206,15 @@ class Lane:
             self._queue.popleft()
 
     def _measure(self, rate: float) -> None:
-        if self._is_first_measure:
+        was_busy, self._was_busy = self._was_busy, 2 * self._in_triton >= LEAST_WINDOW
+        if not was_busy:
+            # With less to do than it can, a model shows less than it can: only an increase is news.
+            self._rate = self._rate and max(self._rate, rate)
+        elif self._is_first_measure:
             # A batch's rows end one by one, so the first measure sees only some of its work.
             self._is_first_measure = False
-            return
-        self._rate = rate if self._rate is None else (self._rate + rate) / 2
+        else:
+            self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
 
 class Admission:

@@ -90,7 +90,7 @@ class Capacity:
             if self._evicts:
                 others = await self._make_room(model_id, others)
             self._require(model_id, others)
-            await self._locks.record(model_id.triton_names[:1], admitted=True)
+            await self._locks.record(model_id.triton_names[:1], admitted=1)
 
     async def trim(self, first: Iterable[ModelId]) -> None:
         """Drop models that were loaded before this start and exceed the limit now.

@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import logging
-import socket
 
 import uvicorn
 
@@ -43,12 +42,9 @@ def _warn(settings: Settings, server: uvicorn.Server) -> None:
 
 def listening_addresses(server: uvicorn.Server) -> set[str]:
     """Return the IP addresses on which the server accepts connections."""
-    return {
-        str(one.getsockname()[0])
-        for listener in getattr(server, "servers", ())
-        for one in listener.sockets
-        if one.family in (socket.AF_INET, socket.AF_INET6)
-    }
+    names = [one.getsockname() for listener in getattr(server, "servers", ()) for one in listener.sockets]
+    # Not by the family: uvicorn takes a descriptor that it is given for a UNIX socket, whatever it is.
+    return {str(name[0]) for name in names if isinstance(name, tuple)}
 
 
 def _is_loopback(address: str) -> bool:

@@ -68,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused is not None:
             return
         self._unset_keepalive_if_required()
-        if self._head_since is None and self._body_since is None:
+        if self._head_since is None and self._body_since is None and self._is_idle:
             # Empty lines before a request begin no message in the parser, but the deadline applies to them.
             self._head_since = self.loop.time()
         stopped: Exception | None = None
@@ -197,7 +197,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _check_deadlines(self) -> None:
         """End the connection if its client is too slow."""
         self._poll = self.loop.call_later(POLL_SECONDS, self._check_deadlines)
-        is_idle = self.cycle is None or self.cycle.response_complete
+        is_idle = self._is_idle
+        is_asked_for = is_idle or not self.cycle.waiting_for_100_continue
+        if self._body_since and (self.flow.read_paused or not is_asked_for):
+            # It is the server that does not read.
+            self._body_since = self.loop.time()
         if self._stalls_answer():
             # The rest of the response is discarded.
             self.transport.abort()
@@ -208,6 +212,11 @@ class HttpProtocol(HttpToolsProtocol):
             is_idle and self._is_late(self._head_since, HEAD_SECONDS)
         ):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request came in too slowly")
+
+    @property
+    def _is_idle(self) -> bool:
+        """True if no answer is due."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _is_late(self, since: float | None, seconds: float) -> bool:
         return since is not None and self.loop.time() - since > seconds

@@ -80,6 +80,14 @@ def test_old_names_go_on_working_and_say_so(
     ]
 
 
+def test_old_names_may_be_in_lower_case_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("triton_grpc_url", "old:8001")
+    monkeypatch.setenv("max_queued_inputs", "5")
+    monkeypatch.setenv("MAX_QUEUED_ROWS", "7")
+    settings = read_settings()
+    assert (settings.max_queued_inputs, settings.triton_grpc_address) == (5, "old:8001")
+
+
 def test_a_setting_that_is_gone_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_LOADED_BYTES", "1000")
     with pytest.raises(SettingsError, match=r"MAX_LOADED_BYTES.*MAX_LOADED_MODELS"):

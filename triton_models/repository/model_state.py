@@ -35,7 +35,7 @@ class ModelState:
     wanted: bool = False
     activity: Activity | None = None
     error: str | None = None
-    admitted: bool | None = None
+    admitted: int | None = None
 
 
 _STATE = TypeAdapter(ModelState)

@@ -148,6 +148,56 @@ def test_the_rate_falls_as_well_as_rises(monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(run())
 
 
+def test_light_traffic_says_nothing_about_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.monotonic()
+    monkeypatch.setattr("gateway.inference.admission.monotonic", lambda: clock)
+
+    async def run() -> None:
+        nonlocal clock
+        small, model = lane(), Model()
+        # One at a time: 10 a second, which is this model's latency.
+        for _ in range(50):
+            tasks = await started(ask(small, model, "one", [1]))
+            clock += 0.1
+            await model.finish(1)
+            await asyncio.gather(*tasks)
+        burst = await started(
+            *(ask(small, model, "burst", [1], Deadline(clock + 1, own=True)) for _ in range(500))
+        )
+        assert small.waiting + LEAST_WINDOW == 500
+        for task in burst:
+            task.cancel()
+        await asyncio.gather(*burst, return_exceptions=True)
+        await model.finish(LEAST_WINDOW)
+        # Nor does it lower what is known of it.
+        for _ in range(4):
+            tasks = await started(*(ask(small, model, "many", [1]) for _ in range(LEAST_WINDOW)))
+            clock += 1
+            await model.finish(LEAST_WINDOW)
+            await asyncio.gather(*tasks)
+        for _ in range(20):
+            tasks = await started(ask(small, model, "one", [1]))
+            clock += 0.1
+            await model.finish(1)
+            await asyncio.gather(*tasks)
+        tasks = await started(*(ask(small, model, "many", [1]) for _ in range(LEAST_WINDOW)))
+        assert small.predicted_wait() < 1.5
+        await model.finish(LEAST_WINDOW)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_late_already_is_no_overload() -> None:
+    async def run() -> None:
+        small = lane()
+        with Ticket(small, 1, 1, Deadline(time.monotonic() - 1, own=True)):
+            pass
+        assert small.waiting == 0
+
+    asyncio.run(run())
+
+
 def test_a_long_text_counts_for_more_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = time.monotonic()
     monkeypatch.setattr("gateway.inference.admission.monotonic", lambda: clock)

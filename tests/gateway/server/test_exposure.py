@@ -35,6 +35,10 @@ def test_sockets_that_listen_are_found() -> None:
             other.bind(("127.0.0.8", 0))
             other.listen()
             assert listening_addresses(server) == {"127.0.0.7", "::1"}
+            # As uvicorn takes a descriptor that a supervisor gives it.
+            given = socket.fromfd(other.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+            server.servers.append(await asyncio.start_unix_server(lambda *_: None, sock=given))
+            assert "127.0.0.8" in listening_addresses(server)
         for one in server.servers:
             one.close()
 

@@ -32,10 +32,11 @@ class Application:
         self.gone = threading.Event()
         self.asked: list[tuple[str, str, bytes]] = []
         self.headers: list[dict[str, str]] = []
-        self.pause = 0.0
+        self.pause_before = self.pause = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
+        await asyncio.sleep(self.pause_before)
         try:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
@@ -155,6 +156,27 @@ def test_a_body_that_comes_byte_by_byte_is_late(port: int, application: Applicat
                 connection.sendall(b"x")
                 time.sleep(0.02)
         assert application.gone.wait(END)
+
+
+def test_a_body_that_the_server_does_not_read_is_not_late(port: int, application: Application) -> None:
+    size = 2 << 20
+    with connected(port) as connection:
+        application.pause_before = 16 * PATIENCE
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+        connection.sendall(head + b"x" * size)
+        assert rest(connection).endswith(str(size).encode())
+
+
+def test_a_line_end_after_a_request_is_no_request(port: int, application: Application) -> None:
+    with connected(port) as connection:
+        application.pause = PATIENCE
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(PATIENCE / 4)
+        connection.sendall(b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.settimeout(5 * PATIENCE)
+        with pytest.raises(TimeoutError):
+            connection.recv(1000)
 
 
 def test_a_request_sent_ahead_has_its_time_after_the_answer_before_it(
