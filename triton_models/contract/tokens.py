@@ -55,9 +55,10 @@ def mark_past_cache(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def beside_random(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows (int64 [b, L], L >= 1) and one more row of random ids: int64 [b + 1, L], not marked.
 
-    No earlier request had these bytes. The first b vectors are those of the rows.
+    No earlier request had these bytes. The first b vectors are those of the rows. The ids are below the
+    largest of the rows, which may be the planted one of a check.
     """
-    ids = np.random.default_rng().integers(0, token_ids(rows).max() + 1, (1, rows.shape[1]))
+    ids = np.random.default_rng().integers(0, max(2, token_ids(rows).max()), (1, rows.shape[1]))
     return np.concatenate([rows, ids])
 
 

@@ -31,7 +31,7 @@ CLIP, STATIC = ModelId("ViT-B-32", "tag"), ModelId("tiny/static")
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"),
+    ("name", "model_id"),
     [
         ("ViT-B-32:tag", CLIP),
         ("ViT-B-32/tag", CLIP),

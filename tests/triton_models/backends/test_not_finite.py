@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.support.tiny_onnx import DIMENSIONS, expected
 from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, install, with_server
 from triton_models.client.client import TritonClient
-from triton_models.client.errors import NotFinite
+from triton_models.client.errors import InferenceRejected, NotFinite
 from triton_models.contract.accuracy import first_not_finite
 from triton_models.repository.repository import MODEL
 
@@ -96,6 +96,25 @@ def test_a_text_without_a_finite_vector_gets_its_error_each_time(triton: Running
     async def run() -> None:
         async with TritonClient(triton.url) as client:
             await work(client)
+
+    asyncio.run(run())
+
+
+def test_a_planted_row_gets_its_error_each_time(triton: RunningTriton) -> None:
+    """Triton keeps a failure as an empty answer; the row is asked again beside a random one then."""
+    recorded = install(triton.repository, "planted", seed=1, vocab_size=50, planted_id=50)
+    spoil(triton.repository.version_dir("planted") / MODEL, {50: np.nan})
+
+    async def run() -> None:
+        async with TritonClient(triton.url) as client:
+            await client.load("planted", LOAD_SECONDS)
+            for _ in range(10):
+                with pytest.raises(NotFinite) as raised:
+                    await client.infer("planted", recorded.version, np.array([[50]]), timeout=5)
+                assert raised.value.row == 0
+            for bad in ([[50, 1]], [[51]]):
+                with pytest.raises(InferenceRejected, match="outside the vocabulary"):
+                    await client.infer("planted", recorded.version, np.array(bad), timeout=5)
 
     asyncio.run(run())
 

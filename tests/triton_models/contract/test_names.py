@@ -4,7 +4,7 @@ from triton_models.contract.names import ClipNames, InvalidModelName, clip_trito
 
 
 @pytest.mark.parametrize(
-    ("model_name", "served"),
+    ("model_name", "triton_name"),
     [
         ("intfloat/e5-small-v2", "intfloat_e5-small-v2"),
         ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers_all-MiniLM-L6-v2"),

@@ -123,7 +123,7 @@ def test_delete_removes_the_files_and_what_was_known(repository: Repository) -> 
         repository.delete("tiny")
 
 
-@pytest.mark.parametrize("served", ["nope", "", ".state", "..", "../models", "a/b", "a\0b", "/etc"])
+@pytest.mark.parametrize("triton_name", ["nope", "", ".state", "..", "../models", "a/b", "a\0b", "/etc"])
 def test_what_is_not_a_model_is_not_found(repository: Repository, triton_name: str) -> None:
     for question in (repository.manifest, repository.version_dir, repository.load_check, repository.delete):
         with pytest.raises(ModelNotInRepository):
