@@ -25,10 +25,6 @@ Callers see the message: one line that says what to change, without paths, addre
 that was called decides the body around it: see `gateway/api/error_bodies.py`.
 """
 
-import logging
-
-log = logging.getLogger(__name__)
-
 
 class GatewayError(Exception):
     """Base class of the errors that callers see.

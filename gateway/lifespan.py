@@ -1,7 +1,6 @@
 """Creates the parts of the application at its start, and closes them at its end."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,9 +30,6 @@ from gateway.telemetry.tracing import infer_call
 from triton_models.client.channel import ChannelOptions
 from triton_models.repository.repository import Repository
 from triton_models.server.supervisor import Triton
-
-log = logging.getLogger(__name__)
-
 
 CHANNELS = 2
 """Connections of one process to Triton. One carries over 10,000 requests a second, and each costs CPU."""

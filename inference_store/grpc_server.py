@@ -1,6 +1,5 @@
 """The store's gRPC server. It parses requests, but sends answers as bytes without parsing them."""
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
@@ -14,8 +13,6 @@ from inference_store.record import Outcome
 from inference_store.store import Store
 from inference_store.streams import Ended, Stream
 from inference_store.target import passed_on
-
-log = logging.getLogger(__name__)
 
 STORE_METADATA = "inference-store"
 """The trailing metadata of ServerLive, with the mode. A client that probes models can stop when it sees this,

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,8 +21,6 @@ from inference_store.protocol import METHODS
 from inference_store.record import Outcome
 from inference_store.store import Store
 from inference_store.target import Metadata
-
-log = logging.getLogger(__name__)
 
 Headers = dict[str, str]
 Answer = tuple[int, bytes, Headers]

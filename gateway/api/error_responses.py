@@ -1,6 +1,7 @@
 """The conversion of exceptions to responses: status, headers, and the body in the format of the API."""
 
 import errno
+import logging
 
 import orjson
 from fastapi import FastAPI, Request
@@ -34,9 +35,10 @@ from gateway.errors import (
     UnknownEncoding,
     Unsupported,
     UrlTooLong,
-    log,
 )
 from triton_models.client import errors as triton
+
+log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status in the metrics when the client disconnects; not standard, but other servers use it too."""

@@ -248,7 +248,7 @@ def _surrogate(body: bytes, error: ValidationError) -> str | None:
         for index, text in texts:
             if isinstance(text, str) and not _is_unicode(text):
                 place = name if index is None else f"{name}.{index}"
-                return f"{place}: a lone surrogate is not Unicode text"
+                return f"{place}: {_SURROGATE}"
     return None
 
 
