@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.middleware.access import MAX_HEADER_BYTES, MAX_URL_BYTES
 from gateway.middleware.request_context import FIELDS
+from gateway.server.lingering_close import LastResponse, LingeringClose
 from gateway.server.request_heads import Refused, Turn, check, has_body, without_upgrade
 
 POLL_SECONDS = 20.0
@@ -57,15 +58,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._host = b""
         self._framing: int | None = None
         self._expects: RequestResponseCycle | None = None
+        self._ending = LingeringClose(transport)
+        self._for_responses = LastResponse(transport, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the deadline checks as well."""
         self._poll.cancel()
+        self._ending.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse and count received bytes; a head that grows too large is refused before it is complete."""
-        if self._refused is not None:
+        if self._refused is not None or self._ending.has_begun:
+            self._ending.discard(len(data))
             return
         self._unset_keepalive_if_required()
         if self._head_since is None and self._body_since is None and self._is_idle:
@@ -140,6 +145,7 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             self._check()
         super().on_headers_complete()
+        self.cycle.transport = self._for_responses  # type: ignore[assignment] # all that a response uses
         if self._framing is not None:
             # Trailers must not become headers: they would bypass a proxy that sets or removes headers.
             self.headers = []
@@ -189,6 +195,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Restart the deadlines: a pipelined request was not read while the last response was sent."""
+        if self._ending.has_begun:
+            return
         super().on_response_complete()
         now = self.loop.time()
         self._head_since = self._head_since and now
@@ -253,7 +261,16 @@ class HttpProtocol(HttpToolsProtocol):
             to_head = self.url and self.parser.get_method() == b"HEAD"
             headers, body = refused.answer()
             self._write(refused.status, headers, b"" if to_head else body)
-        self.transport.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the connection; if a request is still arriving, let the client read the response first."""
+        if self._refused is None and self._body_since is None:
+            self.transport.close()
+        elif not self._ending.has_begun and not self.transport.is_closing():
+            self.pipeline.clear()
+            self.flow.resume_reading()
+            self._ending.begin()
 
     def _write(self, status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Write a complete response."""

@@ -133,9 +133,6 @@ def proxied_fault(case: Case, found: list[Answer]) -> str | None:
         if one.path.startswith("/none/") and answer.path == "/":
             # Bare LFs, say, which it writes anew.
             continue
-        if one.path.startswith("/early/") and answer.status == 502:
-            # The server answers and closes while the proxy still sends, which TCP tells it by a reset.
-            continue
         good = good and one.fate != "refused"
         if (good or answer.path) and (wrong := fault_of(one, answer)) is not None:
             return f"{one} answered {wrong}"

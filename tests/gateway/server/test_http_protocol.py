@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.application import around
-from gateway.server import http_protocol
+from gateway.server import http_protocol, lingering_close
 from gateway.server.shutdown import Shutdown
 from gateway.settings import Settings
 from tests.support.http_server import serving_in_a_thread
@@ -37,6 +37,9 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         await asyncio.sleep(self.pause_before)
+        if scope["path"] == "/early":
+            await PlainTextResponse("too early" * 1000)(scope, receive, send)
+            return
         try:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
@@ -59,6 +62,7 @@ def port(application: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(http_protocol, "POLL_SECONDS", PATIENCE)
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", PATIENCE)
     monkeypatch.setattr(http_protocol, "BODY_SECONDS", 8 * PATIENCE)
+    monkeypatch.setattr(lingering_close, "LINGER_SECONDS", 8 * PATIENCE)
     layers = around(application, Settings(load_models=()), Shutdown(None, timeout=1, delay=0))
     with serving_in_a_thread(layers, lifespan="off") as port:
         yield port
@@ -240,7 +244,7 @@ def test_headers_are_limited(port: int, head: bytes, status: bytes) -> None:
 
 def test_a_head_without_end_is_refused_before_it_has_grown(port: int) -> None:
     with connected(port) as connection:
-        assert sent_until_closed(connection, b"b" * 65536) < 64 << 20
+        assert sent_until_closed(connection, b"b" * 65536) < lingering_close.LINGER_BYTES + (64 << 20)
 
 
 @pytest.mark.parametrize(("length", "status"), [(8000, b"200"), (9000, b"414"), (30_000, b"414")])
@@ -250,3 +254,34 @@ def test_the_url_is_limited(port: int, length: int, status: bytes) -> None:
         answer = rest(connection)
         assert answer.split()[1] == status
         assert b"x-request-id" in answer
+
+
+EARLY = [
+    b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (9 << 20),
+    b"POST /early HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % (9 << 20),
+    b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n",
+    b"POST /infer HTTP/1.1\r\nHost: a\r\nContent-Length: 9 1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA: " + b"b" * 70_000,
+]
+
+
+@pytest.mark.parametrize("head", EARLY)
+def test_a_client_that_is_still_sending_reads_the_response(port: int, head: bytes) -> None:
+    """Closed with unread data, a connection is reset: a proxy made 502 of it."""
+    with connected(port) as connection:
+        connection.sendall(head)
+        time.sleep(0.2)
+        for _ in range(3):
+            connection.sendall(b"x" * (1 << 18))
+            time.sleep(0.1)
+        answer = rest(connection)
+        status = b" 200 OK" if b"/early" in head else b" 4"
+        assert answer.startswith(b"HTTP/1.1" + status)
+        assert b"too early" * 1000 in answer or b'{"detail"' in answer
+        # The server has ended its side and closes soon.
+        with suppress(ConnectionResetError, BrokenPipeError):
+            began = time.monotonic()
+            while time.monotonic() - began < END:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+            pytest.fail("still open")
