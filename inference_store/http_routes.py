@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from inference_store.errors import Invalid
+from inference_store.http_infer import parameters_as_json
 from inference_store.json_body import read_json
 from inference_store.protocol import METHODS, Message
 
@@ -188,10 +189,7 @@ def _traced(answer: Message) -> Any:  # noqa: ANN401 - JSON
 
 
 def _logged(answer: Message) -> Any:  # noqa: ANN401 - JSON
-    chosen = {
-        name: (setting, setting.WhichOneof("parameter_choice")) for name, setting in answer.settings.items()
-    }
-    return {name: getattr(setting, choice) for name, (setting, choice) in sorted(chosen.items()) if choice}
+    return parameters_as_json(answer.settings)
 
 
 def _route(verbs: str, path: str, method: str, fill: Any, render: Any) -> Route:  # noqa: ANN401 - as Route
