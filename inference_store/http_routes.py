@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
@@ -47,19 +48,25 @@ class Call:
     render: Callable[[Message], Any]
 
 
-class NoSuchPath(Exception):
-    """The request is no call of the protocol; `status` is 404, or 405 if another verb would be one."""
+class HttpRefusal(Exception):
+    """The request is answered with this status and text; `closes` says that the connection then ends."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__("Not Found" if status == 404 else "Method Not Allowed")
+    def __init__(self, status: int, text: str, *, closes: bool = False) -> None:
+        super().__init__(text)
         self.status = status
+        self.closes = closes
+
+
+def no_such_path(status: int) -> HttpRefusal:
+    """Return the refusal of what is no call of the protocol: 404, or 405 if another verb would be one."""
+    return HttpRefusal(status, HTTPStatus(status).phrase)
 
 
 def find_call(verb: str, path: str, body: bytes) -> Call:
     """Return the call of a request.
 
     Raises:
-        NoSuchPath: The request is no call of the protocol.
+        HttpRefusal: The request is no call of the protocol.
         Invalid: The body cannot be read.
     """
     status = 404
@@ -79,7 +86,7 @@ def find_call(verb: str, path: str, body: bytes) -> Call:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise Invalid(f"the request cannot be read: {error}") from error
         return Call(method, request, route.render)
-    raise NoSuchPath(status)
+    raise no_such_path(status)
 
 
 def as_json(message: Message) -> Any:  # noqa: ANN401 - JSON
@@ -163,12 +170,7 @@ def _empty(_answer: Message) -> None:
 def _yes_or_no(answer: Message) -> None:
     (field,) = answer.DESCRIPTOR.fields
     if not getattr(answer, field.name):
-        raise NotReady
-    return None
-
-
-class NotReady(Exception):
-    """The server or the model is not live or not ready."""
+        raise HttpRefusal(400, "not ready")
 
 
 def _entries(answer: Message) -> Any:  # noqa: ANN401 - JSON
