@@ -29,7 +29,7 @@ from gateway.telemetry.metrics import TRITON_RESTARTS
 from gateway.telemetry.tracing import infer_call
 from triton_models.client.channel import ChannelOptions
 from triton_models.repository.repository import Repository
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 CHANNELS = 2
 """Connections of one process to Triton. One carries over 10,000 requests a second, and each costs CPU."""

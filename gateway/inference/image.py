@@ -27,7 +27,7 @@ from gateway.models.readiness import ReadinessGate
 from gateway.telemetry.metrics import images_of
 from triton_models.client.errors import NotFinite, TritonTimeout
 from triton_models.client.requests import QueueOptions
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 OF_ONE_REQUEST = 64
 """Images of one request that are processed at a time."""

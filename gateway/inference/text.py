@@ -25,7 +25,7 @@ from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer import TokenIds, Tokenized, group
 from triton_models.client.errors import NotFinite, TokensNotServed, TritonTimeout
 from triton_models.client.requests import QueueOptions
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or the token ids of texts, all of one kind."""

@@ -11,7 +11,7 @@ from gateway.model_id import ModelId
 from gateway.models.catalog import ImageModel, Models, TextModel, not_loaded
 from triton_models.client.errors import ModelNotReady
 from triton_models.repository.repository import Repository
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 Model = TypeVar("Model", TextModel, ImageModel)
 Found = TypeVar("Found")

@@ -16,7 +16,7 @@ from gateway.models.load_jobs import LoadJobs
 from gateway.models.readiness import ReadinessGate
 from triton_models.client.errors import TritonError
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from triton_models.contract.manifest import ManifestError
 from triton_models.repository.damage import diagnose
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 
 class RepositoryModel(BaseModel):

@@ -25,7 +25,7 @@ from triton_models.client.errors import EmbeddedTritonError, TritonError, Triton
 from triton_models.contract.manifest import Manifest
 from triton_models.repository.repository import Repository
 from triton_models.server.embedded import EmbeddedTriton, state_directory
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 PROJECT = Path(__file__).parents[3]
 ROWS = np.array([[2, 3, 4]], np.int64)

@@ -1,6 +1,7 @@
 """The Triton that serves, as the gateway sees it: the embedded one, or one at TRITON_GRPC_ADDRESS.
 
 It hides which process started Triton and when Triton restarts, and holds the client for its current address.
+The embedded Triton is started, watched and started again by `owner.py`.
 """
 
 import asyncio
