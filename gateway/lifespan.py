@@ -61,7 +61,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
         readiness = ReadinessGate(repository, triton, monitor)
         reconciler = Reconciler(
-            repository, triton, lifecycle, jobs, capacity, catalog, readiness, settings.load_models
+            repository, triton, lifecycle, jobs, capacity, catalog, readiness, list(settings.load_models)
         )
         status = Status(repository, triton, jobs, reconciler, monitor, lambda: shutdown.begun)
         prometheus = PrometheusMetrics(status, triton)
