@@ -107,7 +107,8 @@ def _promised(others: list[tuple[int, int]]) -> int:
 @contextmanager
 def _bounded(room: int | None) -> Iterator[None]:
     """Limit this process's further allocations to about `room` bytes; None for no limit."""
-    taken = _data_bytes()
+    # The allocated bytes as RLIMIT_DATA counts them.
+    taken = _kilobytes("/proc/self/status", "VmData")
     if room is None or taken is None:
         yield
         return
@@ -121,11 +122,6 @@ def _bounded(room: int | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _data_bytes() -> int | None:
-    """Return this process's allocated bytes as RLIMIT_DATA counts them; None if they are not reported."""
-    return _kilobytes("/proc/self/status", "VmData")
 
 
 def _enter(directory: Path, needed: int) -> IO[str]:

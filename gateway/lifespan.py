@@ -99,20 +99,17 @@ def embedders(
         timeout=timeout,
         max_characters=settings.max_text_characters,
     )
-    readers = image_readers(settings)
-    images = ImageEmbedder(catalog, triton, readiness, admission, *readers, max_inputs=most, timeout=timeout)
-    return texts, images, readers
-
-
-def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
-    """Create the fetcher and the decoder of images, with the limits from the settings."""
     fetcher = ImageFetcher(
         AllowedHosts(settings.image_hosts_allowed),
         max_bytes=settings.max_image_bytes,
         timeout=settings.image_fetch_timeout,
         concurrency=settings.image_fetch_concurrency,
     )
-    return fetcher, ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    decoder = ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    images = ImageEmbedder(
+        catalog, triton, readiness, admission, fetcher, decoder, max_inputs=most, timeout=timeout
+    )
+    return texts, images, (fetcher, decoder)
 
 
 def triton_access(settings: Settings) -> ChannelOptions:
