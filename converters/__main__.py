@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from converters.clip import pipeline
+from converters.clip import pipeline as clip
 from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace
 from converters.job import Request
 from converters.progress import BarProgress, JsonProgress, Progress
-from converters.sentence_transformer.pipeline import run
+from converters.sentence_transformer import pipeline as sentence_transformer
 from triton_models.contract.accuracy import Precision
 from triton_models.contract.names import InvalidModelName
 
@@ -70,9 +70,14 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
     """Convert, and report the result or the error; errors become messages to the caller only here."""
     try:
         if pretrained is None:
-            outcome = _sentence_transformer(request, progress)
+            converted = sentence_transformer.run(request, progress)
         else:
-            outcome = _clip(request, pretrained, progress)
+            converted = clip.run(request, pretrained, progress)
+        outcome = {
+            "triton_names": list(converted),
+            "versions": [manifest.version for manifest in converted.values()],
+            "min_cosine": [manifest.check["min_cosine"] for manifest in converted.values()],
+        }
     except InvalidModelName as error:
         progress.result({"error": "not_found", "message": str(error)})
     except ConversionError as error:
@@ -102,25 +107,6 @@ def _unforeseen(error: BaseException) -> dict[str, object]:
     if _is_out_of_memory(error):
         return {"error": NoMemory.kind, "message": _NO_MEMORY}
     return {"error": "internal", "message": "the conversion failed; the server's log says why"}
-
-
-def _sentence_transformer(request: Request, progress: Progress) -> dict[str, object]:
-    triton_name, manifest = run(request, progress)
-    return {
-        "triton_names": [triton_name],
-        "versions": [manifest.version],
-        "min_cosine": [manifest.check["min_cosine"]],
-    }
-
-
-def _clip(request: Request, pretrained: str, progress: Progress) -> dict[str, object]:
-    converted = pipeline.run(request, pretrained, progress)
-    towers = (converted.text, converted.image)
-    return {
-        "triton_names": [converted.names.text, converted.names.image],
-        "versions": [tower.version for tower in towers],
-        "min_cosine": [tower.check["min_cosine"] for tower in towers],
-    }
 
 
 def _engine_problem() -> str | None:

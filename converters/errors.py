@@ -27,16 +27,6 @@ class ConversionError(Exception):
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
-def is_of_a_library(error: BaseException) -> bool:
-    """Return whether a library written in Rust raised the error: a plain `Exception`, or a panic.
-
-    A panic is a `BaseException`, but no `Exception`, and its class cannot be imported.
-    """
-    return type(error) is Exception or not isinstance(
-        error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit
-    )
-
-
 class SourceNotFound(ConversionError):
     """No source has a model of that name, or the Hub, which may have it, cannot be reached."""
 

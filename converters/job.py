@@ -12,8 +12,9 @@ from converters import memory_reservation
 from converters.errors import NameCollision, NoSpace
 from converters.progress import Progress
 from triton_models.contract.accuracy import Precision
-from triton_models.contract.manifest import ManifestError
-from triton_models.repository.repository import ForeignModel, ModelNotInRepository, Repository
+from triton_models.contract.config import model_config, to_text
+from triton_models.contract.manifest import Manifest, ManifestError
+from triton_models.repository.repository import CONFIG, ForeignModel, ModelNotInRepository, Repository
 
 LOCK_POLL_SECONDS = 1.0
 
@@ -81,6 +82,18 @@ def reserved(repository: Repository, staged: Path, weight_bytes: int, progress: 
         repository.state_dir / "conversions", memory_reservation.estimate(weight_bytes), waiting
     ):
         yield
+
+
+def install(
+    request: Request, repository: Repository, staged: Path, triton_name: str, manifest: Manifest
+) -> None:
+    """Write the configuration of the converted part in `staged`, and move it to its place in the repository.
+
+    Raises:
+        OSError: The disk is full or the repository cannot be written.
+    """
+    (staged / CONFIG).write_text(to_text(model_config(triton_name, manifest)), encoding="utf-8")
+    repository.install(staged, triton_name, beside=request.beside)
 
 
 def refuse_collision(

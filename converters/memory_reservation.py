@@ -14,7 +14,7 @@ import resource
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -82,7 +82,7 @@ def available_bytes() -> int | None:
 
     None if the system does not report them.
     """
-    free = _meminfo()
+    free = _kilobytes("/proc/meminfo", "MemAvailable")
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None:
         room = limit - used + _file_cache()
@@ -107,7 +107,8 @@ def _promised(others: list[tuple[int, int]]) -> int:
 @contextmanager
 def _bounded(room: int | None) -> Iterator[None]:
     """Limit this process's further allocations to about `room` bytes; None for no limit."""
-    taken = _data_bytes()
+    # The allocated bytes as RLIMIT_DATA counts them.
+    taken = _kilobytes("/proc/self/status", "VmData")
     if room is None or taken is None:
         yield
         return
@@ -121,15 +122,6 @@ def _bounded(room: int | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _data_bytes() -> int | None:
-    """Return this process's allocated bytes as RLIMIT_DATA counts them; None if they are not reported."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmData:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def _enter(directory: Path, needed: int) -> IO[str]:
@@ -165,18 +157,19 @@ def _resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _meminfo(what: str = "MemAvailable") -> int | None:
+def _kilobytes(path: str, name: str) -> int | None:
+    """Return the bytes of the line `name: NUMBER kB` of a file in /proc; None if there is none."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except FileNotFoundError:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def _swap() -> int:
     """Return the usable bytes of swap; 0 if a control group limits the memory."""
     limited = _number(Path("/sys/fs/cgroup/memory.max")) is not None
-    return 0 if limited else _meminfo("SwapFree") or 0
+    return 0 if limited else _kilobytes("/proc/meminfo", "SwapFree") or 0
 
 
 def _number(path: Path) -> int | None:

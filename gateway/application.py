@@ -66,18 +66,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def keys(settings: Settings) -> Keys:
-    """Return the keys from the settings."""
-    return Keys(settings.api_keys, settings.admin_api_keys)
-
-
 def around(inner: ASGIApp, settings: Settings, shutdown: Shutdown) -> ASGIApp:
     """Wrap an application in the layers that run before routing.
 
     They are outermost; `add_middleware` would put three of FastAPI's layers around them.
     """
     rate = None if settings.rate_limit is None else RateLimit(settings.rate_limit)
-    guarded: ASGIApp = AccessMiddleware(inner, keys(settings), rate, settings.max_body_bytes)
+    keys = Keys(settings.api_keys, settings.admin_api_keys)
+    guarded: ASGIApp = AccessMiddleware(inner, keys, rate, settings.max_body_bytes)
     if settings.cors_origins:
         # Outside the key check: a browser's preflight request has no key, and pages must see refusals.
         guarded = CORSMiddleware(

@@ -40,18 +40,9 @@ class WeightedSemaphore:
         The holder passes the result to `give`. Use this for work that outlives the task, else `acquire`.
         """
         amount = min(amount, self._total)
-        await self._wait_for(amount)
-        return amount
-
-    def give(self, amount: int) -> None:
-        """Release an amount that `take` returned."""
-        self._free += amount
-        self._wake()
-
-    async def _wait_for(self, amount: int) -> None:
         if not self._waiting and amount <= self._free:
             self._free -= amount
-            return
+            return amount
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
         try:
@@ -63,6 +54,12 @@ class WeightedSemaphore:
                 # The amount was granted just before the cancellation arrived.
                 self.give(amount)
             raise
+        return amount
+
+    def give(self, amount: int) -> None:
+        """Release an amount that `take` returned."""
+        self._free += amount
+        self._wake()
 
     def _wake(self) -> None:
         while self._waiting:

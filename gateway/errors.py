@@ -30,75 +30,88 @@ class GatewayError(Exception):
     """Base class of the errors that callers see.
 
     Attributes:
+        status: the HTTP status of the answer.
         code: the kind of error in one word, for programs.
         retry_after: seconds after which a retry may succeed; None if the error does not say.
     """
 
+    status = 500
     code = ""
     retry_after: int | None = None
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after or self.retry_after
 
 
 class Unauthorized(GatewayError):
     """The key is missing or wrong."""
 
+    status = 401
     code = "invalid_api_key"
 
 
 class Forbidden(GatewayError):
     """The key is valid but does not permit this, or a web page of another origin sent the request."""
 
+    status = 403
     code = "forbidden"
 
 
 class RateLimited(GatewayError):
     """The key or address sends more requests per second than it may."""
 
+    status = 429
     code = "rate_limited"
-
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    retry_after = 1
 
 
 class HeadersTooLarge(GatewayError):
     """The request has too many headers, or they are too large."""
 
+    status = 431
     code = "headers_too_large"
 
 
 class UrlTooLong(GatewayError):
     """The URL is too long."""
 
+    status = 414
     code = "url_too_long"
 
 
 class ModelNotFound(GatewayError):
     """The model does not exist at the source, or is not loaded."""
 
+    status = 404
     code = "model_not_found"
 
 
 class ModelConflict(GatewayError):
     """The name collides with another model's, or the model is being changed."""
 
+    status = 409
     code = "model_conflict"
 
 
 class TooLarge(GatewayError):
     """A size or a count exceeds a limit."""
 
+    status = 413
     code = "too_large"
 
 
 class UnknownEncoding(GatewayError):
     """The compression of the body is not supported."""
 
+    status = 415
     code = "unknown_encoding"
 
 
 class InvalidInput(GatewayError):
     """An input cannot be used."""
 
+    status = 422
     code = "invalid_input"
 
 
@@ -123,22 +136,22 @@ class NoVector(InvalidInput):
 class InvalidModel(GatewayError):
     """The model cannot be converted, or fails its check."""
 
+    status = 422
     code = "invalid_model"
 
 
 class Overloaded(GatewayError):
     """A queue is full; the server did not start the request."""
 
+    status = 429
     code = "overloaded"
-
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    retry_after = 1
 
 
 class Unavailable(GatewayError):
     """Triton or the model is not ready."""
 
+    status = 503
     code = "unavailable"
     retry_after = 2
 
@@ -146,16 +159,25 @@ class Unavailable(GatewayError):
 class DeadlineExceeded(GatewayError):
     """The request exceeded its time limit."""
 
+    status = 504
     code = "timeout"
 
 
 class InsufficientStorage(GatewayError):
     """The disk is full, or the budget for loaded models is used up."""
 
+    status = 507
     code = "insufficient_storage"
 
 
 class Unsupported(GatewayError):
     """The API defines this feature, but the server does not have it."""
 
+    status = 424
     code = "unsupported"
+
+
+def kinds() -> list[type[GatewayError]]:
+    """Return every kind of error, in the order of this module."""
+    found = [kind for kind in globals().values() if isinstance(kind, type) and kind is not GatewayError]
+    return [kind for kind in found if issubclass(kind, GatewayError)]

@@ -29,7 +29,7 @@ from gateway.telemetry.metrics import TRITON_RESTARTS
 from gateway.telemetry.tracing import infer_call
 from triton_models.client.channel import ChannelOptions
 from triton_models.repository.repository import Repository
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 CHANNELS = 2
 """Connections of one process to Triton. One carries over 10,000 requests a second, and each costs CPU."""
@@ -61,7 +61,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
         readiness = ReadinessGate(repository, triton, monitor)
         reconciler = Reconciler(
-            repository, triton, lifecycle, jobs, capacity, catalog, readiness, settings.load_models
+            repository, triton, lifecycle, jobs, capacity, catalog, readiness, list(settings.load_models)
         )
         status = Status(repository, triton, jobs, reconciler, monitor, lambda: shutdown.begun)
         prometheus = PrometheusMetrics(status, triton)
@@ -99,20 +99,17 @@ def embedders(
         timeout=timeout,
         max_characters=settings.max_text_characters,
     )
-    readers = image_readers(settings)
-    images = ImageEmbedder(catalog, triton, readiness, admission, *readers, max_inputs=most, timeout=timeout)
-    return texts, images, readers
-
-
-def image_readers(settings: Settings) -> tuple[ImageFetcher, ImageDecoder]:
-    """Create the fetcher and the decoder of images, with the limits from the settings."""
     fetcher = ImageFetcher(
         AllowedHosts(settings.image_hosts_allowed),
         max_bytes=settings.max_image_bytes,
         timeout=settings.image_fetch_timeout,
         concurrency=settings.image_fetch_concurrency,
     )
-    return fetcher, ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    decoder = ImageDecoder(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    images = ImageEmbedder(
+        catalog, triton, readiness, admission, fetcher, decoder, max_inputs=most, timeout=timeout
+    )
+    return texts, images, (fetcher, decoder)
 
 
 def triton_access(settings: Settings) -> ChannelOptions:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from inference_store.errors import StoreError
 from inference_store.identity import without_id as serialized_without_id
-from inference_store.protocol import InferResponse, Message, StreamResponse, with_id
+from inference_store.protocol import InferResponse, Message, StreamResponse
 from inference_store.record import Outcome
 
 _UNKNOWN = "[request id: <id_unknown>] "
@@ -41,11 +41,6 @@ def message_with_id(message: str, request_id: str) -> str:
     """Return a recorded error message for a request with this id."""
     named = f"[request id: {request_id}] "
     return named + message.removeprefix(_UNKNOWN) if request_id and message.startswith(_UNKNOWN) else message
-
-
-def answer_with_id(outcome: Outcome, request_id: str) -> bytes:
-    """Return the serialized ModelInferResponse of a good outcome, with this id."""
-    return with_id(outcome.answers[0], request_id)
 
 
 def stream_without_id(answer: Message, request_id: str) -> bytes:

@@ -1,6 +1,7 @@
 """The store's gRPC server. It parses requests, but sends answers as bytes without parsing them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -8,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from inference_store.answers import message_with_id
 from inference_store.errors import StoreError
-from inference_store.protocol import INFER, METHODS, SERVICE, STREAM, InferRequest, with_id
+from inference_store.protocol import INFER, METHODS, SERVICE, STREAM, with_id
 from inference_store.record import Outcome
 from inference_store.store import Store
 from inference_store.streams import Ended, Stream
@@ -39,7 +40,6 @@ def grpc_server(
         )
     )
     handlers = {name: grpc.unary_unary_rpc_method_handler(_call(store, name)) for name in METHODS}
-    handlers[INFER] = grpc.unary_unary_rpc_method_handler(_infer(store))
     handlers[STREAM] = grpc.stream_stream_rpc_method_handler(streams.answer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     try:
@@ -49,33 +49,22 @@ def grpc_server(
     return server, port
 
 
-def _infer(store: Store) -> Handler:
-    async def infer(data: bytes, context: Context) -> bytes:
-        try:
-            request = InferRequest.FromString(data)
-            outcome = await store.infer(request, passed_on(context.invocation_metadata()))
-        except (StoreError, DecodeError) as error:
-            await _abort(context, error)
-        if not outcome.good:
-            await _refuse(context, outcome, request.id)
-        return with_id(outcome.answers[0], request.id)
-
-    return infer
-
-
 def _call(store: Store, name: str) -> Handler:
     parse = METHODS[name].request.FromString
+    answer = store.infer if name == INFER else partial(store.call, name)
 
     async def call(data: bytes, context: Context) -> bytes:
         try:
-            outcome = await store.call(name, parse(data), passed_on(context.invocation_metadata()))
+            request = parse(data)
+            outcome = await answer(request, passed_on(context.invocation_metadata()))
         except (StoreError, DecodeError) as error:
             await _abort(context, error)
+        request_id = request.id if name == INFER else ""
         if not outcome.good:
-            await _refuse(context, outcome, "")
+            await _refuse(context, outcome, request_id)
         if name == "ServerLive":
             context.set_trailing_metadata(((STORE_METADATA, str(store.mode)),))
-        return outcome.answers[0]
+        return with_id(outcome.answers[0], request_id)
 
     return call
 

@@ -106,7 +106,7 @@ def write_response(answer: bytes, request_id: str, asked: Asked) -> tuple[bytes,
 
 
 def parameters_as_json(field: Message) -> dict[str, Any]:
-    """Return InferParameters as JSON values."""
+    """Return InferParameters, or the settings of the log, as JSON values."""
     found = {name: (value, value.WhichOneof("parameter_choice")) for name, value in field.items()}
     return {name: getattr(value, choice) for name, (value, choice) in sorted(found.items()) if choice}
 

@@ -4,10 +4,12 @@ import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 from inference_store.errors import Invalid
+from inference_store.http_infer import parameters_as_json
 from inference_store.json_body import read_json
 from inference_store.protocol import METHODS, Message
 
@@ -46,19 +48,25 @@ class Call:
     render: Callable[[Message], Any]
 
 
-class NoSuchPath(Exception):
-    """The request is no call of the protocol; `status` is 404, or 405 if another verb would be one."""
+class HttpRefusal(Exception):
+    """The request is answered with this status and text; `closes` says that the connection then ends."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__("Not Found" if status == 404 else "Method Not Allowed")
+    def __init__(self, status: int, text: str, *, closes: bool = False) -> None:
+        super().__init__(text)
         self.status = status
+        self.closes = closes
+
+
+def no_such_path(status: int) -> HttpRefusal:
+    """Return the refusal of what is no call of the protocol: 404, or 405 if another verb would be one."""
+    return HttpRefusal(status, HTTPStatus(status).phrase)
 
 
 def find_call(verb: str, path: str, body: bytes) -> Call:
     """Return the call of a request.
 
     Raises:
-        NoSuchPath: The request is no call of the protocol.
+        HttpRefusal: The request is no call of the protocol.
         Invalid: The body cannot be read.
     """
     status = 404
@@ -78,7 +86,7 @@ def find_call(verb: str, path: str, body: bytes) -> Call:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise Invalid(f"the request cannot be read: {error}") from error
         return Call(method, request, route.render)
-    raise NoSuchPath(status)
+    raise no_such_path(status)
 
 
 def as_json(message: Message) -> Any:  # noqa: ANN401 - JSON
@@ -162,12 +170,7 @@ def _empty(_answer: Message) -> None:
 def _yes_or_no(answer: Message) -> None:
     (field,) = answer.DESCRIPTOR.fields
     if not getattr(answer, field.name):
-        raise NotReady
-    return None
-
-
-class NotReady(Exception):
-    """The server or the model is not live or not ready."""
+        raise HttpRefusal(400, "not ready")
 
 
 def _entries(answer: Message) -> Any:  # noqa: ANN401 - JSON
@@ -188,10 +191,7 @@ def _traced(answer: Message) -> Any:  # noqa: ANN401 - JSON
 
 
 def _logged(answer: Message) -> Any:  # noqa: ANN401 - JSON
-    chosen = {
-        name: (setting, setting.WhichOneof("parameter_choice")) for name, setting in answer.settings.items()
-    }
-    return {name: getattr(setting, choice) for name, (setting, choice) in sorted(chosen.items()) if choice}
+    return parameters_as_json(answer.settings)
 
 
 def _route(verbs: str, path: str, method: str, fill: Any, render: Any) -> Route:  # noqa: ANN401 - as Route

@@ -15,7 +15,7 @@ from inference_store.answers import message_with_id
 from inference_store.errors import Invalid, StoreError
 from inference_store.http_infer import HEADER_LENGTH, parse_request, write_response
 from inference_store.http_protocol import HttpProtocol
-from inference_store.http_routes import INFER_PATH, NoSuchPath, NotReady, find_call
+from inference_store.http_routes import INFER_PATH, HttpRefusal, find_call, no_such_path
 from inference_store.json_body import INLINE
 from inference_store.protocol import METHODS
 from inference_store.record import Outcome
@@ -40,14 +40,6 @@ _NOT_PASSED_ON = {"host", "connection", "content-length", "content-type", "conte
                   "user-agent", "transfer-encoding", "expect", "te", HEADER_LENGTH}  # fmt: skip
 
 
-class TooLarge(Exception):
-    """A body is larger than the limit."""
-
-
-class Ambiguous(Exception):
-    """A proxy in front could read the request's body differently."""
-
-
 class HttpApplication:
     """The ASGI application; `max_body_bytes` limits the body of a request, also after decompression."""
 
@@ -63,15 +55,10 @@ class HttpApplication:
             body = self._unpacked(await self._body(receive), headers.get("content-encoding"))
             path = scope["raw_path"].decode("latin-1")
             status, content, more = await self._answer(scope["method"], path, headers, body)
-        except Ambiguous as error:
-            status, content, more = _error(400, str(error))
-            more["connection"] = "close"
-        except TooLarge:
-            status, content, more = _error(413, f"the body is over {self._limit} bytes (max_message_bytes)")
-        except NoSuchPath as error:
+        except HttpRefusal as error:
             status, content, more = _error(error.status, str(error))
-        except NotReady:
-            status, content, more = _error(400, "not ready")
+            if error.closes:
+                more["connection"] = "close"
         except StoreError as error:
             status, content, more = _error(STATUS.get(error.code, 500), str(error))
         content, more = _packed(content, more, headers.get("accept-encoding", ""))
@@ -85,7 +72,7 @@ class HttpApplication:
         match = INFER_PATH.fullmatch(path)
         if match is not None:
             if verb != "POST":
-                raise NoSuchPath(405)
+                raise no_such_path(405)
             return await self._infer(unquote(match["name"]), match["version"] or "", headers, body, metadata)
         if len(body) <= INLINE:
             call = find_call(verb, path, body)
@@ -124,7 +111,7 @@ class HttpApplication:
             parts.append(part)
             size += len(part)
             if size > self._limit:
-                raise TooLarge
+                raise self._too_large()
             if not message.get("more_body", False):
                 return b"".join(parts)
 
@@ -139,10 +126,13 @@ class HttpApplication:
         except zlib.error as error:
             raise Invalid(f"the body is no {encoding}: {error}") from error
         if len(unpacked) > self._limit:
-            raise TooLarge
+            raise self._too_large()
         if not unpacking.eof:
             raise Invalid(f"the body ends inside its {encoding}")
         return unpacked
+
+    def _too_large(self) -> HttpRefusal:
+        return HttpRefusal(413, f"the body is over {self._limit} bytes (max_message_bytes)")
 
 
 class HttpServer(uvicorn.Server):
@@ -196,15 +186,15 @@ def _check_framing(version: str, headers: Headers) -> None:
     """Refuse a body whose end RFC 9112, section 6.1, lets servers find in more than one way.
 
     Raises:
-        Ambiguous: A proxy could find another end than h11 does.
+        HttpRefusal: A proxy could find another end than h11 does.
     """
     if version not in ("1.0", "1.1"):
-        raise Ambiguous("use HTTP/1.1")
+        raise HttpRefusal(400, "use HTTP/1.1", closes=True)
     if "transfer-encoding" in headers:
         if version == "1.0":
-            raise Ambiguous("Transfer-Encoding needs HTTP/1.1")
+            raise HttpRefusal(400, "Transfer-Encoding needs HTTP/1.1", closes=True)
         if "content-length" in headers:
-            raise Ambiguous("send Content-Length or Transfer-Encoding, not both")
+            raise HttpRefusal(400, "send Content-Length or Transfer-Encoding, not both", closes=True)
 
 
 def _metadata(headers: Headers) -> Metadata:

@@ -7,6 +7,7 @@ computed again from the index alone, also by other rules.
 import hashlib
 import json
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from inference_store.protocol import INFER, Message
@@ -82,7 +83,7 @@ def describe(request: Message, method: str = INFER) -> Description:
             )
             for tensor, content in zip(request.inputs, contents, strict=True)
         ),
-        key=_sorting,
+        key=itemgetter("name", "sha256"),
     )
     if request.outputs:
         description["outputs"] = [
@@ -134,19 +135,16 @@ def step(description: Description) -> str:
     return identity(description, Matching(frozenset({_SEQUENCE})))
 
 
-def parameters_of(message: Message) -> dict[str, Any]:
-    """Return a message's parameters, each as {kind: value}, because 1, 1.0, "1" and true differ."""
-    return {name: _value(message.parameters[name]) for name in sorted(message.parameters)}
-
-
 def _value(parameter: Message) -> Any:  # noqa: ANN401 - bool, int, float, str or none at all
+    """Return a parameter as {kind: value}, because 1, 1.0, "1" and true differ."""
     kind = parameter.WhichOneof("parameter_choice")
     return None if kind is None else {kind.removesuffix("_param"): getattr(parameter, kind)}
 
 
 def _with_parameters(description: Description, message: Message) -> Description:
-    if message.parameters:
-        description["parameters"] = parameters_of(message)
+    parameters = message.parameters
+    if parameters:
+        description["parameters"] = {name: _value(parameters[name]) for name in sorted(parameters)}
     return description
 
 
@@ -172,10 +170,6 @@ def _without_parameters(part: Description, matching: Matching) -> Description:
     if kept:
         relaxed["parameters"] = kept
     return relaxed
-
-
-def _sorting(tensor: Description) -> tuple[str, str]:
-    return tensor["name"], tensor["sha256"]
 
 
 def _sha256(content: bytes) -> str:

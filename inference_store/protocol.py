@@ -28,9 +28,8 @@ STREAM = "ModelStreamInfer"
 
 @dataclass(frozen=True)
 class Method:
-    """One call of the service, with its name and the classes of its request and its answer."""
+    """One call of the service, with the classes of its request and its answer."""
 
-    name: str
     request: Message
     answer: Message
 
@@ -41,9 +40,7 @@ def _methods() -> dict[str, Method]:
         pool.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call]
     service: Any = pool.FindServiceByName(SERVICE)  # type: ignore[no-untyped-call]
     return {
-        method.name: Method(
-            method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        )
+        method.name: Method(GetMessageClass(method.input_type), GetMessageClass(method.output_type))
         for method in service.methods
     }
 
@@ -68,19 +65,8 @@ def descriptor_set(files: Iterable[Any]) -> bytes:
 
 def with_id(answer: bytes, request_id: str) -> bytes:
     """Add an id to a serialized ModelInferResponse that has none, by appending it without parsing."""
-    if not request_id:
-        return answer
-    encoded = request_id.encode()
-    return answer + b"\x1a" + _varint(len(encoded)) + encoded
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    # protobuf reads two messages, one after the other, as one with the fields of both.
+    return answer + bytes(InferResponse(id=request_id).SerializeToString())
 
 
 def main() -> int:

@@ -8,33 +8,22 @@ import importlib.util
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import SourceNotFound
-from converters.job import Request, locked, refuse_collision, reserved
+from converters.job import Request, install, locked, refuse_collision, reserved
 from converters.progress import Progress
-from triton_models.contract.config import model_config, to_text
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.names import HUB_PREFIX, ClipNames, clip_triton_names
-from triton_models.repository.repository import CONFIG, Repository
+from triton_models.repository.repository import Repository
 
 if TYPE_CHECKING:
     from converters.clip.source import ClipFound
 
 
-@dataclass(frozen=True)
-class ClipConverted:
-    """Names and manifests of the two installed towers."""
-
-    names: ClipNames
-    text: Manifest
-    image: Manifest
-
-
-def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
-    """Convert a CLIP model and install its towers.
+def run(request: Request, pretrained: str, progress: Progress) -> dict[str, Manifest]:
+    """Convert a CLIP model, install its towers, and return their manifests by name in Triton, text first.
 
     Args:
         request: The request; its `revision` and `trust_remote_code` are not used.
@@ -60,7 +49,7 @@ def run(request: Request, pretrained: str, progress: Progress) -> ClipConverted:
 
 def _convert(
     request: Request, pretrained: str, names: ClipNames, repository: Repository, progress: Progress
-) -> ClipConverted:
+) -> dict[str, Manifest]:
     with repository.staging(names.text) as staged:
         progress.step("download", 0.0, "Loading torch and open_clip")
         # open_clip's list of models cannot be read without torch.
@@ -73,11 +62,9 @@ def _convert(
         found = source.find(request.model_name, pretrained, request.sources, progress)
         with reserved(repository, staged, weight_bytes(found.checkpoint), progress):
             text, image = _build(request, pretrained, found, staged, progress)
-        for triton_name, manifest, tower in ((names.text, text, "text"), (names.image, image, "image")):
-            config = to_text(model_config(triton_name, manifest))
-            (staged / tower / CONFIG).write_text(config, encoding="utf-8")
-            repository.install(staged / tower, triton_name, beside=request.beside)
-        return ClipConverted(names, text, image)
+        install(request, repository, staged / "text", names.text, text)
+        install(request, repository, staged / "image", names.image, image)
+        return {names.text: text, names.image: image}
 
 
 def _build(

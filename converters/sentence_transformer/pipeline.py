@@ -8,18 +8,17 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from converters.job import Request, locked, refuse_collision, reserved
+from converters.job import Request, install, locked, refuse_collision, reserved
 from converters.progress import Progress
 from converters.sources import find
 from converters.sources.inspection import SourceLayout, inspect
-from triton_models.contract.config import model_config, to_text
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.names import triton_name_of
 from triton_models.repository.repository import Repository
 
 
-def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
-    """Convert and install a model, and return its served name and its manifest.
+def run(request: Request, progress: Progress) -> dict[str, Manifest]:
+    """Convert and install a model, and return its manifest by its name in Triton.
 
     Raises:
         ConversionError: See `converters.errors`.
@@ -31,7 +30,7 @@ def run(request: Request, progress: Progress) -> tuple[str, Manifest]:
     with ExitStack() as stack:
         if not request.locked:
             stack.enter_context(locked(repository, triton_name, progress))
-        return triton_name, _convert(request, triton_name, repository, progress)
+        return {triton_name: _convert(request, triton_name, repository, progress)}
 
 
 def _convert(request: Request, triton_name: str, repository: Repository, progress: Progress) -> Manifest:
@@ -44,9 +43,7 @@ def _convert(request: Request, triton_name: str, repository: Repository, progres
         with reserved(repository, staged, layout.weight_bytes, progress):
             manifest = _build(request, found, layout, staged, progress)
         shutil.rmtree(scratch)
-        config = model_config(triton_name, manifest)
-        (staged / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
-        repository.install(staged, triton_name, beside=request.beside)
+        install(request, repository, staged, triton_name, manifest)
         return manifest
 
 

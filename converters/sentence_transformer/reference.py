@@ -5,7 +5,7 @@ The reference always runs in float32 on the CPU, from a local directory that `in
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,11 @@ class ReferenceModel:
             InvalidModel: The reference itself fails on a text.
         """
         options: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
-        try:
-            if input_type == "query":
-                vectors = self.model.encode_query(list(texts), **options)
-            elif input_type == "document":
-                vectors = self.model.encode_document(list(texts), **options)
-            else:
-                vectors = self.model.encode(list(texts), prompt=prompt, **options)
-        except (LookupError, RuntimeError, ValueError, TypeError) as error:
-            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
-        return np.asarray(vectors, dtype=np.float32)
+        if input_type == "query":
+            return _vectors(self.model.encode_query, list(texts), **options)
+        if input_type == "document":
+            return _vectors(self.model.encode_document, list(texts), **options)
+        return _vectors(self.model.encode, list(texts), prompt=prompt, **options)
 
     def encode_tokens(
         self, text: str, ids: NDArray[np.int64], input_type: InputType | None = None
@@ -124,13 +119,20 @@ class ReferenceModel:
             # The library has no token embeddings for static models; they are the rows of the table.
             table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
             return table[token_ids(ids)]
-        try:
-            vectors: Any = self.model.encode(
-                text, prompt="", output_value="token_embeddings", task=input_type
-            )
-        except (LookupError, RuntimeError, ValueError, TypeError) as error:
-            raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
-        return np.asarray(vectors, dtype=np.float32)
+        return _vectors(self.model.encode, text, prompt="", output_value="token_embeddings", task=input_type)
+
+
+def _vectors(encode: Callable[..., Any], given: str | list[str], **options: Any) -> NDArray[np.float32]:  # noqa: ANN401 - of `encode`
+    """Return what a method of the library gives.
+
+    Raises:
+        InvalidModel: The library itself fails on a text.
+    """
+    try:
+        vectors = encode(given, **options)
+    except (LookupError, RuntimeError, ValueError, TypeError) as error:
+        raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
+    return np.asarray(vectors, dtype=np.float32)
 
 
 def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> ReferenceModel:

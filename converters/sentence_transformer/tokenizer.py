@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from converters.errors import InvalidModel, is_of_a_library, shorten
+from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.verification.tokenizer_cost import most_characters
+from triton_models.contract.library_errors import is_of_a_library
 from triton_models.contract.prompts import INPUT_TYPES, InputType
 from triton_models.contract.tokens import mark_not_pooled
 

@@ -47,15 +47,19 @@ _Row = Annotated[list[FiniteFloat], Field(fail_fast=True, max_length=1 << 16)]
 Ranges = Annotated[list[_Row], Field(fail_fast=True, min_length=2, max_length=2), AfterValidator(_ordered)]
 
 
+Dimensions = Annotated[
+    int | None,
+    Field(ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."),
+]
+
+
 class VectorFields(RequestBody):
     """Fields that choose the output format of vectors."""
 
     normalize: bool | None = Field(
         False, description="Scale every vector to unit length; false: as the model gives it."
     )
-    dimensions: int | None = Field(
-        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
-    )
+    dimensions: Dimensions = None
     encoding_format: EncodingFormat | None = Field(
         "float", description="Of the vectors in JSON: numbers, or base64 of their little-endian bytes."
     )

@@ -16,25 +16,14 @@ from gateway.api.error_bodies import Fault, error_bodies
 from gateway.api.validation import describe_validation
 from gateway.errors import (
     DeadlineExceeded,
-    EmptyInput,
-    Forbidden,
     GatewayError,
-    HeadersTooLarge,
     InsufficientStorage,
     InvalidInput,
     InvalidModel,
-    ModelConflict,
-    ModelNotFound,
-    NoVector,
     Overloaded,
-    RateLimited,
-    TextTooLong,
     TooLarge,
     Unauthorized,
     Unavailable,
-    UnknownEncoding,
-    Unsupported,
-    UrlTooLong,
 )
 from triton_models.client import errors as triton
 
@@ -42,28 +31,6 @@ log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status in the metrics when the client disconnects; not standard, but other servers use it too."""
-
-STATUS: dict[type[GatewayError], int] = {
-    Unauthorized: 401,
-    Forbidden: 403,
-    RateLimited: 429,
-    HeadersTooLarge: 431,
-    UrlTooLong: 414,
-    ModelNotFound: 404,
-    ModelConflict: 409,
-    TooLarge: 413,
-    UnknownEncoding: 415,
-    InvalidInput: 422,
-    EmptyInput: 422,
-    TextTooLong: 422,
-    NoVector: 422,
-    InvalidModel: 422,
-    Overloaded: 429,
-    Unavailable: 503,
-    DeadlineExceeded: 504,
-    InsufficientStorage: 507,
-    Unsupported: 424,
-}
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -86,7 +53,7 @@ def from_triton(error: triton.TritonError) -> GatewayError:
 
 def error_body(error: GatewayError) -> tuple[int, dict[str, str]]:
     """Return the status and the JSON body of an error in the native API."""
-    return STATUS[type(error)], {"detail": str(error)}
+    return error.status, {"detail": str(error)}
 
 
 def error_response(error: GatewayError, scope: Scope) -> Response:
@@ -94,7 +61,7 @@ def error_response(error: GatewayError, scope: Scope) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return _written(Fault(STATUS[type(error)], str(error), error.code), scope, headers)
+    return _written(Fault(error.status, str(error), error.code), scope, headers)
 
 
 def response_to(error: BaseException, scope: Scope) -> Response:

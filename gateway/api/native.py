@@ -1,7 +1,7 @@
 """The native routes: each parses the body, calls the module that does the work, and answers."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -20,8 +20,9 @@ from gateway.api.embedding_schemas import (
 )
 from gateway.api.error_responses import error_body, from_triton
 from gateway.api.openapi import json_body, responses
-from gateway.api.request_body import parse
-from gateway.api.responses import json_response, to_response
+from gateway.api.request_body import Body, parse
+from gateway.api.responses import Answer, json_response, to_response
+from gateway.api.services import Services
 from gateway.errors import GatewayError
 from gateway.model_id import ModelId
 from gateway.models.load_jobs import LoadJob
@@ -49,11 +50,7 @@ METRICS = responses(401, 503, 504, content=openapi.PROMETHEUS_ANSWER)
 )
 async def infer(request: Request) -> Response:
     """Embed texts, images or both."""
-    start = time.perf_counter()
-    async with services(request).bodies.parsed(request, InferRequest) as body:
-        return to_response(
-            await embedding.infer(services(request), body, start, embedding.accepted(request.scope))
-        )
+    return await _embed(request, InferRequest, embedding.infer)
 
 
 @router.post(
@@ -64,11 +61,7 @@ async def infer(request: Request) -> Response:
 )
 async def infer_text(request: Request) -> Response:
     """Embed texts."""
-    start = time.perf_counter()
-    async with services(request).bodies.parsed(request, InferTextRequest) as body:
-        return to_response(
-            await embedding.infer_text(services(request), body, start, embedding.accepted(request.scope))
-        )
+    return await _embed(request, InferTextRequest, embedding.infer_text)
 
 
 @router.post(
@@ -79,11 +72,17 @@ async def infer_text(request: Request) -> Response:
 )
 async def infer_image(request: Request) -> Response:
     """Embed images."""
+    return await _embed(request, InferImageRequest, embedding.infer_image)
+
+
+async def _embed(
+    request: Request,
+    schema: type[Body],
+    work: Callable[[Services, Body, float, str], Awaitable[Answer]],
+) -> Response:
     start = time.perf_counter()
-    async with services(request).bodies.parsed(request, InferImageRequest) as body:
-        return to_response(
-            await embedding.infer_image(services(request), body, start, embedding.accepted(request.scope))
-        )
+    async with services(request).bodies.parsed(request, schema) as body:
+        return to_response(await work(services(request), body, start, embedding.accepted(request.scope)))
 
 
 @router.post(

@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from gateway.api import schemas
-from gateway.api.error_responses import STATUS
 from gateway.api.responses import DTYPE_HEADER, NPY, OCTETS, SHAPE_HEADER
+from gateway.errors import kinds
 
 DESCRIPTION = (
     "Text and image embeddings from any sentence-transformers or OpenCLIP model. "
@@ -111,7 +111,7 @@ def _show_nulls(schema: dict[str, Any]) -> None:
 
 def _meaning(status: int) -> str:
     """Return the docstrings of the errors that have a status."""
-    return " ".join((kind.__doc__ or "").strip() for kind, of in STATUS.items() if of == status)
+    return " ".join((kind.__doc__ or "").strip() for kind in kinds() if kind.status == status)
 
 
 def json_body(schema: type[BaseModel], examples: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gateway.models.status import Status
 from gateway.telemetry.metrics import exposition
 from triton_models.client.errors import TritonError
 from triton_models.server.private_directory import socket_path
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 

@@ -74,13 +74,7 @@ class _TuningFields(RequestBody):
 
     def tuning(self) -> Tuning:
         """Return the tuning that the fields describe."""
-        return Tuning(
-            self.max_batch_size,
-            self.max_queue_delay_microseconds,
-            self.instances,
-            self.response_cache,
-            self.max_queue_size,
-        )
+        return Tuning(**{name: getattr(self, name) for name in _TuningFields.model_fields})
 
 
 class LoadSentenceTransformer(_TuningFields):

@@ -29,7 +29,7 @@ from triton_models.client.errors import (
 )
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ with others. The number of images in memory is bounded, however many a request c
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from gateway.models.readiness import ReadinessGate
 from gateway.telemetry.metrics import images_of
 from triton_models.client.errors import NotFinite, TritonTimeout
 from triton_models.client.requests import QueueOptions
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 OF_ONE_REQUEST = 64
 """Images of one request that are processed at a time."""
@@ -39,29 +40,19 @@ DECODED = 64
 """Images of one lane that are decoded but not answered yet: a full batch, some megabytes."""
 
 
+@dataclass(eq=False)
 class ImageEmbedder:
     """Embeds images with any loaded CLIP model."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        triton: Triton,
-        readiness: ReadinessGate,
-        admission: Admission,
-        fetcher: ImageFetcher,
-        decoder: ImageDecoder,
-        *,
-        max_inputs: int,
-        timeout: float,
-    ) -> None:
-        self._catalog = catalog
-        self._triton = triton
-        self._readiness = readiness
-        self._admission = admission
-        self._fetcher = fetcher
-        self._decoder = decoder
-        self._max_inputs = max_inputs
-        self._timeout = timeout
+    catalog: Catalog
+    triton: Triton
+    readiness: ReadinessGate
+    admission: Admission
+    fetcher: ImageFetcher
+    decoder: ImageDecoder
+    _: KW_ONLY
+    max_inputs: int
+    timeout: float
 
     async def embed(
         self,
@@ -94,14 +85,14 @@ class ImageEmbedder:
             raise InvalidInput(
                 f"{field}: model {model_id} embeds text only; a CLIP model is named with pretrained"
             )
-        if len(images) > self._max_inputs:
-            raise TooLarge(f"{len(images)} images in one request; the limit is {self._max_inputs}")
-        deadline = Deadline.of(timeout_ms, self._timeout)
+        if len(images) > self.max_inputs:
+            raise TooLarge(f"{len(images)} images in one request; the limit is {self.max_inputs}")
+        deadline = Deadline.of(timeout_ms, self.timeout)
         watch_caller()
         try:
             async with asyncio.timeout(deadline.remaining()):
-                model, vectors = await self._readiness.run_on_ready(
-                    self._catalog.images,
+                model, vectors = await self.readiness.run_on_ready(
+                    self.catalog.images,
                     model_id,
                     lambda model: self._embed(model, images, field, deadline),
                 )
@@ -115,7 +106,7 @@ class ImageEmbedder:
     ) -> Vectors:
         vectors = np.empty((len(images), model.manifest.dimensions), dtype=np.float32)
         fetches = asyncio.Semaphore(FETCHES_OF_ONE_REQUEST)
-        lane = self._admission.lane(model.triton_name, len(images), DECODED)
+        lane = self.admission.lane(model.triton_name, len(images), DECODED)
         with Ticket(lane, len(images), len(images), deadline) as ticket:
             work = _Work(model, fetches, deadline, ticket)
 
@@ -138,14 +129,14 @@ class ImageEmbedder:
         async with AsyncExitStack() as in_triton:
             async with (
                 fetches if fetched else nullcontext(),
-                self._fetcher.fetch(image) if fetched else nullcontext(image) as source,
+                self.fetcher.fetch(image) if fetched else nullcontext(image) as source,
             ):
                 slot = in_triton.enter_context(await ticket.acquire(1))
-                pixels = await self._decoder.decode(source, model.preprocessing, deadline)
+                pixels = await self.decoder.decode(source, model.preprocessing, deadline)
             # Free the encoded bytes: they must not stay in memory while the request waits for Triton.
             del source
             try:
-                vectors = await self._triton.client.infer_images(
+                vectors = await self.triton.client.infer_images(
                     model.triton_name,
                     model.version,
                     pixels[np.newaxis],

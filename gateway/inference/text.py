@@ -7,6 +7,7 @@ bytes always mean equal shape: the client marks the rows. See also `admission.py
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer import TokenIds, Tokenized, group
 from triton_models.client.errors import NotFinite, TokensNotServed, TritonTimeout
 from triton_models.client.requests import QueueOptions
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or the token ids of texts, all of one kind."""
@@ -56,32 +57,26 @@ class Embedded(NamedTuple):
 Found = TypeVar("Found")
 
 
+@dataclass(eq=False)
 class TextEmbedder:
     """Embeds texts with any loaded model.
 
     A request may carry `max_inputs` texts, each of at most `max_characters` characters or token ids.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        triton: Triton,
-        readiness: ReadinessGate,
-        admission: Admission,
-        *,
-        max_inputs: int,
-        timeout: float,
-        max_characters: int,
-    ) -> None:
-        self._catalog = catalog
-        self._triton = triton
-        self._readiness = readiness
-        self._admission = admission
-        self.max_inputs = max_inputs
-        self._timeout = timeout
-        self.max_characters = max_characters
-        self._tokenizing = Tokenizing()
-        self.close = self._tokenizing.close
+    catalog: Catalog
+    triton: Triton
+    readiness: ReadinessGate
+    admission: Admission
+    _: KW_ONLY
+    max_inputs: int
+    timeout: float
+    max_characters: int
+    _tokenizing: Tokenizing = field(default_factory=Tokenizing, init=False)
+
+    def close(self) -> None:
+        """End the threads that tokenise, without waiting for their current work."""
+        self._tokenizing.close()
 
     async def embed(
         self,
@@ -127,7 +122,7 @@ class TextEmbedder:
     @property
     def max_queued_inputs(self) -> int:
         """Largest number of inputs that may wait in one lane; each may be a request of its own."""
-        return self._admission.max_inputs
+        return self.admission.max_inputs
 
     async def model(self, model_id: ModelId) -> TextModel:
         """Return a loaded model, with its tokenizer and manifest.
@@ -135,13 +130,13 @@ class TextEmbedder:
         Raises:
             ModelNotFound, ModelConflict, Unavailable: The model is not loaded.
         """
-        model = await self._catalog.texts.get(model_id)
-        await self._readiness.require_ready(model)
+        model = await self.catalog.texts.get(model_id)
+        await self.readiness.require_ready(model)
         return model
 
     async def in_threads(self, work: Iterable[Callable[[], Found]]) -> list[Found]:
         """Run pieces of tokenising in threads; raise DeadlineExceeded after the server's time limit."""
-        deadline = Deadline.of(None, self._timeout)
+        deadline = Deadline.of(None, self.timeout)
         return [await self._tokenizing.run(piece, deadline) for piece in work]
 
     def _asked(
@@ -150,7 +145,7 @@ class TextEmbedder:
         if len(texts) > self.max_inputs:
             raise TooLarge(f"{len(texts)} texts in one request; the limit is {self.max_inputs}")
         self.require_lengths(texts, field)
-        return _Asked(texts, options, field, Deadline.of(timeout_ms, self._timeout))
+        return _Asked(texts, options, field, Deadline.of(timeout_ms, self.timeout))
 
     def require_lengths(self, texts: Texts, field: str) -> None:
         """Refuse a text with more characters, or more token ids, than the limit.
@@ -169,15 +164,15 @@ class TextEmbedder:
         embed: Callable[[TextModel, "_Asked"], Awaitable[Found]],
     ) -> tuple[TextModel, Found]:
         """Run `embed` on the model that is loaded now; return the model with the result."""
-        model, found = await self._readiness.run_on_ready(
-            self._catalog.texts, model_id, lambda model: embed(model, asked)
+        model, found = await self.readiness.run_on_ready(
+            self.catalog.texts, model_id, lambda model: embed(model, asked)
         )
         texts_of(model.triton_name).inc(len(asked.texts))
         return model, found
 
     def _lane(self, model: TextModel, texts: int) -> Lane:
         window = int(model.max_rows * BATCHES_IN_TRITON)
-        return self._admission.lane(model.triton_name, texts, window)
+        return self.admission.lane(model.triton_name, texts, window)
 
     async def _embed(self, model: TextModel, asked: "_Asked") -> Embedded:
         lane = self._lane(model, len(asked.texts))
@@ -214,7 +209,7 @@ class TextEmbedder:
     async def _embed_tokens(self, model: TextModel, asked: "_Asked") -> list[Vectors]:
         if model.manifest.token_dimensions is None and not model.model_id.is_clip:
             # The model may have been converted again since it was read, as the error below asks for.
-            model = await self._catalog.texts.refresh(model.model_id)
+            model = await self.catalog.texts.refresh(model.model_id)
         dimensions = model.manifest.token_dimensions
         if dimensions is None:
             raise Unsupported(no_tokens(model))
@@ -269,7 +264,7 @@ class TextEmbedder:
         remaining = asked.deadline.remaining()
         queueing = QueueOptions(asked.deadline.own, slot)
         try:
-            return await self._triton.client.infer(
+            return await self.triton.client.infer(
                 model.triton_name, model.version, rows, timeout=remaining, tokens=tokens, queueing=queueing
             )
         except NotFinite as error:

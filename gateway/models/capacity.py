@@ -21,7 +21,7 @@ from triton_models.client.index import ready_names
 from triton_models.contract.manifest import ManifestError
 from triton_models.repository.model_state import last_use, touch
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ both; if one tower fails, the other is unloaded too.
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 
 from gateway.errors import (
     DeadlineExceeded,
@@ -39,23 +40,18 @@ from triton_models.repository.repository import (
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Lifecycle:
     """Loads, unloads and deletes models; every method may run in several processes at the same time."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        repository: Repository,
-        locks: ModelLocks,
-        rollout: Rollout,
-        capacity: Capacity,
-    ) -> None:
-        self._settings = settings
-        self._repository = repository
-        self._locks = locks
-        self._rollout = rollout
-        self._capacity = capacity
-        self._turns = Turns(settings.max_conversions)
+    settings: Settings
+    repository: Repository
+    locks: ModelLocks
+    rollout: Rollout
+    capacity: Capacity
+
+    def __post_init__(self) -> None:
+        self._turns = Turns(self.settings.max_conversions)
 
     async def load(
         self, model_id: ModelId, revision: str | None, tuning: Tuning, on_progress: OnProgress
@@ -80,7 +76,7 @@ class Lifecycle:
         """
         if await self._serves(model_id, revision, tuning):
             return await self._said(model_id, "is already loaded")
-        async with self._locks.hold(model_id.triton_names, None):
+        async with self.locks.hold(model_id.triton_names, None):
             # Another caller or process may have loaded it while this one waited for the lock.
             if await self._serves(model_id, revision, tuning):
                 return await self._said(model_id, "is loaded")
@@ -88,18 +84,18 @@ class Lifecycle:
             try:
                 await self._bring(model_id, revision, tuning, old, on_progress)
             except (InvalidModel, DeadlineExceeded, InsufficientStorage) as error:
-                await self._locks.record(model_id.triton_names, error=str(error))
+                await self.locks.record(model_id.triton_names, error=str(error))
                 raise
             finally:
                 if old is not None:
                     # Removes a new version that was converted but does not serve.
-                    await asyncio.to_thread(self._rollout.drop_other_versions, model_id)
+                    await asyncio.to_thread(self.rollout.drop_other_versions, model_id)
         return await self._said(model_id, "is loaded")
 
     async def _said(self, model_id: ModelId, what: str) -> str:
         """Return the message for the caller, with the conversion's notice if there is one."""
         with suppress(RepositoryError, ManifestError):
-            manifest = await asyncio.to_thread(self._repository.manifest, model_id.text_triton_name)
+            manifest = await asyncio.to_thread(self.repository.manifest, model_id.text_triton_name)
             if manifest.notice is not None:
                 log.warning("%s: %s", model_id, manifest.notice)
                 return f"Model {model_id} {what}. Note: {manifest.notice}."
@@ -116,22 +112,22 @@ class Lifecycle:
         """Convert if necessary, and load; `old` is the version that serves now, None if none does."""
         new = await self._parts(model_id, revision)
         if new is None:
-            await self._capacity.check(model_id)
-            await self._locks.record(model_id.triton_names, activity="converting")
+            await self.capacity.check(model_id)
+            await self.locks.record(model_id.triton_names, activity="converting")
             async with self._turns.one(model_id, on_progress):
                 versions = await convert(
-                    self._settings, model_id, revision, on_progress, beside=old is not None
+                    self.settings, model_id, revision, on_progress, beside=old is not None
                 )
-            new = await asyncio.to_thread(manifests_of, self._repository, model_id, versions)
+            new = await asyncio.to_thread(manifests_of, self.repository, model_id, versions)
         if old is None:
-            await self._locks.record(model_id.triton_names, activity="loading")
-        await self._capacity.admit(model_id)
+            await self.locks.record(model_id.triton_names, activity="loading")
+        await self.capacity.admit(model_id)
         if old is None:
             await asyncio.to_thread(self._tune, new, tuning)
-            await self._rollout.load(model_id, new, on_progress)
-            await self._capacity.note_use(model_id.triton_names)
+            await self.rollout.load(model_id, new, on_progress)
+            await self.capacity.note_use(model_id.triton_names)
         else:
-            await self._rollout.replace(model_id, old, new, tuning, on_progress)
+            await self.rollout.replace(model_id, old, new, tuning, on_progress)
 
     @traced("restore model")
     async def restore(self, triton_name: str) -> None:
@@ -144,19 +140,19 @@ class Lifecycle:
             GatewayError: The model cannot be loaded or fails its check.
             RepositoryError: The repository does not have the model, or only one of its towers.
         """
-        model_id = ModelId.of(await asyncio.to_thread(self._repository.manifest, triton_name))
-        async with self._locks.hold(model_id.triton_names, None):
-            states = [await asyncio.to_thread(self._repository.state, part) for part in model_id.triton_names]
+        model_id = ModelId.of(await asyncio.to_thread(self.repository.manifest, triton_name))
+        async with self.locks.hold(model_id.triton_names, None):
+            states = [await asyncio.to_thread(self.repository.state, part) for part in model_id.triton_names]
             if not any(state.wanted for state in states):
                 return
-            parts = await asyncio.to_thread(manifests, self._repository, model_id)
+            parts = await asyncio.to_thread(manifests, self.repository, model_id)
             # The lock was free, so an activity that is still recorded is that of a process that died.
             settled = all(state.wanted and state.activity is None for state in states)
-            if not settled or not await self._rollout.are_ready(parts):
+            if not settled or not await self.rollout.are_ready(parts):
                 try:
-                    await self._rollout.load(model_id, parts, log_progress(str(model_id)))
+                    await self.rollout.load(model_id, parts, log_progress(str(model_id)))
                 except (InvalidModel, DeadlineExceeded) as error:
-                    await self._locks.record(model_id.triton_names, error=str(error))
+                    await self.locks.record(model_id.triton_names, error=str(error))
                     raise
 
     @traced("unload model")
@@ -167,9 +163,9 @@ class Lifecycle:
             ModelNotFound: The model is not loaded.
         """
         await self._present(model_id)
-        async with self._locks.hold(model_id.triton_names, "unloading"):
+        async with self.locks.hold(model_id.triton_names, "unloading"):
             await self._present(model_id)
-            if not await self._rollout.unload(model_id.triton_names):
+            if not await self.rollout.unload(model_id.triton_names):
                 raise ModelNotFound(f"model {model_id} is not loaded")
         return f"Model {model_id} is unloaded."
 
@@ -181,12 +177,12 @@ class Lifecycle:
             ModelNotFound: The repository has no such model.
         """
         await self._present(model_id)
-        async with self._locks.hold(model_id.triton_names, "deleting"):
+        async with self.locks.hold(model_id.triton_names, "deleting"):
             # A killed deletion or conversion may have left one tower only.
             present = await self._present(model_id)
-            await self._rollout.unload(model_id.triton_names)
+            await self.rollout.unload(model_id.triton_names)
             for triton_name in present:
-                await asyncio.to_thread(self._repository.delete, triton_name)
+                await asyncio.to_thread(self.repository.delete, triton_name)
         return f"Model {model_id} is deleted."
 
     async def _in_service(self, model_id: ModelId) -> Parts | None:
@@ -196,28 +192,28 @@ class Lifecycle:
             ModelConflict: Another model has one of the names in Triton.
         """
         states = [
-            await asyncio.to_thread(self._repository.state, triton_name)
+            await asyncio.to_thread(self.repository.state, triton_name)
             for triton_name in model_id.triton_names
         ]
         if not all(state.wanted and state.activity is None for state in states):
             return None
         try:
-            parts = await asyncio.to_thread(manifests, self._repository, model_id)
+            parts = await asyncio.to_thread(manifests, self.repository, model_id)
         except (ModelNotInRepository, ManifestError):
             return None
-        return parts if await self._rollout.are_ready(parts) else None
+        return parts if await self.rollout.are_ready(parts) else None
 
     async def _serves(self, model_id: ModelId, revision: str | None, tuning: Tuning) -> bool:
         """Return whether Triton serves the present content of exactly this model, with this tuning."""
         parts = await self._parts(model_id, revision)
         if parts is None or not await asyncio.to_thread(self._is_wanted, parts, tuning):
             return False
-        return await self._rollout.are_ready(parts)
+        return await self.rollout.are_ready(parts)
 
     def _is_wanted(self, parts: Parts, tuning: Tuning) -> bool:
         """Return whether all parts are wanted, checked, and configured with this tuning."""
         for triton_name in parts:
-            config, state = self._repository.config(triton_name), self._repository.state(triton_name)
+            config, state = self.repository.config(triton_name), self.repository.state(triton_name)
             # A model that is being loaded again is in Triton before its check has ended.
             if not state.wanted or state.activity == "loading" or tuning.apply(config) != config:
                 return False
@@ -225,9 +221,9 @@ class Lifecycle:
 
     def _tune(self, parts: Parts, tuning: Tuning) -> None:
         for triton_name in parts:
-            config = self._repository.config(triton_name)
+            config = self.repository.config(triton_name)
             if (tuned := tuning.apply(config)) != config:
-                self._repository.set_config(triton_name, tuned)
+                self.repository.set_config(triton_name, tuned)
 
     async def _parts(self, model_id: ModelId, revision: str | None) -> Parts | None:
         """Return the converted model; None if it is missing or incomplete, or its source has changed.
@@ -239,7 +235,7 @@ class Lifecycle:
         def read() -> Parts | None:
             self._refuse_foreign(model_id)
             try:
-                parts = manifests(self._repository, model_id)
+                parts = manifests(self.repository, model_id)
             except ModelNotInRepository:
                 return None
             except ManifestError as error:
@@ -255,7 +251,7 @@ class Lifecycle:
 
     def _refuse_foreign(self, model_id: ModelId) -> None:
         for triton_name in model_id.triton_names:
-            if self._repository.is_foreign(triton_name):
+            if self.repository.is_foreign(triton_name):
                 raise ModelConflict(str(ForeignModel(triton_name)))
 
     async def _present(self, model_id: ModelId) -> list[str]:
@@ -271,9 +267,9 @@ class Lifecycle:
             present = []
             for triton_name in model_id.triton_names:
                 try:
-                    holder = ModelId.of(self._repository.manifest(triton_name))
+                    holder = ModelId.of(self.repository.manifest(triton_name))
                 except ModelNotInRepository:
-                    if not self._repository.holds(triton_name):
+                    if not self.repository.holds(triton_name):
                         continue
                     holder = model_id
                 except ManifestError:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from gateway.errors import ModelConflict, Unavailable
@@ -11,7 +12,7 @@ from gateway.model_id import ModelId
 from gateway.models.catalog import ImageModel, Models, TextModel, not_loaded
 from triton_models.client.errors import ModelNotReady
 from triton_models.repository.repository import Repository
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 Model = TypeVar("Model", TextModel, ImageModel)
 Found = TypeVar("Found")
@@ -21,15 +22,15 @@ ANSWERED: ContextVar[set[str | None] | None] = ContextVar("ANSWERED", default=No
 """The pairs of the CLIP towers that have answered; set by a caller that needs both towers of one pair."""
 
 
+@dataclass(eq=False)
 class ReadinessGate:
     """Lets requests use ready models; a model is looked up once per version and Triton, not per request."""
 
-    def __init__(self, repository: Repository, triton: Triton, monitor: Monitor) -> None:
-        self._repository = repository
-        self._triton = triton
-        self._monitor = monitor
-        self._known: dict[str, tuple[int, int]] = {}
-        self._used: set[str] = set()
+    repository: Repository
+    triton: Triton
+    monitor: Monitor
+    _known: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    _used: set[str] = field(default_factory=set, init=False)
 
     def take_used(self) -> set[str]:
         """Return the models, by name in Triton, that have answered since the last call."""
@@ -82,7 +83,7 @@ class ReadinessGate:
             return
         # The key names the current Triton; another one may take its place while the state is read.
         model_id, triton_name, key = model.model_id, model.triton_name, self._key(model)
-        state = await asyncio.to_thread(self._repository.state, triton_name)
+        state = await asyncio.to_thread(self.repository.state, triton_name)
         if state.activity in ("unloading", "deleting"):
             raise ModelConflict(f"model {model_id} is being unloaded; load it again to use it")
         if state.activity == "loading":
@@ -97,8 +98,8 @@ class ReadinessGate:
         Raises:
             Unavailable: The model is known not to answer.
         """
-        self._monitor.require(model.triton_name)
+        self.monitor.require(model.triton_name)
         return self._known.get(model.triton_name) == self._key(model)
 
     def _key(self, model: TextModel | ImageModel) -> tuple[int, int]:
-        return model.version, self._triton.generation
+        return model.version, self.triton.generation

@@ -6,6 +6,7 @@ Each process of the server also drops unloaded models from its memory here.
 import asyncio
 import logging
 import time
+from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError, Overloaded, Unavailable
 from gateway.model_id import ModelId
@@ -16,7 +17,7 @@ from gateway.models.load_jobs import LoadJobs
 from gateway.models.readiness import ReadinessGate
 from triton_models.client.errors import TritonError
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 
@@ -27,45 +28,33 @@ BACKOFF = (1.0, 60.0)
 """First and longest wait, in seconds, before a failed restore or load is tried again."""
 
 
+@dataclass(eq=False)
 class Reconciler:
-    """Polls Triton in one task per process; a model's lock keeps processes from doing the same work."""
+    """Polls Triton in one task per process; a model's lock keeps processes from doing the same work.
 
-    def __init__(
-        self,
-        repository: Repository,
-        triton: Triton,
-        lifecycle: Lifecycle,
-        jobs: LoadJobs,
-        capacity: Capacity,
-        catalog: Catalog,
-        readiness: ReadinessGate,
-        load_models: tuple[str, ...],
-    ) -> None:
-        self._repository = repository
-        self._triton = triton
-        self._lifecycle = lifecycle
-        self._jobs = jobs
-        self._capacity = capacity
-        self._catalog = catalog
-        self._readiness = readiness
-        self._trimmed = False
-        self._waiting = list(load_models)
-        self._retry: dict[str, tuple[float, float]] = {}
-        self._running: set[asyncio.Task[None]] = set()
-        self._restoring: set[str] = set()
-        self._unready = ""
+    `waiting` has the models of LOAD_MODELS whose load has not begun, or waits to be tried again.
+    """
 
-    @property
-    def waiting(self) -> list[str]:
-        """Models of LOAD_MODELS whose load has not begun, or waits to be tried again."""
-        return self._waiting
+    repository: Repository
+    triton: Triton
+    lifecycle: Lifecycle
+    jobs: LoadJobs
+    capacity: Capacity
+    catalog: Catalog
+    readiness: ReadinessGate
+    waiting: list[str]
+    _trimmed: bool = field(default=False, init=False)
+    _retry: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
+    _running: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _restoring: set[str] = field(default_factory=set, init=False)
+    _unready: str = field(default="", init=False)
 
     async def run(self) -> None:
         """Poll until cancelled."""
         try:
             while True:
                 try:
-                    await self._capacity.note_use(self._readiness.take_used())
+                    await self.capacity.note_use(self.readiness.take_used())
                     await self._look()
                     self._unready = ""
                 except TritonError as error:
@@ -81,17 +70,17 @@ class Reconciler:
                 task.cancel()
 
     async def _look(self) -> None:
-        index = await self._triton.client.index()
+        index = await self.triton.client.index()
         in_triton = {model.name for model in index if model.state in ("READY", "LOADING")}
         if not self._trimmed:
-            await self._capacity.trim(ModelId.parse(name) for name in self._waiting)
+            await self.capacity.trim(ModelId.parse(name) for name in self.waiting)
             self._trimmed = True
-            if self._capacity.is_limited:
+            if self.capacity.is_limited:
                 self._spawn(self._load_in_order())
             else:
                 self._load_at_once()
-        states = await asyncio.to_thread(self._repository.states)
-        await self._catalog.keep_only({triton_name for triton_name, state in states.items() if state.wanted})
+        states = await asyncio.to_thread(self.repository.states)
+        await self.catalog.keep_only({triton_name for triton_name, state in states.items() if state.wanted})
         for triton_name, state in states.items():
             due = self._retry.get(triton_name, (0.0, 0.0))[0] <= time.monotonic()
             # A recorded activity means that a task is changing the model. Restoring waits for that task's
@@ -102,24 +91,24 @@ class Reconciler:
                 self._spawn(self._restore(triton_name))
 
     def _load_at_once(self) -> None:
-        while self._waiting:
-            self._spawn(self._load(self._waiting.pop(0)))
+        while self.waiting:
+            self._spawn(self._load(self.waiting.pop(0)))
 
     async def _load_in_order(self) -> None:
         # One after another, so that it does not depend on chance which model finds no room.
-        while self._waiting:
-            await self._load(self._waiting.pop(0))
+        while self.waiting:
+            await self._load(self.waiting.pop(0))
 
     async def _load(self, name: str) -> None:
         wait, longest = BACKOFF
         while True:
             try:
-                answer = await self._jobs.start(ModelId.parse(name)).result()
+                answer = await self.jobs.start(ModelId.parse(name)).result()
             except (Overloaded, Unavailable, TritonError) as error:
                 log.error("%s could not be loaded, next try in %g s: %s", name, wait, error)
-                self._waiting.append(name)
+                self.waiting.append(name)
                 await asyncio.sleep(wait)
-                self._waiting.remove(name)
+                self.waiting.remove(name)
                 wait = min(longest, 2 * wait)
             except GatewayError as error:
                 log.error("%s could not be loaded: %s", name, error)
@@ -130,7 +119,7 @@ class Reconciler:
 
     async def _restore(self, triton_name: str) -> None:
         try:
-            await self._lifecycle.restore(triton_name)
+            await self.lifecycle.restore(triton_name)
             self._retry.pop(triton_name, None)
         except (GatewayError, TritonError, RepositoryError) as error:
             first, longest = BACKOFF

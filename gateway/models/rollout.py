@@ -31,7 +31,7 @@ from triton_models.contract.config import Tuning, model_config, with_versions
 from triton_models.contract.manifest import Manifest
 from triton_models.repository.model_state import Activity
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ from triton_models.contract.manifest import ManifestError
 from triton_models.repository.damage import diagnose
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import Repository, RepositoryError
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 
 class RepositoryModel(BaseModel):
@@ -47,10 +47,11 @@ class LoadedModel(NamedTuple):
     converted: int
 
 
+@dataclass(eq=False)
 class Status:
     """Reports models, health and statistics; changes nothing.
 
-    Args:
+    Attributes:
         repository: The model repository.
         triton: The Triton in use.
         jobs: The loads in progress.
@@ -59,25 +60,16 @@ class Status:
         is_ending: Returns whether the server has begun to shut down.
     """
 
-    def __init__(
-        self,
-        repository: Repository,
-        triton: Triton,
-        jobs: LoadJobs,
-        reconciler: Reconciler,
-        monitor: Monitor,
-        is_ending: Callable[[], bool],
-    ) -> None:
-        self._repository = repository
-        self._triton = triton
-        self._jobs = jobs
-        self._reconciler = reconciler
-        self._monitor = monitor
-        self._is_ending = is_ending
+    repository: Repository
+    triton: Triton
+    jobs: LoadJobs
+    reconciler: Reconciler
+    monitor: Monitor
+    is_ending: Callable[[], bool]
 
     async def loaded_models(self) -> list[str]:
         """Return the names in Triton, sorted, of the models that are ready there and verified."""
-        ready = ready_names(await self._triton.client.index())
+        ready = ready_names(await self.triton.client.index())
         return await asyncio.to_thread(self._whole, ready)
 
     async def loaded(self) -> list[LoadedModel]:
@@ -88,48 +80,48 @@ class Status:
         found = {}
         for triton_name in triton_names:
             with suppress(RepositoryError, ManifestError):
-                model_id = ModelId.of(self._repository.manifest(triton_name))
-                converted = int(self._repository.version_dir(triton_name).stat().st_mtime)
+                model_id = ModelId.of(self.repository.manifest(triton_name))
+                converted = int(self.repository.version_dir(triton_name).stat().st_mtime)
                 found[model_id] = LoadedModel(model_id, converted)
         return sorted(found.values(), key=lambda model: model.model_id.id)
 
     def _whole(self, ready: set[str]) -> list[str]:
         """Return the names in `ready` of verified models; a tower counts only if its other tower does too."""
-        states = self._repository.states()
+        states = self.repository.states()
         settled = {name for name in ready if name not in states or states[name].activity != "loading"}
         return sorted(name for name in settled if partners(name) <= settled or self._is_alone(name))
 
     def _is_alone(self, triton_name: str) -> bool:
         """Return whether a model that is named like a tower is a text model."""
         try:
-            return self._repository.manifest(triton_name).tower is None
+            return self.repository.manifest(triton_name).tower is None
         except (RepositoryError, ManifestError):
             return True
 
     async def repository_models(self) -> list[RepositoryModel]:
         """Return every model of the repository, and those that are being converted or have failed."""
-        index = await self._triton.client.index()
+        index = await self.triton.client.index()
         # Of a model's versions, the one that serves goes last and wins.
         states = {model.name: model for model in sorted(index, key=lambda entry: entry.state == "READY")}
-        return await asyncio.to_thread(self._repository_models, states, self._monitor.problems())
+        return await asyncio.to_thread(self._repository_models, states, self.monitor.problems())
 
     def _repository_models(
         self, index: dict[str, Any], problems: dict[str, str | None]
     ) -> list[RepositoryModel]:
-        known = self._repository.states()
+        known = self.repository.states()
         found = []
-        for triton_name in sorted({*self._repository.triton_names(), *known, *index}):
+        for triton_name in sorted({*self.repository.triton_names(), *known, *index}):
             state = known.get(triton_name, ModelState())
             shown = index[triton_name].state if triton_name in index else "UNAVAILABLE"
             reason = index[triton_name].reason if triton_name in index else ""
-            if state.activity == "converting" and is_held(self._repository, triton_name):
+            if state.activity == "converting" and is_held(self.repository, triton_name):
                 shown = "CONVERTING"
             elif state.error is not None and shown != "READY":
                 shown, reason = "FAILED", state.error
             elif state.error is not None:
                 # The previous version serves.
                 reason = state.error
-            elif shown not in ("READY", "LOADING") and (damage := diagnose(self._repository, triton_name)):
+            elif shown not in ("READY", "LOADING") and (damage := diagnose(self.repository, triton_name)):
                 shown, reason = "FAILED", damage
             # Triton reports a model as ready even if its process is dead or blocked.
             reason = reason or problems.get(triton_name) or ""
@@ -143,13 +135,13 @@ class Status:
     def _details(self, triton_name: str) -> dict[str, Any]:
         """Return the details that a model's files give; nothing if they cannot be read."""
         try:
-            manifest = self._repository.manifest(triton_name)
+            manifest = self.repository.manifest(triton_name)
             model_id = ModelId.of(manifest)
             return {
                 "model_name": model_id.model_name,
                 "pretrained": model_id.pretrained,
-                "tuning": asdict(Tuning.of(self._repository.config(triton_name))),
-                "engine": self._repository.engine(triton_name),
+                "tuning": asdict(Tuning.of(self.repository.config(triton_name))),
+                "engine": self.repository.engine(triton_name),
                 "notice": manifest.notice,
             }
         except (RepositoryError, ManifestError):
@@ -161,25 +153,25 @@ class Status:
         Raises:
             Unavailable: No model can serve; the message has the reason.
         """
-        if self._is_ending():
+        if self.is_ending():
             raise Unavailable("the server is shutting down")
         # A model may have been loaded since the last poll.
-        await self._monitor.decided()
-        if reason := self._monitor.reason():
+        await self.monitor.decided()
+        if reason := self.monitor.reason():
             raise Unavailable(reason)
-        problems = self._monitor.problems()
+        problems = self.monitor.problems()
         if None in problems.values():
             return {triton_name: problem for triton_name, problem in problems.items() if problem is not None}
-        for job in self._jobs.running():
+        for job in self.jobs.running():
             step = job.progress
             raise Unavailable(f"loading {job.model_id}: {step.step} {step.progress:.0%}, {step.message}")
-        if waiting := self._reconciler.waiting:
+        if waiting := self.reconciler.waiting:
             raise Unavailable(f"not loaded yet: {', '.join(waiting)}")
         if problems:
             raise Unavailable(
                 "; ".join(f"{triton_name}: {problem}" for triton_name, problem in problems.items())
             )
-        states = await asyncio.to_thread(self._repository.states)
+        states = await asyncio.to_thread(self.repository.states)
         if failed := {triton_name: state.error for triton_name, state in states.items() if state.error}:
             raise Unavailable(
                 "; ".join(f"{triton_name} failed: {reason}" for triton_name, reason in failed.items())
@@ -188,4 +180,4 @@ class Status:
 
     async def statistics(self) -> list[dict[str, Any]]:
         """Return Triton's statistics of each model."""
-        return await self._triton.client.statistics()
+        return await self.triton.client.statistics()

@@ -140,22 +140,10 @@ def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(route, str(status)), LATENCY.labels(route)
 
 
-@functools.lru_cache(maxsize=1024)
-def texts_of(model: str) -> Counter:
-    """Return the counter of texts embedded with a model, by its name in Triton."""
-    return TEXTS.labels(model)
-
-
-@functools.lru_cache(maxsize=1024)
-def images_of(model: str) -> Counter:
-    """Return the counter of images embedded with a model, by its name in Triton."""
-    return IMAGES.labels(model)
-
-
-@functools.lru_cache(maxsize=1024)
-def tokens_of(model: str) -> Counter:
-    """Return the counter of tokens sent to a model, by its name in Triton."""
-    return TOKENS.labels(model)
+# The counters of one model, by its name in Triton.
+texts_of = functools.lru_cache(maxsize=1024)(TEXTS.labels)
+images_of = functools.lru_cache(maxsize=1024)(IMAGES.labels)
+tokens_of = functools.lru_cache(maxsize=1024)(TOKENS.labels)
 
 
 @dataclass(frozen=True)

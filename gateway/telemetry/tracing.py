@@ -45,11 +45,6 @@ def infer_call() -> InferCall:
     return _infer_call
 
 
-def is_on() -> bool:
-    """Return whether spans are recorded."""
-    return _tracer is not None
-
-
 def span(name: str, **attributes: str | int) -> "AbstractContextManager[Span | None]":
     """Record a step of the current request; do nothing while tracing is off.
 

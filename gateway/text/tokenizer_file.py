@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from gateway.errors import InvalidInput, TooLarge
+from triton_models.contract.library_errors import is_of_a_library
 from triton_models.contract.manifest import Manifest
 from triton_models.repository.repository import TOKENIZER, DamagedModel
 
@@ -91,7 +92,7 @@ class TokenizerFile:
         try:
             return self._file.decode(list(ids), skip_special_tokens=skip_special_tokens)
         except BaseException as error:
-            if not _is_of_the_library(error):
+            if not is_of_a_library(error):
                 raise
             log.warning("a tokenizer failed on ids: %s", type(error).__name__)
             raise InvalidInput(f"{field}: the model's tokenizer fails on these ids") from error
@@ -103,7 +104,7 @@ class TokenizerFile:
 
     def _failure(self, error: BaseException, texts: list[str], field: str, first: int) -> BaseException:
         """Return the exception to raise for an error; it names the first text that the library fails on."""
-        if not _is_of_the_library(error):
+        if not is_of_a_library(error):
             return error
         log.warning("a tokenizer failed on a text: %s", type(error).__name__)
         place = first
@@ -111,7 +112,7 @@ class TokenizerFile:
             try:
                 self._encode([text], add_special_tokens=self._special)
             except BaseException as again:  # noqa: BLE001 - it is sorted
-                if not _is_of_the_library(again):
+                if not is_of_a_library(again):
                     return again
                 break
             place = index + 1
@@ -125,16 +126,10 @@ def _read(path: Path, sha256: str | None) -> Tokenizer:
         content = path.read_bytes()
         file = Tokenizer.from_buffer(content)
     except BaseException as error:
-        if not isinstance(error, Exception) and not _is_of_the_library(error):
+        if not isinstance(error, Exception) and not is_of_a_library(error):
             raise
         raise DamagedModel(problem) from error
     if sha256 not in (None, hashlib.sha256(content).hexdigest()):
         # Another tokenizer would give other ids, and the model would return wrong vectors without an error.
         raise DamagedModel(problem)
     return file
-
-
-def _is_of_the_library(error: BaseException) -> bool:
-    return type(error) is Exception or not isinstance(
-        error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit
-    )

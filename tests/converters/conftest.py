@@ -74,7 +74,7 @@ def convert(tmp_path: Path) -> Convert:
             threads=2,
             locked=False,
         )
-        served, manifest = run(request, steps)
+        ((served, manifest),) = run(request, steps).items()
         return Converted(Repository(request.output), served, manifest, steps)
 
     return run_conversion

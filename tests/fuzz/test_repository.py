@@ -42,7 +42,7 @@ TOWER = manifest(
     image=ImagePreprocessing(224, 336, "longest", "bilinear", 127),
 )  # fmt: skip
 MANIFESTS = tuple(json.loads(one.to_json()) for one in (TEXT, TOWER))
-CONFIGS = tuple(to_text(model_config("served", one, threads=2)).encode() for one in (TEXT, TOWER))
+CONFIGS = tuple(to_text(model_config("served", one)).encode() for one in (TEXT, TOWER))
 
 
 @given(damaged_json(*MANIFESTS))

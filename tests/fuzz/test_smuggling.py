@@ -22,7 +22,7 @@ from gateway.server.request_heads import without_upgrade
 from gateway.server.shutdown import Shutdown
 from gateway.settings import Settings
 from inference_store import http_server
-from inference_store.http_routes import NoSuchPath
+from inference_store.http_routes import no_such_path
 from inference_store.http_server import Answer, HttpApplication
 from tests.fuzz.framing import digest, made
 from tests.fuzz.proxies import haproxy, nginx
@@ -91,7 +91,7 @@ class EchoStore(HttpApplication):
 
     async def _answer(self, verb: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         if verb == "CONNECT":
-            raise NoSuchPath(405)
+            raise no_such_path(405)
         self._echo.done[path] += 1
         read = "" if path.startswith("/early/") else digest(body)
         more = {"x-path": path, "x-marks": headers.get("x-mark", "")}

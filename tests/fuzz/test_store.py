@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference_store.errors import Invalid
 from inference_store.http_infer import Asked, parse_request, write_response
-from inference_store.http_routes import NoSuchPath, find_call
+from inference_store.http_routes import HttpRefusal, find_call
 from inference_store.identity import canonical, describe, identity, step
 from inference_store.protocol import InferRequest, InferResponse, Message, with_id
 from inference_store.record import UnreadableRecord, decode, encode
@@ -197,7 +197,7 @@ def test_calls_over_http(rng: random.Random, path: str, document: dict[str, Any]
     for body in (broken_json(rng, document), json.dumps(document).encode()):
         try:
             call = find_call(verb, path, body)
-        except (NoSuchPath, Invalid) as error:
+        except (HttpRefusal, Invalid) as error:
             str(error).encode()
             continue
         call.request.SerializeToString()

@@ -18,15 +18,16 @@ from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.contract.cleaning import CLEANINGS
 from triton_models.contract.manifest import Manifest
+from triton_models.contract.names import ClipNames
 from triton_models.repository.repository import Repository
 
 
 class ConvertedClip:
     """An installed pair."""
 
-    def __init__(self, repository: Repository, converted: pipeline.ClipConverted) -> None:
+    def __init__(self, repository: Repository, converted: dict[str, Manifest]) -> None:
         self.repository = repository
-        self.names = converted.names
+        self.names = ClipNames(*converted)
         self.text: Manifest = repository.manifest(self.names.text)
         self.image: Manifest = repository.manifest(self.names.image)
         self.text_directory = repository.version_dir(self.names.text)

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from triton_models.client.errors import TritonUnavailable
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 
 async def main() -> None:

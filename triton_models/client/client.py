@@ -175,9 +175,8 @@ class TritonClient:
         Raises:
             ModelLoadFailed, TritonTimeout, TritonUnavailable: As for `load`.
         """
-        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         deadline = asyncio.get_running_loop().time() + timeout
-        await self._change(self._stubs[0].RepositoryModelUnload, request, name, timeout)
+        await self.release(name, timeout)
         # Triton answers before the model is gone.
         while any(
             entry.name == name and entry.state not in ("", "UNAVAILABLE") for entry in await self.index()

@@ -11,18 +11,6 @@ computed, execution_count the number of runs that computed them, and last_infere
 
 from typing import Any
 
-_STEPS = (
-    "success",
-    "fail",
-    "queue",
-    "compute_input",
-    "compute_infer",
-    "compute_output",
-    "cache_hit",
-    "cache_miss",
-)
-_BATCH_STEPS = ("compute_input", "compute_infer", "compute_output")
-
 
 def statistics_as_dicts(response: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - generated protobuf, untyped
     """Return the statistics of all models of a ModelStatisticsResponse."""
@@ -33,17 +21,18 @@ def statistics_as_dicts(response: Any) -> list[dict[str, Any]]:  # noqa: ANN401 
             "last_inference": int(model.last_inference),
             "inference_count": int(model.inference_count),
             "execution_count": int(model.execution_count),
-            "inference_stats": _durations(model.inference_stats, _STEPS),
+            "inference_stats": _durations(model.inference_stats),
             "batch_stats": [
-                {"batch_size": int(batch.batch_size), **_durations(batch, _BATCH_STEPS)}
-                for batch in model.batch_stats
+                {"batch_size": int(batch.batch_size), **_durations(batch)} for batch in model.batch_stats
             ],
         }
         for model in response.model_stats
     ]
 
 
-def _durations(message: Any, steps: tuple[str, ...]) -> dict[str, dict[str, int]]:  # noqa: ANN401 - as above
+def _durations(message: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401 - as above
+    """Return the figures of a message, whose other fields are plain numbers."""
+    steps = (field.name for field in message.DESCRIPTOR.fields if field.message_type is not None)
     return {
         step: {"count": int(getattr(message, step).count), "ns": int(getattr(message, step).ns)}
         for step in steps

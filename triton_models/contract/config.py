@@ -30,9 +30,6 @@ IMAGE_INPUT = "image"
 IMAGE_OUTPUT = "image_embedding"
 """The output of an image tower: float32 [b, D]."""
 
-THREADS_PARAMETER = "intra_op_thread_count"
-"""The parameter for threads, which the C++ backend and ours understand. Without it they use all cores."""
-
 DEFAULT_IMAGE_BATCH_SIZE = 64
 """The most images that Triton merges into one execution; a larger one would keep other requests waiting."""
 
@@ -93,47 +90,29 @@ class Tuning:
         return tuned
 
 
-def model_config(
-    triton_name: str,
-    manifest: Manifest,
-    *,
-    max_batch_size: int | None = None,
-    instances: int = 1,
-    threads: int | None = None,
-) -> ModelConfig:
-    """Return the configuration of one text model or one tower of a CLIP model.
+def model_config(triton_name: str, manifest: Manifest) -> ModelConfig:
+    """Return the configuration of one text model or one tower of a CLIP model, before any tuning.
 
     Args:
         triton_name: Name in Triton.
         manifest: The converted model's manifest.
-        max_batch_size: Rows merged into one execution; None for the default of the model's kind.
-        instances: Concurrent executions, on each GPU or on the CPU. One instance merges the most requests and
-            takes the memory of one copy. Without the setting Triton starts two on a CPU.
-        threads: Threads of one execution on the CPU; None leaves the choice to the backend.
-
-    Raises:
-        ValueError: max_batch_size is below 1; batching needs a batch dimension.
     """
-    if max_batch_size is None:
-        max_batch_size = DEFAULT_MAX_BATCH_SIZE if manifest.image is None else DEFAULT_IMAGE_BATCH_SIZE
-    if max_batch_size < 1:
-        raise ValueError("max_batch_size must be at least 1")
-    config = ModelConfig(name=triton_name, backend=BACKEND, max_batch_size=max_batch_size)
+    config = ModelConfig(name=triton_name, backend=BACKEND)
     if manifest.image is not None:
         _add_image(config, manifest.image, manifest.dimensions)
     else:
         _add_text(config, manifest.dimensions)
-    # The default, KIND_AUTO, is the GPU if Triton has one, otherwise the CPU.
-    config.instance_group.add(count=instances)
+    # One instance merges the most requests and takes the memory of one copy; by default, Triton starts two on
+    # a CPU. The default kind, KIND_AUTO, is the GPU if Triton has one, otherwise the CPU.
+    config.instance_group.add(count=1)
     config.dynamic_batching.SetInParent()
     config.response_cache.enable = True
     config.version_policy.specific.versions.append(manifest.version)
-    if threads is not None:
-        config.parameters[THREADS_PARAMETER].string_value = str(threads)
     return config
 
 
 def _add_text(config: ModelConfig, dimensions: int) -> None:
+    config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
     config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
     config.batch_input.add(
         kind=model_config_pb2.BatchInput.BATCH_ITEM_SHAPE,
@@ -145,6 +124,7 @@ def _add_text(config: ModelConfig, dimensions: int) -> None:
 
 
 def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) -> None:
+    config.max_batch_size = DEFAULT_IMAGE_BATCH_SIZE
     # All images of a model have one size. So equal bytes mean equal shapes, as the response cache requires.
     dims = [image.height, image.width, 3]
     config.input.add(name=IMAGE_INPUT, data_type=model_config_pb2.TYPE_UINT8, dims=dims)

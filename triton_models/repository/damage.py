@@ -3,9 +3,7 @@
 import os
 
 from triton_models.contract.manifest import ManifestError
-from triton_models.repository.repository import CONFIG, ModelNotInRepository, Repository
-
-AGAIN = "delete and load the model again"
+from triton_models.repository.repository import AGAIN, CONFIG, ModelNotInRepository, Repository
 
 
 def diagnose(repository: Repository, triton_name: str) -> str | None:

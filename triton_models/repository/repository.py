@@ -38,6 +38,9 @@ TOKENIZER = "tokenizer.json"
 CHECK = "check.npz"
 ENGINE = "engine.json"
 
+AGAIN = "delete and load the model again"
+"""What helps against damaged files; the end of messages about them."""
+
 Recorded = TypeVar("Recorded")
 
 
@@ -115,15 +118,11 @@ class Repository:
             directory, content = self._read(triton_name, MANIFEST, version)
             manifest = Manifest.from_json(content.decode())
         except (OSError, UnicodeDecodeError) as error:
-            raise DamagedModel(
-                f"{triton_name}: model.json is damaged; delete and load the model again"
-            ) from error
+            raise _damaged(triton_name, f"{MANIFEST} is damaged") from error
         except ManifestError as error:
-            raise DamagedModel(f"{triton_name}: {error}; delete and load the model again") from error
+            raise _damaged(triton_name, str(error)) from error
         if str(manifest.version) != directory.name:
-            raise DamagedModel(
-                f"{triton_name}: {MANIFEST} is of another version; delete and load the model again"
-            )
+            raise _damaged(triton_name, f"{MANIFEST} is of another version")
         return manifest
 
     def load_check(self, triton_name: str, version: int | None = None) -> Check:
@@ -146,9 +145,7 @@ class Repository:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _absent(triton_name) from error
         except (OSError, ConfigError, UnicodeDecodeError) as error:
-            raise DamagedModel(
-                f"{triton_name}: {CONFIG} is damaged; delete and load the model again"
-            ) from error
+            raise _damaged(triton_name, f"{CONFIG} is damaged") from error
         return config
 
     def set_config(self, triton_name: str, config: ModelConfig) -> None:
@@ -277,9 +274,7 @@ class Repository:
         try:
             return read(self._read(triton_name, CHECK, version)[1])
         except (OSError, DamagedCheck) as error:
-            raise DamagedModel(
-                f"{triton_name}: {CHECK} is damaged; delete and load the model again"
-            ) from error
+            raise _damaged(triton_name, f"{CHECK} is damaged") from error
 
     def _model_dir(self, triton_name: str) -> Path:
         if triton_name.startswith(".") or "/" in triton_name or "\0" in triton_name or not triton_name:
@@ -293,6 +288,10 @@ class Repository:
 
 def _is_whole(directory: Path) -> bool:
     return all((directory / name).is_file() for name in (MODEL, MANIFEST))
+
+
+def _damaged(triton_name: str, what: str) -> DamagedModel:
+    return DamagedModel(f"{triton_name}: {what}; {AGAIN}")
 
 
 def _absent(triton_name: str) -> ModelNotInRepository:

@@ -54,7 +54,7 @@ class SharedTriton:
         self._on_addresses = on_addresses
         self._seen: Addresses | None = None
         self._restart = asyncio.Event()
-        self.last_error: str | None = None
+        self._last_error: str | None = None
         self.is_owner = False
 
     async def run(self) -> None:
@@ -104,7 +104,7 @@ class SharedTriton:
             addresses = await self._triton.start()
             since = asyncio.get_running_loop().time()
             write_atomic(self._record, json.dumps(asdict(addresses)))
-            self.last_error = None
+            self._last_error = None
             logger.info("Triton (pid %d) answers at %s", self._triton.pid, addresses.grpc)
             await self._on_addresses(addresses)
             self._report(await self._end_of_run())
@@ -142,9 +142,9 @@ class SharedTriton:
             await self._on_addresses(addresses)
 
     def _report(self, error: str) -> None:
-        if error != self.last_error:
+        if error != self._last_error:
             logger.error("%s", error)
-        self.last_error = error
+        self._last_error = error
 
 
 def _read_record(path: Path) -> Addresses | None:

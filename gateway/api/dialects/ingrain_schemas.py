@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel
 
 from gateway.api.base_schemas import RequestBody
-from gateway.api.embedding_schemas import Images, Texts, TimeoutField
+from gateway.api.embedding_schemas import Dimensions, Images, Texts, TimeoutField
 from gateway.api.schemas import CLIP_EXAMPLE, IMAGE_EXAMPLE, MODEL_EXAMPLE, PRETRAINED_EXAMPLE
 from gateway.model_id import ModelId
 from triton_models.contract.names import HUB_PREFIX
@@ -80,9 +80,7 @@ class EmbedFields(Named, TimeoutField):
     """Fields that all embedding routes accept."""
 
     normalize: bool | None = Field(True, description="Scale every vector to unit length.")
-    n_dims: int | None = Field(
-        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
-    )
+    n_dims: Dimensions = None
 
 
 class EmbedText(EmbedFields):

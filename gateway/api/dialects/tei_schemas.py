@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from gateway.api.base_schemas import Nested, RequestBody
 from gateway.api.dialects import openai
 from gateway.api.dialects.openai import Ids
-from gateway.api.embedding_schemas import Strings
+from gateway.api.embedding_schemas import Dimensions, Strings
 from gateway.text.prompts import Direction, TextOptions
 
 EXAMPLE_IDS = [101, 7592, 102]
@@ -19,6 +19,9 @@ SIMILARITY_EXAMPLE = {"inputs": {"source_sentence": "a diver", "sentences": ["a 
 
 SeveralIds = Annotated[list[Ids], Field(fail_fast=True)]
 TextsOrIds = str | Strings | Ids | SeveralIds
+PromptName = Annotated[
+    str | None, Field(description="One of the model's prompts; unset: its default prompt.")
+]
 
 
 class TEIBody(RequestBody):
@@ -37,9 +40,7 @@ class Options(TEIBody):
     truncation_direction: Annotated[
         Direction | None, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
     ] = Field("right", description="The end that is shortened.")
-    prompt_name: str | None = Field(
-        None, description="One of the model's prompts; unset: its default prompt."
-    )
+    prompt_name: PromptName = None
 
     def text_options(self) -> TextOptions:
         """Return the options of the tokenizer that the fields describe."""
@@ -69,9 +70,7 @@ class EmbedRequest(EmbedAllRequest):
     normalize: bool | None = Field(
         True, description="Scale every vector to unit length; false: as the model gives them."
     )
-    dimensions: int | None = Field(
-        None, ge=1, description="Keep so many dimensions, the first ones, and scale to unit length again."
-    )
+    dimensions: Dimensions = None
 
 
 class SimilarityInput(Nested):
@@ -97,9 +96,7 @@ class TokenizeRequest(TEIBody):
 
     inputs: str | Strings = Field(description="A text, or a list of them.")
     add_special_tokens: bool | None = Field(True, description="Put them around, where the model has them.")
-    prompt_name: str | None = Field(
-        None, description="One of the model's prompts; unset: its default prompt."
-    )
+    prompt_name: PromptName = None
 
 
 class DecodeRequest(TEIBody):

@@ -27,7 +27,7 @@ def request(directory: Path) -> Request:
 
 def test_the_weights_are_halves_and_the_vectors_are_floats(tmp_path: Path, sources: Path) -> None:
     transformer_model(sources / "half")
-    served, manifest = run(request(tmp_path), Steps())
+    ((served, manifest),) = run(request(tmp_path), Steps()).items()
     directory = Repository(tmp_path / "repository").version_dir(served)
     graph = onnx.load(directory / "model.onnx").graph
     types = {weight.data_type for weight in graph.initializer if np.prod(weight.dims) > 64}

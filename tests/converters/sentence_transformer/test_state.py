@@ -1,5 +1,6 @@
 """References whose vectors depend on what they embedded before: they are refused, whatever the order."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,29 +80,16 @@ def test_any_state_is_noticed(state: str, tmp_path: Path) -> None:
 
 
 def test_positions_that_other_texts_stretch_are_refused(tmp_path: Path) -> None:
-    config = transformers.Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=32,
-        max_position_embeddings=256,
-        rope_parameters={
-            "rope_type": "dynamic",
-            "factor": 2.0,
-            "rope_theta": 10000.0,
-            "original_max_position_embeddings": 128,
-        },
-    )
-    tokenizer = unigram()
-    tokenizer.model_max_length = 256
-    for part in (transformers.Qwen3Model(config), tokenizer):
-        part.save_pretrained(tmp_path / "raw")
-    modules = [Transformer(str(tmp_path / "raw")), Pooling(32, "lasttoken")]
-    path = tmp_path / "model"
-    SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
+    path = transformer_model(tmp_path / "model", "qwen3", max_seq_length=256)
+    rope = {
+        "rope_type": "dynamic",
+        "factor": 2.0,
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 128,
+    }
+    config = json.loads((path / "config.json").read_text())
+    config |= {"max_position_embeddings": 256, "rope_parameters": rope}
+    (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         InvalidModel, match=r"beyond 128 tokens.*rope_type dynamic.*set max_seq_length to 128"
     ):

@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.exceptions import HTTPException
 
-from gateway.api.error_responses import CLIENT_GONE, STATUS
+from gateway.api.error_responses import CLIENT_GONE
 from gateway.api.request_body import Bodies
 from gateway.application import create_app
+from gateway.errors import kinds
 from gateway.inference.disconnect import WATCHED_AFTER, watch_caller
 from gateway.inference.text import Embedded
 from gateway.inference.vectors import Vectors
@@ -40,7 +41,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 LENGTH = [(b"content-length", b"100")]
 FAILURES = [
-    *(kind("what to change") for kind in STATUS),
+    *(kind("what to change") for kind in kinds()),
     TritonTimeout("late"),
     TritonUnavailable("gone"),
     InferenceRejected("no"),

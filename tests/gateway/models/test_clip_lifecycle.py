@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,27 +18,6 @@ from tests.support.tiny_clip import config, write_clip
 
 IMAGE = base64.b64encode(PICTURES["png"]()).decode()
 LOAD = "/load_clip_model"
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this module's own, whose sources and repository the tests may change."""
-    root = tmp_path_factory.mktemp("clip-lifecycle")
-    (root / "sources").mkdir()
-    server = Server(root / "repository", {"MODEL_SOURCES": str(root / "sources")}, root / "server.log")
-    with server.running():
-        yield server
-
-
-@pytest.fixture
-def sources(own: Server) -> Path:
-    return Path(own.environment["MODEL_SOURCES"])
-
-
-@pytest.fixture
-def client(own: Server) -> Iterator[httpx.Client]:
-    with own.client() as client:
-        yield client
 
 
 def load(client: httpx.Client, name: str) -> httpx.Response:
@@ -66,38 +44,38 @@ def states(client: httpx.Client) -> dict[str, str]:
     return {model["name"]: model["state"] for model in client.get("/repository_models").json()["models"]}
 
 
-def test_a_pair_from_load_to_delete(client: httpx.Client, sources: Path, own: Server) -> None:
+def test_a_pair_from_load_to_delete(api: httpx.Client, sources: Path, own: Server) -> None:
     name = "hf-hub:one/life"
     write_clip(sources / "one" / "life", config())
-    assert statuses(client, name) == [404, 404]
-    with client.stream(
+    assert statuses(api, name) == [404, 404]
+    with api.stream(
         "POST", LOAD, json={"model_name": name}, headers={"Accept": "application/x-ndjson"}
     ) as answer:
         lines = [json.loads(line) for line in answer.iter_lines()]
     assert {"convert", "verify", "load", "ready"} <= {line["step"] for line in lines[:-1]}
     assert lines[-1] == {"message": f"Model {name} is loaded."}
-    assert statuses(client, name) == [200, 200]
-    assert loaded(client, name) == 2
+    assert statuses(api, name) == [200, 200]
+    assert loaded(api, name) == 2
 
-    unloaded = client.post("/unload_model", json={"model_name": name, "pretrained": ""})
+    unloaded = api.post("/unload_model", json={"model_name": name, "pretrained": ""})
     assert unloaded.json() == {"message": f"Model {name} is unloaded."}
-    assert loaded(client, name) == 0
-    assert statuses(client, name) == [404, 404]
-    assert client.post("/unload_model", json={"model_name": name}).status_code == 404
+    assert loaded(api, name) == 0
+    assert statuses(api, name) == [404, 404]
+    assert api.post("/unload_model", json={"model_name": name}).status_code == 404
 
-    assert load(client, name).status_code == 200
-    assert statuses(client, name) == [200, 200]
-    assert client.post("/delete_model", json={"model_name": name}).status_code == 200
-    assert not set(towers(name)) & set(states(client))
+    assert load(api, name).status_code == 200
+    assert statuses(api, name) == [200, 200]
+    assert api.post("/delete_model", json={"model_name": name}).status_code == 200
+    assert not set(towers(name)) & set(states(api))
     assert not any((own.repository / tower).exists() for tower in towers(name))
-    assert client.post("/delete_model", json={"model_name": name}).status_code == 404
+    assert api.post("/delete_model", json={"model_name": name}).status_code == 404
 
 
 @pytest.fixture
-def unloaded(own: Server, client: httpx.Client, stock: Stock) -> str:
+def unloaded(own: Server, api: httpx.Client, stock: Stock) -> str:
     """A model's name; it is whole and not loaded."""
     name = "hf-hub:the/pair"
-    client.post("/delete_model", json={"model_name": name})
+    api.post("/delete_model", json={"model_name": name})
     stock.put(own.repository, CLIP, name)
     return name
 
@@ -114,59 +92,59 @@ def spoil(own: Server, tower: str) -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_tower_that_fails_its_check_takes_the_other_along(
-    client: httpx.Client, own: Server, unloaded: str, which: int
+    api: httpx.Client, own: Server, unloaded: str, which: int
 ) -> None:
     spoil(own, towers(unloaded)[which])
-    answer = load(client, unloaded)
+    answer = load(api, unloaded)
     assert answer.status_code == 422
     assert "differs from the reference" in answer.json()["detail"]
-    assert loaded(client, unloaded) == 0
-    assert statuses(client, unloaded) == [404, 404]
-    assert {states(client)[tower] for tower in towers(unloaded)} == {"FAILED"}
+    assert loaded(api, unloaded) == 0
+    assert statuses(api, unloaded) == [404, 404]
+    assert {states(api)[tower] for tower in towers(unloaded)} == {"FAILED"}
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_tower_that_cannot_be_loaded_takes_the_other_along(
-    client: httpx.Client, own: Server, unloaded: str, which: int
+    api: httpx.Client, own: Server, unloaded: str, which: int
 ) -> None:
     model = next((own.repository / towers(unloaded)[which]).glob("*/model.onnx"))
     model.write_bytes(model.read_bytes()[:1000])
-    assert load(client, unloaded).status_code == 422
-    assert loaded(client, unloaded) == 0
-    assert statuses(client, unloaded) == [404, 404]
+    assert load(api, unloaded).status_code == 422
+    assert loaded(api, unloaded) == 0
+    assert statuses(api, unloaded) == [404, 404]
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_half_a_pair_is_no_model_and_can_be_removed(
-    client: httpx.Client, own: Server, unloaded: str, which: int
+    api: httpx.Client, own: Server, unloaded: str, which: int
 ) -> None:
     shutil.rmtree(own.repository / towers(unloaded)[which])
-    assert statuses(client, unloaded) == [404, 404]
-    assert client.post("/delete_model", json={"model_name": unloaded}).status_code == 200
-    assert not set(towers(unloaded)) & set(states(client))
+    assert statuses(api, unloaded) == [404, 404]
+    assert api.post("/delete_model", json={"model_name": unloaded}).status_code == 200
+    assert not set(towers(unloaded)) & set(states(api))
 
 
 @pytest.mark.slow
 def test_halves_of_two_conversions_are_no_model(
-    client: httpx.Client, sources: Path, own: Server, stock: Stock
+    api: httpx.Client, sources: Path, own: Server, stock: Stock
 ) -> None:
     name = "hf-hub:two/conversions"
     write_clip(sources / "two" / "conversions", config(embed_dim=12))
-    assert load(client, name).status_code == 200
-    client.post("/unload_model", json={"model_name": name})
+    assert load(api, name).status_code == 200
+    api.post("/unload_model", json={"model_name": name})
     for tower in towers(name):
         shutil.move(own.repository / tower, own.repository.parent / tower)
     stock.put(own.repository, CLIP, name)
     shutil.rmtree(own.repository / towers(name)[0])
     shutil.move(own.repository.parent / towers(name)[0], own.repository)
-    assert statuses(client, name) == [404, 404]
-    assert load(client, name).status_code == 200
-    answer = client.post("/infer", json={"model_name": name, "text": "a", "image": IMAGE}).json()
+    assert statuses(api, name) == [404, 404]
+    assert load(api, name).status_code == 200
+    answer = api.post("/infer", json={"model_name": name, "text": "a", "image": IMAGE}).json()
     assert len(answer["text_embeddings"][0]) == len(answer["image_embeddings"][0]) == 12
 
 
-def test_a_checkpoint_file_by_its_name(client: httpx.Client) -> None:
-    answer = client.post(LOAD, json={"model_name": "ViT-B-32", "pretrained": "no-such.pt"})
+def test_a_checkpoint_file_by_its_name(api: httpx.Client) -> None:
+    answer = api.post(LOAD, json={"model_name": "ViT-B-32", "pretrained": "no-such.pt"})
     assert answer.status_code == 404
     assert "no-such.pt" in answer.json()["detail"]
 
@@ -185,12 +163,12 @@ def test_a_checkpoint_file_by_its_name(client: httpx.Client) -> None:
         {"model_name": "a/b/c", "pretrained": "x"},
     ],
 )
-def test_names_that_cannot_be_a_models(client: httpx.Client, body: dict[str, str]) -> None:
-    assert client.post(LOAD, json=body).status_code == 422
+def test_names_that_cannot_be_a_models(api: httpx.Client, body: dict[str, str]) -> None:
+    assert api.post(LOAD, json=body).status_code == 422
 
 
-def test_a_pair_comes_back_whole(client: httpx.Client, own: Server, unloaded: str) -> None:
-    assert load(client, unloaded).status_code == 200
+def test_a_pair_comes_back_whole(api: httpx.Client, own: Server, unloaded: str) -> None:
+    assert load(api, unloaded).status_code == 200
     own.signal(signal.SIGKILL)
     assert own.process is not None
     own.process.wait()

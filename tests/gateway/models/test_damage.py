@@ -104,12 +104,6 @@ def own(stock: Stock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         yield server
 
 
-@pytest.fixture
-def api(own: Server) -> Iterator[httpx.Client]:
-    with own.client() as client:
-        yield client
-
-
 def models(client: httpx.Client) -> dict[str, dict[str, Any]]:
     return {model["name"]: model for model in client.get("/repository_models").json()["models"]}
 

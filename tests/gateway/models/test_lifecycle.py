@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -21,31 +21,7 @@ from tests.support.vectors import cosines, embed
 from triton_models.repository.repository import Repository
 
 LOAD = "/load_sentence_transformer_model"
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this module's own, whose sources the tests may change."""
-    root = tmp_path_factory.mktemp("lifecycle")
-    (root / "sources").mkdir()
-    server = Server(
-        root / "repository",
-        {"MODEL_SOURCES": str(root / "sources"), "LOAD_TIMEOUT": "20"},
-        root / "server.log",
-    )
-    with server.running():
-        yield server
-
-
-@pytest.fixture
-def sources(own: Server) -> Path:
-    return Path(own.environment["MODEL_SOURCES"])
-
-
-@pytest.fixture
-def api(own: Server) -> Iterator[httpx.Client]:
-    with own.client() as client:
-        yield client
+SETTINGS = {"LOAD_TIMEOUT": "20"}
 
 
 @pytest.fixture

@@ -43,12 +43,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def api(own: Server) -> Iterator[httpx.Client]:
-    with own.client() as client:
-        yield client
-
-
 def test_a_model_that_others_made_is_left_alone(own: Server, api: httpx.Client) -> None:
     directory = own.repository / "theirs"
     for route in (LOAD, "/unload_model", "/delete_model", LOAD):

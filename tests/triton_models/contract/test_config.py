@@ -7,6 +7,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tests.support.tiny_repository import manifest
 from triton_models.contract.config import (
     ConfigError,
+    Tuning,
     from_text,
     model_config,
     served_versions,
@@ -62,10 +63,9 @@ def test_an_image_tower_takes_images_of_one_size() -> None:
 
 
 def test_text_and_message_are_one() -> None:
-    config = model_config("tiny", MANIFEST, max_batch_size=3, instances=2, threads=7)
+    config = Tuning(max_batch_size=3, instances=2).apply(model_config("tiny", MANIFEST))
     assert text_format.Parse(to_text(config), ModelConfig()) == config
     assert from_text(to_text(config)) == config
-    assert config.parameters["intra_op_thread_count"].string_value == "7"
     assert (config.max_batch_size, config.instance_group[0].count) == (3, 2)
 
 
@@ -75,11 +75,6 @@ def test_names_that_need_quoting_survive() -> None:
 
 def test_the_version_is_the_contents() -> None:
     assert served_versions(model_config("tiny", MANIFEST)) == [int("0123456789ab", 16)]
-
-
-def test_a_model_without_a_batch_dimension_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_batch_size"):
-        model_config("tiny", MANIFEST, max_batch_size=0)
 
 
 @pytest.mark.parametrize("text", ["name: ", "nonsense: 1", "{", "\x00"])

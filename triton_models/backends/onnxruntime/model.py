@@ -87,6 +87,7 @@ def _error(message: str) -> Any:  # noqa: ANN401 - the class exists only inside 
 
 
 def _threads(config: dict[str, Any]) -> int:
+    # The C++ backend reads this parameter too, which an operator may write into `config.pbtxt`.
     parameter = config.get("parameters", {}).get("intra_op_thread_count")
     if parameter is not None:
         return max(1, int(parameter["string_value"]))

@@ -29,7 +29,7 @@ from tests.support.converted_models import CLIP, NORMALIZED, Stock
 from tests.support.tiny_models import HIDDEN
 from tests.support.vectors import cosines, embed
 from triton_models.repository.repository import Repository
-from triton_models.server.supervisor import Triton
+from triton_models.server.triton import Triton
 
 BASE = f"/tei/{MINILM}"
 TEXTS = ["a diver", "Über 7 dogs"]

@@ -1,6 +1,7 @@
 """The Triton that serves, as the gateway sees it: the embedded one, or one at TRITON_GRPC_ADDRESS.
 
 It hides which process started Triton and when Triton restarts, and holds the client for its current address.
+The embedded Triton is started, watched and started again by `owner.py`.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from types import TracebackType
 
 from triton_models.client.channel import OPEN, ChannelOptions
 from triton_models.client.client import TritonClient
-from triton_models.client.errors import EmbeddedTritonError, TritonTimeout, TritonUnavailable
+from triton_models.client.errors import TritonTimeout, TritonUnavailable
 from triton_models.server.embedded import Addresses
 from triton_models.server.owner import SharedTriton
 from triton_models.server.stubs import Stubs
@@ -67,7 +68,7 @@ class Triton:
         """The processes of the models, if Triton is the embedded one."""
 
     async def __aenter__(self) -> "Triton":
-        """Begin to start Triton or connect to it; a failed start is in `last_error` and is tried again."""
+        """Begin to start Triton or connect to it; a failed start is logged and tried again."""
         if self._elsewhere is not None:
             await self._move(self._elsewhere)
             return self
@@ -102,11 +103,6 @@ class Triton:
         return None if self._addresses is None else self._addresses.metrics
 
     @property
-    def last_error(self) -> str | None:
-        """The reason why the embedded Triton is not up, for the operator; None while it is."""
-        return None if self._shared is None else self._shared.last_error
-
-    @property
     def is_owner(self) -> bool:
         """True if the embedded Triton is a child of this process and ends with it."""
         return self._shared is not None and self._shared.is_owner
@@ -123,21 +119,6 @@ class Triton:
         seconds.
         """
         await self._move(self._elsewhere)
-
-    async def wait_ready(self, timeout: float) -> None:
-        """Wait until Triton answers.
-
-        Raises:
-            EmbeddedTritonError: The embedded Triton failed to start.
-            TritonTimeout: Triton did not answer within `timeout` seconds.
-        """
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self._client is None or not await self._client.server_ready(1.0):
-            if self.last_error is not None:
-                raise EmbeddedTritonError(self.last_error)
-            if asyncio.get_running_loop().time() > deadline:
-                raise TritonTimeout("Triton did not answer in time")
-            await asyncio.sleep(0.05)
 
     async def restart(self) -> None:
         """Kill the embedded Triton and wait until the next one answers; all models must be loaded again.
