@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadtest import machine
-from benchmarks.loadtest.figures import Run, figures, joined
+from benchmarks.loadtest.figures import Run, figures
 from benchmarks.loadtest.images import read_images
 from benchmarks.loadtest.plot import check_plot, save_plot
 from benchmarks.loadtest.progress import Progress
@@ -101,18 +101,17 @@ def measure(settings: Settings) -> tuple[Run, int, str | None]:
     server = Server(settings)
     dimension = server.check()
     version = server.version()
-    with Workers(settings) as workers:
-        warm_up = workers.prepare(lambda _: None)
-        for records in warm_up:
-            if records.first_failure:
-                raise BenchmarkError(f"the warm-up failed: {records.first_failure[1]}")
-        before = server.counts()
-        progress = Progress(settings, "measuring", settings.total_requests)
-        start, processes = workers.run(progress.show)
-        progress.end(sum(len(records.answered) for records in processes))
-        after = server.counts()
+    workers = Workers(settings)
+    for records in workers.prepare():
+        if records.first_failure:
+            raise BenchmarkError(f"the warm-up failed: {records.first_failure[1]}")
+    before = server.counts()
+    progress = Progress(settings, "measuring", settings.total_requests)
+    start, processes = workers.run(progress.show)
+    progress.end(sum(len(records.answered) for records in processes))
+    after = server.counts()
     counts = after.since(before) if after and before else None
-    return joined(settings, start, processes, counts), dimension, version
+    return Run(settings, start, processes, counts), dimension, version
 
 
 def warn(run: Run) -> None:
@@ -184,7 +183,7 @@ def main() -> int:
         warn(run)
         if not only_json:
             print("\n".join(lines(settings, found)))
-    print(json.dumps(report))
+    print(json.dumps(report, default=str))
     return int(found is None)
 
 

@@ -11,18 +11,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.compare import command
-from benchmarks.compare.environments import (
-    PEERS,
-    ProcessFailed,
-    in_process,
-    install,
-    model_files,
-    output_of,
-    python,
-    say,
-)
+from benchmarks.compare.environments import in_process, say
 from benchmarks.compare.rounds import run_server, version_directory
-from benchmarks.compare.servers import ONNX, OURS, SERVERS, Running, Server
+from benchmarks.compare.servers import OURS, SERVERS, Running, Server
 from benchmarks.compare.soak import soak
 from benchmarks.compare.targets import LOADS, TEXTS, Load, Round
 from benchmarks.loadtest.settings import DEFAULT_MODEL
@@ -38,23 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loads, peers = [load.name for load in LOADS], [server.name for server in SERVERS[1:]]
     parser.add_argument("--only", type=_names(loads), metavar="LOAD,...", help=f"of {', '.join(loads)}")
     parser.add_argument("--peers", type=_names(peers), metavar="PEER,...", help=f"of {', '.join(peers)}")
-    parser.add_argument(
-        "--soak",
-        type=float,
-        metavar="SECONDS",
-        help=f"mixed load, for memory (full run: {FULL_SOAK:g}, else off)",
-    )
     options = parser.parse_args(arguments)
     full = not (options.quick or options.only or options.peers)
-    soak_seconds = options.soak if options.soak is not None else FULL_SOAK * full
-    return command.run(
-        TEXTS,
-        options,
-        partial(_prepare, options.peers),
-        partial(_run_round, _loads(options.only), soak_seconds),
-        full=full,
-        soak_seconds=soak_seconds,
-    )
+    wanted = [OURS.name, *(options.peers or peers)]
+    servers = [server for server in SERVERS if server.name in wanted]
+    soak_seconds = FULL_SOAK * full
+    run_round = partial(_run_round, _loads(options.only), soak_seconds)
+    return command.run(TEXTS, options, servers, run_round, full=full, soak_seconds=soak_seconds)
 
 
 def _run_round(
@@ -87,35 +68,6 @@ def _run_round(
         say(f"  glosses {alone['glosses']['best']:,.0f}/s, passages {alone['passages']['best']:,.0f}/s")
         measures["ceiling"] = alone
     return measures
-
-
-def _prepare(peers: Sequence[str] | None) -> tuple[list[Server], dict[str, str]]:
-    wanted = [server for server in SERVERS if server.name == OURS.name or not peers or server.name in peers]
-    missing: dict[str, str] = {}
-    for server in wanted:
-        try:
-            if server.environment:
-                install(server.environment)
-            if "{onnx}" in server.command or server.directory == ONNX:
-                _export()
-        except ProcessFailed as error:
-            missing[server.name] = f"could not be installed: {error}"
-            say(f"{server.title}: {missing[server.name]}")
-    return [server for server in wanted if server.name not in missing], missing
-
-
-def _export() -> None:
-    """Make the ordinary ONNX export that some peers need, once.
-
-    Raises:
-        ProcessFailed: The export failed.
-    """
-    if (ONNX / "exported").is_file():
-        return
-    install("infinity")
-    say("exporting the model to an ordinary ONNX file, for peers that want one (once) ...")
-    output_of([python("infinity"), PEERS / "export_onnx.py", model_files(), ONNX])
-    (ONNX / "exported").touch()
 
 
 def _loads(only: Sequence[str] | None) -> list[Load]:

@@ -4,18 +4,25 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks.compare import report
-from benchmarks.compare.environments import ROOT, WORK, ProcessFailed, describe_machine
-from benchmarks.compare.servers import Server
+from benchmarks.compare.environments import (
+    PEERS,
+    ROOT,
+    WORK,
+    ProcessFailed,
+    describe_machine,
+    install,
+    model_files,
+    output_of,
+    python,
+    say,
+)
+from benchmarks.compare.servers import ONNX, Server
 from benchmarks.compare.targets import Comparison, Round
 
 QUICK_SECONDS, FULL_SECONDS = 3.0, 10.0
 FULL_ROUNDS = 5
-
-Prepare = Callable[[], tuple[Sequence[Server], dict[str, str]]]
-"""Returns the servers that can be started, and the reason for each that cannot, by its name."""
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -24,19 +31,13 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, help=f"every server once a round (default {FULL_ROUNDS})")
     made.add_argument("--seconds", type=float, help=f"duration of one load (default {FULL_SECONDS:g})")
     made.add_argument("--quick", action="store_true", help="one round of 3 s a load: a try, not a result")
-    made.add_argument(
-        "--output",
-        type=Path,
-        help="directory of the results (default: docs/benchmarks and benchmarks/results; "
-        "of a part or a quick run: benchmarks/.work/results)",
-    )
     return made
 
 
 def run(
     comparison: Comparison,
     options: argparse.Namespace,
-    prepare: Prepare,
+    wanted: Sequence[Server],
     run_round: Callable[[Sequence[Server], int, float], Round],
     *,
     full: bool,
@@ -47,7 +48,7 @@ def run(
     Args:
         comparison: The comparison.
         options: The command line.
-        prepare: Installs and makes everything that the rounds need.
+        wanted: The servers, whose environments are installed first.
         run_round: Measures one round, given the servers, the round's number and the seconds of a load.
         full: Whether the published results are replaced.
         soak_seconds: Duration of the mixed load, for the record.
@@ -57,12 +58,13 @@ def run(
     """
     seconds = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
     rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
-    data = options.output or (ROOT / "benchmarks" / "results" if full else WORK / "results")
-    page = options.output or (ROOT / "docs" / "benchmarks" if full else WORK / "results")
+    data = ROOT / "benchmarks" / "results" if full else WORK / "results"
+    page = ROOT / "docs" / "benchmarks" if full else WORK / "results"
     WORK.mkdir(exist_ok=True)
     busy = os.getloadavg()[0]
     try:
-        servers, missing = prepare()
+        missing = _install(wanted)
+        servers = [server for server in wanted if server.name not in missing]
         measures = [run_round(servers, number, seconds) for number in range(1, rounds + 1)]
         machine = describe_machine(server.environment for server in servers)
     except ProcessFailed as error:
@@ -77,3 +79,32 @@ def run(
     print(report.markdown(comparison, result))
     report.write(comparison, result, data, page)
     return 0
+
+
+def _install(servers: Sequence[Server]) -> dict[str, str]:
+    """Install the environments of the servers; return the reason for each that failed, by its name."""
+    missing: dict[str, str] = {}
+    for server in servers:
+        try:
+            if server.environment:
+                install(server.environment)
+            if "{onnx}" in server.command or server.directory == ONNX:
+                _export()
+        except ProcessFailed as error:
+            missing[server.name] = f"could not be installed: {error}"
+            say(f"{server.title}: {missing[server.name]}")
+    return missing
+
+
+def _export() -> None:
+    """Make the ordinary ONNX export that some peers need, once.
+
+    Raises:
+        ProcessFailed: The export failed.
+    """
+    if (ONNX / "exported").is_file():
+        return
+    install("infinity")
+    say("exporting the model to an ordinary ONNX file, for peers that want one (once) ...")
+    output_of([python("infinity"), PEERS / "export_onnx.py", model_files(), ONNX])
+    (ONNX / "exported").touch()

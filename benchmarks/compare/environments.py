@@ -119,13 +119,9 @@ def describe_machine(environments: Iterable[str]) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit,
-        "cpu": {
-            "model": hardware["cpu"],
-            "cores": hardware["cores"],
-            "bf16": machine.has_cpu_flag("bf16"),
-        },
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": "; ".join(machine.gpus()) or None,
+        "cpu": {"model": hardware["cpu"], "cores": hardware["cores"], "bf16": machine.has_cpu_flag("bf16")},
+        "memory_gib": round(hardware["memory_mib"] / 1024, 1),
+        "gpu": "; ".join(hardware["gpus"]) or None,
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": {

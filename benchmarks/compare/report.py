@@ -1,7 +1,7 @@
 """The report of a comparison: figures, tables, a picture and files made from the measures of all rounds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks.compare.environments import say
 from benchmarks.compare.targets import Comparison, Figure, Load, Round, Value
 from benchmarks.loadtest import plot
-from benchmarks.loadtest.plot import Bar
 
 Summary = dict[str, Any]
 
@@ -50,6 +49,15 @@ def spread(rounds: Sequence[Round], value: Value) -> dict[str, float] | str | No
     if isinstance(found[0], str):
         return ", ".join(sorted(set(found)))
     return {"median": median(found), "min": min(found), "max": max(found), "rounds": len(found)}
+
+
+def medians(found: Mapping[str, Sequence[float]], digits: int) -> str:
+    """Return a table in Markdown of the median and the range of each row's figures."""
+    rows = ["| | median | least to greatest |", "| --- | --- | --- |"]
+    for label, figures in found.items():
+        shown = [f"{figure:,.{digits}f}" for figure in (median(figures), min(figures), max(figures))]
+        rows.append(f"| {label} | {shown[0]} | {shown[1]} to {shown[2]} |")
+    return "\n".join(rows)
 
 
 def _judged(comparison: Comparison, figure: Figure, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -145,9 +153,10 @@ def _figures(result: Summary) -> str:
 def _servers(comparison: Comparison, result: Summary) -> str:
     """Return a row for each server: inputs per second, or latencies for one connection and the open loop."""
     heads = [*(load.title for load in comparison.loads), *comparison.samples]
-    opened = ", for the open loop p50 / p99, in ms." if _has_open_loop(comparison) else " in ms."
+    opened = any(load.open_loop for load in comparison.loads)
+    latencies = "p50, for the open loop p50 / p99, in ms." if opened else "p50 in ms."
     rows = [
-        f"{comparison.unit} a second, as median (min to max); for one connection p50{opened}",
+        f"{comparison.unit} a second, as median (min to max); for one connection {latencies}",
         "",
         f"| server | {' | '.join(heads)} |",
         "| --- |" + " --- |" * len(heads),
@@ -159,10 +168,6 @@ def _servers(comparison: Comparison, result: Summary) -> str:
         rows.append(f"| {server['title']} | {' | '.join(cells)} |")
         voids += [reason for load in comparison.loads for reason in server["loads"][load.name]["void"]]
     return "\n".join([*rows, "", *(f"- void: {reason}" for reason in dict.fromkeys(voids))]).rstrip()
-
-
-def _has_open_loop(comparison: Comparison) -> bool:
-    return any(load.open_loop for load in comparison.loads)
 
 
 def _cell(load: Load, measured: dict[str, Any]) -> str:
@@ -227,14 +232,14 @@ def draw(comparison: Comparison, result: Summary, picture: Path) -> None:
     title = f"all-MiniLM-L6-v2 on {place}, {machine['date'][:10]}"
     figure, panels = plot.canvas(3, 2, (12, 9.5), title)
     for axes, (load, name, unit, row) in zip(panels, comparison.panels, strict=True):
-        bars = []
+        bars: list[plot.Bar] = []
         for server in reversed(result["servers"]):
             measured = server["loads"][load]
             values = measured["texts_per_second" if unit == "texts/s" else "p50"]
             if values:
                 top = measured["p99"]["median"] if load == "open" else values["max"]
                 ours = server["name"].startswith("ours")
-                bars.append(Bar(server["title"], values["median"], values["min"], top, ours))
+                bars.append((server["title"], values["median"], values["min"], top, ours))
         line = result["in_process"].get(row) if row else None
         plot.bars(axes, name, unit, bars, line and line["median"])
     figure.savefig(picture, dpi=130)

@@ -124,7 +124,6 @@ def measure(outcome: Outcome, per_request: int, cpu: float) -> dict[str, Any]:
         "requests": outcome.requests,
         "p50": outcome.percentile(50),
         "p99": outcome.percentile(99),
-        "mean": outcome.mean,
         "front_end_cpu_ms": cpu * 1000 / outcome.requests,
         "client_cpu_ms": outcome.client_cpu_ms,
     }
@@ -147,5 +146,4 @@ def cpu_seconds(pid: int) -> float:
 
 def version_directory(repository: Path, name: str) -> Path:
     """Return the directory of the newest version of a model that our server converted."""
-    versions = [path for path in (repository / name).iterdir() if path.name.isdigit()]
-    return max(versions, key=lambda path: path.stat().st_mtime)
+    return max((repository / name).glob("[0-9]*"), key=lambda path: path.stat().st_mtime)

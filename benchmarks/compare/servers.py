@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,17 @@ class Dialect:
 
     route: str
     body: Callable[[Sequence[str]], dict[str, Any]]
-    vectors: Callable[[Any], list[list[float]]]
+    vectors: Callable[[bytes], Any]
+    """Reads what numpy makes an array of."""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def content(self, inputs: Sequence[str]) -> bytes:
         """Write the body of a request for these inputs."""
         return json.dumps(self.body(inputs), ensure_ascii=False).encode()
+
+    def request(self, address: tuple[str, int], inputs: Sequence[str]) -> bytes:
+        """Build the bytes of one request for these inputs."""
+        return with_body(head(address, self.route, {**JSON, **self.headers}), self.content(inputs))
 
 
 @dataclass(frozen=True)
@@ -79,66 +85,67 @@ def ours_dialect(route: str, field: str, model: dict[str, str]) -> Dialect:
     return Dialect(
         route,
         lambda inputs: {**model, field: inputs[0] if len(inputs) == 1 else list(inputs)},
-        lambda answer: list(answer["embedding"]),
+        lambda answer: json.loads(answer)["embedding"],
     )
 
 
-def openai_dialect(model: str, **fields: str) -> Dialect:
-    """Return the dialect of OpenAI's embeddings route in infinity-emb."""
+def openai_dialect(model: str, route: str = "/embeddings", **fields: str) -> Dialect:
+    """Return the dialect of OpenAI's embeddings route, by default where infinity-emb has it."""
     return Dialect(
-        "/embeddings",
+        route,
         lambda inputs: {"model": model, "input": list(inputs), **fields},
-        lambda answer: [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])],
+        lambda answer: [item["embedding"] for item in json.loads(answer)["data"]],
     )
 
 
-def infinity_command(name: str, model: str, engine: str, *more: str) -> tuple[str, ...]:
+def _infinity_command(name: str, model: str, engine: str, *more: str) -> tuple[str, ...]:
     """Return the arguments that start infinity-emb with a model under a name."""
     start = ("-c", "from infinity_emb.cli import cli; cli()", "v2", "--served-model-name", name)
     return (*start, "--host", HOST, "--port", "{port}", "--model-id", model, "--engine", engine, *more)
 
 
-def _ours(name: str, title: str, **variables: str) -> Server:
-    own = {"MODEL_REPOSITORY": f"{WORK}/model_repository", "LOAD_MODELS": MODEL}
-    model = {"model_name": MODEL}
+def our_server(
+    directory: Path, model: dict[str, str], load_route: str, image: Dialect | None = None, **variables: str
+) -> Server:
+    """Return our server with one model, and its repository in `directory`."""
+    own = {"MODEL_REPOSITORY": f"{directory}/model_repository", "LOAD_MODELS": ":".join(model.values())}
     return Server(
-        name,
-        title,
+        "ours",
+        "this server",
         "",
         ("app.py",),
         ours_dialect("/infer_text", "text", model),
-        variables={**own, "PORT": "{port}", "HOST": HOST, **variables},
-        load_route="/load_sentence_transformer_model",
+        image,
+        {**own, "PORT": "{port}", "HOST": HOST, **variables},
+        load_route=load_route,
         load_body=model,
     )
 
 
+def infinity(name: str, model: str, image: Dialect | None = None) -> Server:
+    """Return infinity-emb on torch with a model under a name."""
+    command = _infinity_command(name, model, "torch")
+    return Server("infinity", "infinity-emb, torch", "infinity", command, openai_dialect(name), image)
+
+
 def _plain(name: str, title: str, model: str) -> Server:
-    dialect = Dialect("/embed", lambda texts: {"text": list(texts)}, lambda answer: list(answer["embedding"]))
-    return Server(name, title, name, (f"{PEERS}/plain_server.py", name, model, "{port}"), dialect)
+    command = (f"{PEERS}/plain_server.py", name, model, "{port}")
+    dialect = replace(ours_dialect("/embed", "text", {}), body=lambda texts: {"text": list(texts)})
+    return Server(name, title, name, command, dialect)
 
 
+_INFINITY = infinity("minilm", "{model}")
 # optimum-onnx would not find the file that infinity names by an absolute path.
-_OPTIMUM = infinity_command("minilm", ".", "optimum", "--pooling-method", "mean")
+_OPTIMUM = _infinity_command("minilm", ".", "optimum", "--pooling-method", "mean")
 
-OURS = _ours("ours", "this server")
+OURS = our_server(WORK, {"model_name": MODEL}, "/load_sentence_transformer_model")
+_TWO_FRONT_ENDS = {**OURS.variables, "WEB_CONCURRENCY": "2"}
 SERVERS = (
     OURS,
-    _ours("ours-2-workers", "this server, 2 front ends", WEB_CONCURRENCY="2"),
-    Server(
-        "infinity",
-        "infinity-emb, torch",
-        "infinity",
-        infinity_command("minilm", "{model}", "torch"),
-        openai_dialect("minilm"),
-    ),
-    Server(
-        "infinity-optimum",
-        "infinity-emb, optimum",
-        "infinity",
-        _OPTIMUM,
-        openai_dialect("minilm"),
-        directory=ONNX,
+    replace(OURS, name="ours-2-workers", title="this server, 2 front ends", variables=_TWO_FRONT_ENDS),
+    _INFINITY,
+    replace(
+        _INFINITY, name="infinity-optimum", title="infinity-emb, optimum", command=_OPTIMUM, directory=ONNX
     ),
     _plain("plain", "sentence-transformers, plain FastAPI", "{model}"),
     _plain("fastembed", "fastembed, plain FastAPI", "{onnx}"),
@@ -166,19 +173,18 @@ class Running:
 
     def request(self, kind: str, inputs: Sequence[str]) -> bytes:
         """Build the bytes of one request for these inputs."""
-        dialect = self.dialect(kind)
-        return with_body(head(self.address, dialect.route, JSON), dialect.content(inputs))
+        return self.dialect(kind).request(self.address, inputs)
 
-    def exchange(self, method: str, route: str, content: bytes | None = None, **headers: str) -> bytes:
+    def exchange(self, method: str, route: str, content: bytes | None = None) -> bytes:
         """Send one request over a connection of its own and return the body of the answer.
 
         Raises:
             OSError: There is no answer of status 200.
         """
-        status, answer = ask(self.address, method, route, content, {**JSON, **headers}, TIMEOUT_SECONDS)
-        if status != 200:
-            raise ConnectionError(f"HTTP {status} : {answer[:200].decode(errors='replace')}")
-        return answer
+        answer = ask(self.address, method, route, content, JSON, TIMEOUT_SECONDS)
+        if answer.status_code != 200:
+            raise ConnectionError(f"HTTP {answer.status_code} : {answer.text[:200]}")
+        return answer.content
 
     def embed(self, kind: str, inputs: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors of the inputs, float32 [n, D], in one request.
@@ -188,7 +194,7 @@ class Running:
         """
         dialect = self.dialect(kind)
         answer = self.exchange("POST", dialect.route, dialect.content(inputs))
-        return np.array(dialect.vectors(json.loads(answer)), np.float32)
+        return np.asarray(dialect.vectors(answer), np.float32)
 
 
 @contextmanager

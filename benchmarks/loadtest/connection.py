@@ -6,9 +6,15 @@ This module does not decide when requests are sent, and does not interpret answe
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
+Socket = socket.socket
+
 CONNECT_TIMEOUT = 10.0
+ENDLESS = 1 << 62
+"""The quota of a connection that stops only when the time or the requests end."""
+
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d)")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
@@ -32,39 +38,24 @@ class Answer(NamedTuple):
     keep_alive: bool
 
 
+@dataclass(slots=True, eq=False)
 class Connection:
     """A connection with at most one request in flight."""
 
-    __slots__ = (
-        "_answer",
-        "_kept",
-        "_partial",
-        "_unsent",
-        "address",
-        "due",
-        "ended",
-        "quota",
-        "request",
-        "retried",
-        "sent",
-        "socket",
-    )
+    address: tuple[str, int]
+    socket: Socket | None = None
+    request: bytes | None = None
+    due: float = 0.0
+    sent: float = 0.0
+    ended: float = 0.0
+    quota: int = ENDLESS
+    retried: bool = False
+    _kept: bool = False
+    _partial: bytearray | None = None
+    _answer: Answer | None = None
+    _unsent: memoryview | None = None
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address = address
-        self.socket: socket.socket | None = None
-        self.request: bytes | None = None
-        self.due = 0.0
-        self.sent = 0.0
-        self.ended = 0.0
-        self.quota = 0
-        self.retried = False
-        self._kept = False
-        self._partial: bytearray | None = None
-        self._answer: Answer | None = None
-        self._unsent: memoryview | None = None
-
-    def open(self) -> socket.socket:
+    def open(self) -> Socket:
         """Connect.
 
         Raises:

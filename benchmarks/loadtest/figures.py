@@ -1,7 +1,7 @@
 """The figures of the report, computed from the records of the processes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run. Arrays have one row per answered request; moments are in seconds after the start."""
+    """One measured run. Arrays have one row per answered request; moments are in seconds after `start`."""
 
     settings: Settings
-    due: Floats
-    answered: Floats
-    inference_ms: Floats
-    late: Floats
+    start: float
     processes: list[Records]
     counts: Counts | None
+
+    @cached_property
+    def answered(self) -> Floats:
+        """The moments of the answers."""
+        return self.joined("answered") - self.start
+
+    @cached_property
+    def response_ms(self) -> Floats:
+        """The milliseconds from the moment each request was due to its answer."""
+        return (self.joined("answered") - self.joined("due")) * 1000
+
+    def joined(self, name: str) -> Floats:
+        """Return an array of the records, over all processes."""
+        return np.concatenate([np.asarray(getattr(records, name)) for records in self.processes])
 
     @property
     def failed(self) -> int:
@@ -43,37 +54,16 @@ class Run:
         return float(self.answered.max()) if self.answered.size else 0.0
 
     @property
-    def response_ms(self) -> Floats:
-        """The milliseconds from the moment each request was due to its answer."""
-        return (self.answered - self.due) * 1000
-
-    @property
     def busy_share(self) -> float:
         """The CPU time of the busiest sending process, as a share of the run."""
         return max(records.cpu_seconds for records in self.processes) / max(self.seconds, 1e-9)
-
-
-def joined(settings: Settings, start: float, processes: list[Records], counts: Counts | None) -> Run:
-    """Join the records of all processes to one run."""
-
-    def all_of(arrays: Iterable[Any], zero: float) -> Floats:
-        return np.concatenate([np.asarray(values, dtype=np.float64) for values in arrays]) - zero
-
-    return Run(
-        settings,
-        due=all_of((records.due for records in processes), start),
-        answered=all_of((records.answered for records in processes), start),
-        inference_ms=all_of((records.inference_ms for records in processes), 0),
-        late=all_of((records.late for records in processes), 0),
-        processes=processes,
-        counts=counts,
-    )
 
 
 def figures(run: Run) -> dict[str, Any]:
     """Compute every figure, with its unit in its name; a figure that is not known is None."""
     requests = int(run.answered.size)
     cpu = sum(records.cpu_seconds for records in run.processes)
+    late = run.joined("late") * 1000
     return {
         "total_requests": requests,
         "seconds": run.seconds,
@@ -85,17 +75,14 @@ def figures(run: Run) -> dict[str, Any]:
             **{f"p{q}": float(np.percentile(run.response_ms, q)) for q in (50, 90, 95, 99)},
             "max": float(run.response_ms.max()),
         },
-        "inference_ms": _spread(run.inference_ms),
+        "inference_ms": _spread(run.joined("inference_ms")),
         "bytes_out": sum(records.bytes_out for records in run.processes),
         "bytes_in": sum(records.bytes_in for records in run.processes),
         **_triton(run.counts),
         "client_cpu_ms_per_request": cpu * 1000 / requests,
         "client_busy_share": run.busy_share,
-        "client_late_ms": {
-            "p99": float(np.percentile(run.late, 99) * 1000),
-            "max": float(run.late.max() * 1000),
-        }
-        if run.late.size
+        "client_late_ms": {"p99": float(np.percentile(late, 99)), "max": float(late.max())}
+        if late.size
         else None,
         "reconnects": sum(records.reconnects for records in run.processes),
     }

@@ -10,13 +10,14 @@ so change its pixels.
 import base64
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.loadtest.selection import chosen, shuffled
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 
 WIDTH, HEIGHT = 640, 480
@@ -111,27 +112,19 @@ def read_images(settings: Settings) -> list[Path]:
     """
     assert settings.image_dir is not None
     found = sorted(path for path in settings.image_dir.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    needed = max(settings.distinct or 1, settings.processes)
-    if len(found) < needed:
-        raise BenchmarkError(
-            f"--image-dir {settings.image_dir}: has {len(found)} pictures, {needed} are needed"
-        )
-    random.Random(settings.seed).shuffle(found)
-    return found
+    return shuffled(found, settings, f"--image-dir {settings.image_dir}")
 
 
 def images(settings: Settings, process: int) -> Iterator[str]:
-    """Yield data URIs forever; without `--distinct`, no other process gets any of them."""
-    draw = random.Random(f"{settings.seed}/{process}/images")
+    """Yield one process's images as data URIs, forever."""
+    given: Sequence[Path | int] = range(settings.distinct or 0)
     if settings.image_dir is not None:
-        files = read_images(settings)
-        mine = files[: settings.distinct] if settings.distinct else files[process :: settings.processes]
-        while True:
-            for path in [draw.choice(mine)] if settings.distinct else mine:
-                yield _read(path)
-    made = BuiltInImages(settings.seed)
-    for serial in count(process, settings.processes):
-        yield data_uri(made.image(draw.randrange(settings.distinct) if settings.distinct else serial))
+        given = read_images(settings)
+    else:
+        made = BuiltInImages(settings.seed)
+    draw = random.Random(f"{settings.seed}/{process}/images")
+    for one in chosen(given, count(process, settings.processes), settings, process, draw):
+        yield data_uri(made.image(one)) if isinstance(one, int) else _read(one)
 
 
 def _read(path: Path) -> str:

@@ -26,8 +26,14 @@ class Load:
     """The closed loop, and the base of the open one."""
 
     def __init__(
-        self, connections: list[Connection], take: Take, timeout: float, read: Read = inference_ms
+        self,
+        connections: list[Connection],
+        take: Take,
+        timeout: float,
+        read: Read = inference_ms,
+        seconds: float = float("inf"),
     ) -> None:
+        """Make a load that sends no new request later than `seconds` after its start."""
         self.records = Records()
         self.busy = 0
         self.connections = connections
@@ -35,11 +41,26 @@ class Load:
         self._read_answer = read
         self._timeout = timeout
         self._scratch = bytearray(SCRATCH_BYTES)
-        # The selector is made before any socket, so that its number is low enough for `select`.
+        # A load is made before its connections are opened, so that this number is low enough for `select`.
         self._selector = selectors.DefaultSelector()
-        self._duration = self._deadline = float("inf")
+        self._duration = seconds
+        self._deadline = float("inf")
         self._next_look = 0.0
         self._failed: list[Connection] = []
+
+    def open(self) -> None:
+        """Open all connections.
+
+        Raises:
+            OSError: The server cannot be reached.
+        """
+        for connection in self.connections:
+            connection.open()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self.connections:
+            connection.close()
 
     def run(self, start: float, show: Callable[[int], None] = lambda _: None) -> Records:
         """Send all requests, beginning at the moment `start`; `show` gets the number of answers so far."""
@@ -190,10 +211,6 @@ class Load:
                 and connection not in self._failed
             ):
                 self._fail(connection, f"no answer within {self._timeout:g} s")
-
-    def stop_after(self, seconds: float) -> None:
-        """Send no new request later than `seconds` after the start."""
-        self._duration = seconds
 
     # The open loop overrides the methods below.
 

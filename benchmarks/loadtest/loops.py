@@ -7,16 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.loadtest.connection import Connection
+from benchmarks.loadtest.connection import ENDLESS, Connection
 from benchmarks.loadtest.load import Load, OpenLoad
 from benchmarks.loadtest.records import Read, Records, Take, unread
 
 TIMEOUT_SECONDS = 120.0
-ENDLESS = 1 << 62
-"""The quota of a connection that stops only when the time or the requests end."""
-
 MAX_WAITING = 1024
 """The connections of an open loop; a server with more waiting requests than this does not hold the rate."""
 
@@ -38,24 +34,16 @@ class Outcome:
         return len(self.records.answered)
 
     @property
-    def mean(self) -> float:
-        """The mean latency in ms."""
-        return float(self._latencies().mean())
-
-    @property
     def client_cpu_ms(self) -> float:
         """The CPU time of this process in ms per request."""
         return self.records.cpu_seconds * 1000 / max(1, self.requests)
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies in ms."""
-        return float(np.percentile(self._latencies(), percent))
-
-    def _latencies(self) -> NDArray[np.float64]:
         if not self.requests:
-            return np.array([np.nan])
-        latencies: NDArray[np.float64] = np.array(self.records.answered) - np.array(self.records.due)
-        return latencies * 1000
+            return float("nan")
+        latencies = np.array(self.records.answered) - np.array(self.records.due)
+        return float(np.percentile(latencies, percent)) * 1000
 
 
 def given(requests: Iterable[bytes]) -> Take:
@@ -79,18 +67,17 @@ def closed_loop(
     The rate is the sum of each connection's own rate over its own time. So the last requests, which run
     beside fewer and fewer others, are counted but do not raise the rate.
     """
+    opened = [Connection(address) for _ in range(connections)]
+    load = Load(opened, take, timeout, read, seconds)
     try:
-        opened = connect(address, connections)
+        load.open()
     except OSError as error:
+        load.close()
         return Outcome(Records(), 0.0, str(error) or repr(error))
-    for connection in opened:
-        connection.quota = ENDLESS
-    load = Load(opened, take, timeout, read)
-    load.stop_after(seconds)
     start = start or time.monotonic()
     records = load.run(start)
     rates = [(ENDLESS - one.quota) / (one.ended - start) for one in opened if one.quota < ENDLESS]
-    disconnect(opened)
+    load.close()
     return Outcome(records, sum(rates), _failure(records))
 
 
@@ -99,11 +86,11 @@ def open_loop(address: Address, take: Take, moments: "array[float]") -> Outcome:
 
     A latency counts from the moment at which its request was due, so it includes a late start.
     """
-    connections = [Connection(address) for _ in range(MAX_WAITING)]
+    load = OpenLoad([Connection(address) for _ in range(MAX_WAITING)], take, TIMEOUT_SECONDS, moments, unread)
     start = time.monotonic()
-    records = OpenLoad(connections, take, TIMEOUT_SECONDS, moments, unread).run(start)
+    records = load.run(start)
     rate = len(records.answered) / (time.monotonic() - start)
-    disconnect(connections)
+    load.close()
     failure = _failure(records)
     if len(records.late) < len(moments):
         failure = failure or f"more than {MAX_WAITING} requests were waiting"
@@ -119,24 +106,6 @@ def poisson(rate: float, number: int, seed: int | str) -> "array[float]":
         moment += draw.expovariate(rate)
         moments.append(moment)
     return moments
-
-
-def connect(address: Address, number: int) -> list[Connection]:
-    """Open connections.
-
-    Raises:
-        OSError: The server cannot be reached.
-    """
-    connections = [Connection(address) for _ in range(number)]
-    for connection in connections:
-        connection.open()
-    return connections
-
-
-def disconnect(connections: list[Connection]) -> None:
-    """Close connections."""
-    for connection in connections:
-        connection.close()
 
 
 def _failure(records: Records) -> str | None:

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("nvidia-pytriton", "tritonclient", "onnxruntime", "openvino", "uvicorn", "fastapi", "numpy")
 
 
-def hardware() -> dict[str, str | int | list[str]]:
+def hardware() -> dict[str, Any]:
     """Describe the machine that sends; with a loopback URL it is the server's as well."""
     return {
         "machine": platform.machine(),

@@ -1,7 +1,6 @@
 """The pictures of all benchmarks: a run of the load test, and the style and bars of a comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,16 +18,8 @@ BLUE, INK, SOFT, ACCENT = "#2f6db5", "#222222", "#8a8f98", "#d1495b"
 _BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
 _BINS, _STEPS = 60, 40
 
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a comparison, the median with a whisker from `low` to `high`; `ours` sets its colour."""
-
-    label: str
-    median: float
-    low: float
-    high: float
-    ours: bool
+Bar = tuple[str, float, float, float, bool]
+"""One bar of a comparison: label, median, both ends of its whisker, and whether it has our colour."""
 
 
 def canvas(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple["Figure", list["Axes"]]:
@@ -51,12 +42,14 @@ def canvas(rows: int, columns: int, size: tuple[float, float], title: str) -> tu
 def bars(axes: "Axes", title: str, unit: str, rows: Sequence[Bar], line: float | None = None) -> None:
     """Draw horizontal bars from the bottom up, and `line`, the engine without a server, as a dashed line."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
-    for place, bar in enumerate(rows):
-        axes.barh(place, bar.median, color=BLUE if bar.ours else SOFT, height=0.7)
-        axes.plot((bar.low, bar.high), (place, place), color=INK, linewidth=1)
-        digits = 0 if bar.median >= 100 else 1
-        _note(axes, f"{bar.median:,.{digits}f}", (max(bar.low, bar.high), place), (4, 0), INK, va="center")
-    axes.set_yticks(range(len(rows)), [bar.label for bar in rows])
+    for label, median, low, high, ours in rows:
+        whisker = [[median - low], [high - median]]
+        color = BLUE if ours else SOFT
+        drawn = axes.barh(
+            label, median, xerr=whisker, color=color, height=0.7, error_kw={"ecolor": INK, "elinewidth": 1}
+        )
+        text = f"{median:,.{0 if median >= 100 else 1}f}"
+        axes.bar_label(drawn, [text], padding=4, fontsize=9, color=INK)
     if line:
         axes.axvline(line, color=ACCENT, linestyle="--", linewidth=1)
         _note(axes, "engine alone", (line, -0.5), (-3, 3), ACCENT, ha="right")
@@ -157,7 +150,7 @@ def _note(
     offset: tuple[int, int],
     color: str,
     ha: Literal["left", "right"] = "left",
-    va: Literal["baseline", "top", "center"] = "baseline",
+    va: Literal["baseline", "top"] = "baseline",
 ) -> None:
     """Write a note beside a point, `offset` points away from it."""
     axes.annotate(

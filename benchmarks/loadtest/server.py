@@ -1,11 +1,11 @@
 """The requests besides the load: a first answer, loading the model, Triton's statistics."""
 
-import http.client
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
 
 from benchmarks.loadtest.images import images
 from benchmarks.loadtest.requests import body, headers
@@ -45,39 +45,33 @@ class Server:
             self._settings, seed=self._settings.seed + 1, text_file=None, image_dir=None, distinct=None
         )
         request = body(first, texts(first, 0), images(first, 0))
-        status, answer = self._ask("POST", self._settings.route, request, self._settings.timeout)
-        if status == 404:
+        answer = self._ask("POST", self._settings.route, request)
+        if answer.status_code == 404:
             self._load()
-            status, answer = self._ask("POST", self._settings.route, request, self._settings.timeout)
-        if status != 200:
-            raise BenchmarkError(f"{self._settings.route} answers {status}: {_text(answer)}")
+            answer = self._ask("POST", self._settings.route, request)
+        if answer.status_code != 200:
+            raise BenchmarkError(f"{self._settings.route} answers {answer.status_code}: {answer.text[:300]}")
         return _length_of_vectors(answer, self._settings)
 
     def counts(self) -> Counts | None:
         """Read the model's counters; None if the server does not show them."""
         try:
-            status, answer = self._ask("GET", "/metrics", None, self._settings.timeout)
-        except BenchmarkError:
-            return None
-        if status != 200:
-            return None
-        try:
             served = self._served()
-            versions = [model for model in json.loads(answer)["model_stats"] if model["name"] in served]
+            models = self._ask("GET", "/metrics").json()["model_stats"]
+            versions = [model for model in models if model["name"] in served]
             return Counts(
                 sum(version["inference_stats"]["cache_hit"]["count"] for version in versions),
                 sum(version["inference_stats"]["cache_miss"]["count"] for version in versions),
                 sum(version["inference_count"] for version in versions),
                 sum(version["execution_count"] for version in versions),
             )
-        except (InvalidModelName, ValueError, KeyError, TypeError):
+        except (BenchmarkError, InvalidModelName, ValueError, KeyError, TypeError):
             return None
 
     def version(self) -> str | None:
         """Return title and version from the server's OpenAPI document, or None if it has none."""
         try:
-            status, answer = self._ask("GET", "/openapi.json", None, self._settings.timeout)
-            info = json.loads(answer)["info"] if status == 200 else {}
+            info = self._ask("GET", "/openapi.json").json()["info"]
             return f"{info['title']} {info['version']}"
         except (BenchmarkError, ValueError, KeyError, TypeError):
             return None
@@ -97,15 +91,21 @@ class Server:
     def _load(self) -> None:
         request = json.dumps(self._settings.named).encode()
         route = "/load_clip_model" if self._is_clip else "/load_sentence_transformer_model"
-        status, answer = self._ask("POST", route, request, LOAD_TIMEOUT)
-        if status != 200:
-            raise BenchmarkError(f"{self._settings.model} cannot be loaded, {status}: {_text(answer)}")
+        answer = self._ask("POST", route, request, LOAD_TIMEOUT)
+        if answer.status_code != 200:
+            said = f"{answer.status_code}: {answer.text[:300]}"
+            raise BenchmarkError(f"{self._settings.model} cannot be loaded, {said}")
 
-    def _ask(self, method: str, path: str, content: bytes | None, timeout: float) -> tuple[int, bytes]:
+    def _ask(
+        self, method: str, path: str, content: bytes | None = None, timeout: float | None = None
+    ) -> httpx.Response:
+        settings = self._settings
         try:
-            return ask(self._settings.address, method, path, content, headers(self._settings), timeout)
+            return ask(
+                settings.address, method, path, content, headers(settings), timeout or settings.timeout
+            )
         except OSError as error:
-            raise BenchmarkError(f"{self._settings.url} does not answer: {error}") from error
+            raise BenchmarkError(f"{settings.url} does not answer: {error}") from error
 
 
 def ask(
@@ -113,42 +113,32 @@ def ask(
     method: str,
     path: str,
     content: bytes | None,
-    headers: Mapping[str, str],
+    headers: dict[str, str],
     timeout: float,
-) -> tuple[int, bytes]:
-    """Send one request over a connection of its own; return the status and the body of the answer.
+) -> httpx.Response:
+    """Send one request over a connection of its own, past any proxy; return the answer.
 
     Raises:
         OSError: There is no answer within `timeout` seconds, or the answer is not HTTP.
     """
-    connection = http.client.HTTPConnection(*address, timeout=timeout)
+    url = httpx.URL(scheme="http", host=address[0], port=address[1], path=path)
     try:
-        connection.request(method, path, body=content, headers=dict(headers))
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except http.client.HTTPException as error:
-        raise ConnectionError(repr(error)) from error
-    finally:
-        connection.close()
+        return httpx.request(method, url, content=content, headers=headers, timeout=timeout, trust_env=False)
+    except httpx.HTTPError as error:
+        raise ConnectionError(str(error) or repr(error)) from error
 
 
-def _text(answer: bytes) -> str:
-    return answer[:300].decode(errors="replace")
-
-
-def _length_of_vectors(answer: bytes, settings: Settings) -> int:
+def _length_of_vectors(answer: httpx.Response, settings: Settings) -> int:
     wanted = {"text_embeddings": settings.texts_sent, "image_embeddings": settings.images_sent}
     if settings.route != "/infer":
         wanted = {"embedding": settings.texts_sent or settings.images_sent}
     try:
-        fields: dict[str, Any] = json.loads(answer)
-        vectors: list[list[float]] = [vector for name in wanted for vector in fields[name] or ()]
+        fields: dict[str, Any] = answer.json()
+        timed = isinstance(fields["processingTimeMs"], int | float)
         counted = all(len(fields[name] or ()) == number for name, number in wanted.items())
-        whole = isinstance(fields["processingTimeMs"], int | float) and counted
-        finite = all(math.isfinite(value) for vector in vectors for value in vector)
-        lengths = {len(vector) for vector in vectors}
+        vectors = np.array([vector for name in wanted for vector in fields[name] or ()], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchmarkError(f"the answer is not as documented: {_text(answer)}") from error
-    if not whole or not finite or len(lengths) != 1 or 0 in lengths:
-        raise BenchmarkError(f"the answer does not hold one finite vector per input: {_text(answer)}")
-    return lengths.pop()
+        raise BenchmarkError(f"the answer is not as documented: {answer.text[:300]}") from error
+    if not timed or not counted or vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
+        raise BenchmarkError(f"the answer does not hold one finite vector per input: {answer.text[:300]}")
+    return vectors.shape[1]

@@ -84,12 +84,13 @@ class Settings:
 
     def share(self, total: int, process: int) -> int:
         """Return one process's part of `total`."""
-        return total // self.processes + (process < total % self.processes)
+        return share(total, self.processes, process)
 
     def shown(self) -> dict[str, Any]:
         """Return the settings for the report, without the API key."""
-        values = asdict(self)
-        values["text_file"] = self.text_file and str(self.text_file)
-        values["image_dir"] = self.image_dir and str(self.image_dir)
-        values["api_key"] = self.api_key is not None
-        return values
+        return {**asdict(self), "api_key": self.api_key is not None}
+
+
+def share(total: int, parts: int, part: int) -> int:
+    """Return the size of one of nearly equal parts of `total`, which count from 0."""
+    return total // parts + (part < total % parts)

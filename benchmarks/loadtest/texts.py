@@ -7,9 +7,10 @@ which is distributed like that of real texts.
 
 import random
 from collections.abc import Iterator
-from itertools import accumulate, count, cycle
+from itertools import accumulate, count
 from math import log
 
+from benchmarks.loadtest.selection import chosen, shuffled
 from benchmarks.loadtest.settings import BenchmarkError, Settings
 from benchmarks.loadtest.words import CONTENT_WORDS, FUNCTION_WORDS
 
@@ -87,24 +88,15 @@ def read_texts(settings: Settings) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"--text-file {settings.text_file}: {error}") from error
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    needed = max(settings.distinct or 1, settings.processes)
-    if len(texts) < needed:
-        raise BenchmarkError(f"--text-file {settings.text_file}: has {len(texts)} texts, {needed} are needed")
-    random.Random(settings.seed).shuffle(texts)
-    return texts
+    return shuffled(texts, settings, f"--text-file {settings.text_file}")
 
 
 def texts(settings: Settings, process: int) -> Iterator[str]:
-    """Yield texts forever; without `--distinct`, no other process gets any of them."""
-    draw, made = random.Random(f"{settings.seed}/{process}"), BuiltInTexts(settings.texts, settings.seed)
-    if settings.distinct is not None:
-        if settings.text_file is not None:
-            pool = read_texts(settings)[: settings.distinct]
-        else:
-            pool = [made.text(serial) for serial in range(settings.distinct)]
-        while True:
-            yield draw.choice(pool)
+    """Return one process's texts, an endless row."""
+    made = BuiltInTexts(settings.texts, settings.seed)
     if settings.text_file is not None:
-        yield from cycle(read_texts(settings)[process :: settings.processes])
-    for serial in count(process, settings.processes):
-        yield made.text(serial)
+        given = read_texts(settings)
+    else:
+        given = [made.text(serial) for serial in range(settings.distinct or 0)]
+    endless = map(made.text, count(process, settings.processes))
+    return chosen(given, endless, settings, process, random.Random(f"{settings.seed}/{process}"))

@@ -9,16 +9,16 @@ from array import array
 from collections.abc import Callable
 from ctypes import c_uint64
 from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import RawArray
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from benchmarks.loadtest.connection import Connection
+from benchmarks.loadtest.connection import ENDLESS, Connection
 from benchmarks.loadtest.load import Load, OpenLoad
-from benchmarks.loadtest.loops import ENDLESS, poisson
+from benchmarks.loadtest.loops import poisson
 from benchmarks.loadtest.records import Records
 from benchmarks.loadtest.requests import Requests
-from benchmarks.loadtest.settings import BenchmarkError, Settings
+from benchmarks.loadtest.settings import BenchmarkError, Settings, share
 
 _START_AFTER = 0.1
 """The seconds between the signal and the start, so that all processes start at the same moment."""
@@ -41,43 +41,27 @@ def schedule(settings: Settings, process: int) -> "array[float]":
 
 
 class Workers:
-    """All processes of one load test."""
+    """All processes of one load test; they end with this process at the latest."""
 
     def __init__(self, settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
         self._answered = RawArray(c_uint64, settings.processes)
         self._pipes: list[Pipe] = []
-        self._processes = []
         _allow_sockets(settings.connections)
         for number in range(settings.processes):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(settings, number, theirs, self._answered), daemon=True
-            )
-            process.start()
+            own = (settings, number, theirs, self._answered)
+            context.Process(target=_work, args=own, daemon=True).start()
             theirs.close()
             self._pipes.append(ours)
-            self._processes.append(process)
 
-    def __enter__(self) -> Self:
-        """Return this object; the processes are already running."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Terminate the processes, even those that still send."""
-        for process in self._processes:
-            process.terminate()
-            process.join()
-
-    def prepare(self, show: Show) -> list[Records]:
+    def prepare(self) -> list[Records]:
         """Wait until requests are built, connections are open and the warm-up is over; return its records.
 
         Raises:
             BenchmarkError: The server cannot be reached, or a text file cannot be used.
         """
-        return self._collect(show)
+        return self._collect(lambda _: None)
 
     def run(self, show: Show) -> tuple[float, list[Records]]:
         """Send the measured load; return the moment of its start and the records of each process.
@@ -91,23 +75,22 @@ class Workers:
         return start, self._collect(show)
 
     def _collect(self, show: Show) -> list[Records]:
-        collected: dict[int, Records] = {}
-        while len(collected) < len(self._pipes):
-            for number, pipe in enumerate(self._pipes):
-                if number not in collected and pipe.poll(0.1):
-                    collected[number] = self._receive(pipe)
+        collected: dict[Any, Records] = {}
+        while left := set(self._pipes) - collected.keys():
+            for pipe in wait(left, timeout=0.1):
+                collected[pipe] = _receive(pipe)
             show(sum(self._answered))
-        return [collected[number] for number in range(len(self._pipes))]
+        return [collected[pipe] for pipe in self._pipes]
 
-    @staticmethod
-    def _receive(pipe: Pipe) -> Records:
-        try:
-            received: Any = pipe.recv()
-        except EOFError as error:
-            raise BenchmarkError("a process of the load test died") from error
-        if not isinstance(received, Records):
-            raise BenchmarkError(str(received))
-        return received
+
+def _receive(pipe: Any) -> Records:  # noqa: ANN401 - mypy's `wait` returns more types than a pipe's
+    try:
+        received: Records | BenchmarkError = pipe.recv()
+    except EOFError as error:
+        raise BenchmarkError("a process of the load test died") from error
+    if isinstance(received, BenchmarkError):
+        raise received
+    return received
 
 
 def _allow_sockets(number: int) -> None:
@@ -127,38 +110,32 @@ def _work(settings: Settings, number: int, pipe: Pipe, answered: Any) -> None:  
     def show(done: int) -> None:
         answered[number] = done
 
+    connections = [Connection(settings.address) for _ in range(settings.share(settings.connections, number))]
     try:
         requests = Requests(settings, number)
         requests.build_ahead(number)
-        connections = [
-            Connection(settings.address) for _ in range(settings.share(settings.connections, number))
-        ]
-        for connection in connections:
-            connection.open()
+        warm_up = Load(connections, requests.take, settings.timeout)
+        measured = _measured(settings, number, connections, requests)
+        warm_up.open()
     except (BenchmarkError, OSError) as error:
-        pipe.send(str(error))
+        pipe.send(BenchmarkError(error))
         return
-    _share_out(settings.share(settings.warmup, number), connections)
-    warm_up = Load(connections, requests.take, settings.timeout).run(time.monotonic(), show)
+    warming = settings.share(settings.warmup, number)
+    for index, connection in enumerate(connections):
+        connection.quota = share(warming, len(connections), index)
+    warmed = warm_up.run(time.monotonic(), show)
     # All objects made so far live to the end, so the garbage collector need not scan them.
     gc.freeze()
-    pipe.send(warm_up)
+    pipe.send(warmed)
     start: float = pipe.recv()
     show(0)
-    pipe.send(_measured(settings, number, connections, requests).run(start, show))
+    for connection in connections:
+        connection.quota = settings.requests if settings.duration is None else ENDLESS
+    pipe.send(measured.run(start, show))
 
 
 def _measured(settings: Settings, number: int, connections: list[Connection], requests: Requests) -> Load:
     if settings.rate is not None:
         return OpenLoad(connections, requests.take, settings.timeout, schedule(settings, number))
-    load = Load(connections, requests.take, settings.timeout)
-    for connection in connections:
-        connection.quota = settings.requests if settings.duration is None else ENDLESS
-    if settings.duration is not None:
-        load.stop_after(settings.duration)
-    return load
-
-
-def _share_out(total: int, connections: list[Connection]) -> None:
-    for index, connection in enumerate(connections):
-        connection.quota = total // len(connections) + (index < total % len(connections))
+    seconds = float("inf") if settings.duration is None else settings.duration
+    return Load(connections, requests.take, settings.timeout, seconds=seconds)

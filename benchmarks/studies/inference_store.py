@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ import grpc
 import grpc.aio
 import psutil
 
-from inference_store.protocol import METHODS, SERVICE, Message
+from benchmarks.compare.report import medians
+from inference_store.protocol import METHODS, SERVICE
 
 ELEMENTS = 256
 CONNECTIONS = 32
@@ -54,27 +54,24 @@ def _fixed(answer: bytes) -> Any:  # noqa: ANN401 - a handler, untyped
 
 def _answers() -> dict[str, bytes]:
     shape = {"datatype": "FP32", "shape": [1, ELEMENTS]}
-    answers: dict[str, Message] = {
-        name: METHODS[name].answer() for name in METHODS if name != "ModelStreamInfer"
+    tensor = {"data_type": "TYPE_FP32", "dims": [1, ELEMENTS]}
+    model: dict[str, Any] = {"name": "m", "versions": ["1"], "platform": "played"}
+    config = {"name": "m", "input": [{"name": "X", **tensor}], "output": [{"name": "Y", **tensor}]}
+    answer = {"outputs": [{"name": "Y", **shape}], "raw_output_contents": [bytes(4 * ELEMENTS)]}
+    fields: dict[str, dict[str, Any]] = {
+        "ServerLive": {"live": True},
+        "ServerReady": {"ready": True},
+        "ModelReady": {"ready": True},
+        "ModelMetadata": {**model, "inputs": [{"name": "X", **shape}], "outputs": [{"name": "Y", **shape}]},
+        "ModelConfig": {"config": config},
+        "ModelStatistics": {"model_stats": [{"name": "m", "version": "1"}]},
+        "ModelInfer": {"model_name": "m", "model_version": "1", **answer},
     }
-    answers["ServerLive"].live = answers["ServerReady"].ready = answers["ModelReady"].ready = True
-    answers["ModelMetadata"] = METHODS["ModelMetadata"].answer(
-        name="m",
-        versions=["1"],
-        platform="played",
-        inputs=[{"name": "X", **shape}],
-        outputs=[{"name": "Y", **shape}],
-    )
-    config = answers["ModelConfig"].config
-    config.name = "m"
-    config.input.add(name="X", data_type="TYPE_FP32", dims=[1, ELEMENTS])
-    config.output.add(name="Y", data_type="TYPE_FP32", dims=[1, ELEMENTS])
-    answers["ModelStatistics"].model_stats.add(name="m", version="1")
-    infer = answers["ModelInfer"]
-    infer.model_name, infer.model_version = "m", "1"
-    infer.outputs.add(name="Y", **shape)
-    infer.raw_output_contents.append(bytes(4 * ELEMENTS))
-    return {name: answer.SerializeToString() for name, answer in answers.items()}
+    return {
+        name: method.answer(**fields.get(name, {})).SerializeToString()
+        for name, method in METHODS.items()
+        if name != "ModelStreamInfer"
+    }
 
 
 @contextmanager
@@ -151,9 +148,7 @@ def main() -> int:
         asyncio.run(play())
         return 0
     found = measure(arguments.perf_analyzer, arguments.rounds, arguments.seconds)
-    print("| | median | lowest to highest |\n| --- | --- | --- |")
-    for label, figures in found.items():
-        print(f"| {label} | {statistics.median(figures):,.2f} | {min(figures):,.2f} to {max(figures):,.2f} |")
+    print(medians(found, 2))
     print(json.dumps(found))
     return 0
 

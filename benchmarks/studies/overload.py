@@ -20,11 +20,10 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmarks.loadtest.connection import Answer, Connection
 from benchmarks.loadtest.load import OpenLoad
-from benchmarks.loadtest.loops import Outcome, closed_loop, connect, disconnect
+from benchmarks.loadtest.loops import Outcome, closed_loop
 from benchmarks.loadtest.records import inference_ms
 from benchmarks.loadtest.requests import Requests
 from benchmarks.loadtest.server import Server
@@ -39,6 +38,12 @@ START_SECONDS = 3.0
 
 OTHERS = 1 << 30
 """The difference of two seeds for different texts of the same kind."""
+
+FACTOR = 5.0
+"""The multiple of the capacity that is sent."""
+
+BULK = 2048
+"""The texts of a bulk request."""
 
 BULK_CONNECTIONS = 2
 SINGLE_CONNECTIONS = 2
@@ -108,12 +113,12 @@ def overload(settings: Settings) -> dict[str, Any]:
     """Measure an open loop at `settings.rate`."""
     requests = Requests(settings, 0)
     requests.build_ahead(0)
-    connections = connect(settings.address, settings.connections)
+    connections = [Connection(settings.address) for _ in range(settings.connections)]
     load = Overload(connections, requests.take, settings.timeout, schedule(settings, 0))
-    stolen = psutil.cpu_times().steal
+    load.open()
     start = time.monotonic() + 0.1
     records = load.run(start)
-    disconnect(connections)
+    load.close()
     accepted = Outcome(records, 0.0)
     assert settings.duration is not None
     refused = np.array(load.refusals_ms or [0.0])
@@ -130,7 +135,6 @@ def overload(settings: Settings) -> dict[str, Any]:
         "failed": records.failed,
         "first_failure": records.first_failure and records.first_failure[1],
         "client_cores": records.cpu_seconds / settings.duration,
-        "stolen_cores": (psutil.cpu_times().steal - stolen) / settings.duration,
     }
 
 
@@ -181,7 +185,6 @@ def table(found: dict[str, Any]) -> list[str]:
         ("**slowest refusal**", seen("refusal_max_ms", 0, " ms")),
         ("the same without the load generator's own delay", seen("refusal_server_max_ms", 0, " ms")),
         ("cores taken by the load generator", seen("client_cores", 2)),
-        ("cores that the hypervisor kept", seen("stolen_cores", 3)),
         ("p99 of singles alone", f"{beside['single_alone_p99_ms']:.0f} ms"),
         ("p99 of singles beside bulk", f"{beside['single_beside_p99_ms']:.0f} ms"),
         ("bulk alone, texts/s", f"{beside['bulk_alone_texts_per_second']:.0f}"),
@@ -190,7 +193,7 @@ def table(found: dict[str, Any]) -> list[str]:
     return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds: int) -> dict[str, Any]:
+def measure(settings: Settings, seconds: float, rounds: int) -> dict[str, Any]:
     """Measure all figures.
 
     Raises:
@@ -204,14 +207,8 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
     before = capacity(replace(steady, seed=next(seeds)))
     found = []
     for number in range(rounds):
-        flood = replace(
-            settings,
-            connections=OPEN_CONNECTIONS,
-            duration=seconds,
-            rate=before[0] * factor,
-            seed=next(seeds),
-        )
-        flooded = overload(flood)
+        flood = replace(settings, connections=OPEN_CONNECTIONS, duration=seconds, seed=next(seeds))
+        flooded = overload(replace(flood, rate=before[0] * FACTOR))
         after = capacity(replace(steady, seed=next(seeds)))
         per_second, p99 = ((one + other) / 2 for one, other in zip(before, after, strict=True))
         flooded |= {
@@ -224,7 +221,7 @@ def measure(settings: Settings, factor: float, seconds: float, bulk: int, rounds
         print(f"round {number + 1} of {rounds}: {json.dumps(flooded)}", file=sys.stderr)
         before = after
     single = replace(steady, connections=SINGLE_CONNECTIONS, seed=next(seeds))
-    many = replace(steady, connections=BULK_CONNECTIONS, texts_per_request=bulk, seed=next(seeds))
+    many = replace(steady, connections=BULK_CONNECTIONS, texts_per_request=BULK, seed=next(seeds))
     return {"rounds": found, "beside_bulk": beside_bulk(single, many), "seconds": seconds}
 
 
@@ -233,28 +230,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.overload", description=(__doc__ or "").partition("\n")[0]
     )
-    default = Settings()
-    parser.add_argument("--url", default=default.url)
-    parser.add_argument("--model", default=default.model)
-    parser.add_argument("--texts", default=default.texts, help="glosses or passages")
-    parser.add_argument("--texts-per-request", type=int, default=1)
-    parser.add_argument("--factor", type=float, default=5.0, help="multiple of the capacity that is sent")
+    parser.add_argument("--url", default=Settings.url)
+    parser.add_argument("--texts", default=Settings.texts, help="glosses or passages")
     parser.add_argument("--seconds", type=float, default=60.0, help="duration of each overload")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--bulk", type=int, default=2048, help="texts of a bulk request")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="seed of the texts")
     options = parser.parse_args()
-    settings = Settings(
-        url=options.url,
-        model=options.model,
-        texts=options.texts,
-        texts_per_request=options.texts_per_request,
-        route="/infer_text",
-        seed=options.seed,
-        warmup=0,
-    )
+    seed = secrets.randbelow(1 << 30)
+    settings = Settings(url=options.url, texts=options.texts, route="/infer_text", seed=seed, warmup=0)
     try:
-        found = measure(settings, options.factor, options.seconds, options.bulk, options.rounds)
+        found = measure(settings, options.seconds, options.rounds)
     except (BenchmarkError, OSError) as error:
         print(f"benchmarks.studies.overload: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from benchmarks.compare import command
 from benchmarks.compare.clip import stress
 from benchmarks.compare.clip.contestants import DIRECTORY, INFINITY, MODEL, OURS, STALL_SERVER
 from benchmarks.compare.clip.targets import CLIP, LOADS
-from benchmarks.compare.environments import ProcessFailed, in_process, install, output_of, python, say
+from benchmarks.compare.environments import in_process, output_of, python, say
 from benchmarks.compare.inputs import SAMPLE_SEED, Inputs
 from benchmarks.compare.rounds import run_server, version_directory
 from benchmarks.compare.servers import Server, ServerFailed, running
@@ -29,21 +29,8 @@ _MODULE = "benchmarks.compare.clip.in_process"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = command.parser("benchmarks/run clip", "CLIP: compare with infinity-emb and the towers alone.")
-    parser.add_argument("--no-infinity", action="store_true", help="leave infinity-emb out")
     options = parser.parse_args(arguments)
-
-    def prepare() -> tuple[list[Server], dict[str, str]]:
-        _make_model()
-        if options.no_infinity:
-            return [OURS], {}
-        try:
-            install(INFINITY.environment)
-        except ProcessFailed as error:
-            say(f"{INFINITY.title}: could not be installed: {error}")
-            return [OURS], {INFINITY.name: f"could not be installed: {error}"}
-        return [OURS, INFINITY], {}
-
-    return command.run(CLIP, options, prepare, _run_round, full=not options.quick)
+    return command.run(CLIP, options, [OURS, INFINITY], _run_round, full=not options.quick)
 
 
 def _make_model() -> None:
@@ -57,6 +44,7 @@ def _make_model() -> None:
 
 def _run_round(servers: Sequence[Server], number: int, seconds: float) -> Round:
     """Measure the towers in process, every server, and the gateway under stress."""
+    _make_model()
     arguments = (str(number), str(seconds / 3))
     say(f"round {number}: open_clip in process")
     open_clip = in_process(_MODULE, "open_clip", *arguments)

@@ -11,12 +11,11 @@ printed is JSON.
 import io
 import json
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,66 +42,60 @@ Vectors = NDArray[np.float32]
 Run = Callable[[list[Any]], Vectors]
 
 
-def image_rate(
+def image_rates(
     decode: Decode, run: Run, images: Sequence[bytes], batch: int, seconds: float
 ) -> dict[str, float]:
     """Return images per second for each way in which decoding and the tower share the cores."""
+    files = cycle(images)
     with ThreadPoolExecutor(CORES) as pool:
 
-        def batches() -> Iterator[list["Future[Any]"]]:
-            end = time.perf_counter() + seconds
-            place = 0
-            while time.perf_counter() < end:
-                chosen = [images[(place + i) % len(images)] for i in range(batch)]
-                place += batch
-                yield [pool.submit(decode, one) for one in chosen]
+        def decoding() -> list["Future[Any]"]:
+            return [pool.submit(decode, one) for one in islice(files, batch)]
 
-        found = {}
-        for name, ahead in (("in turns", 0), ("overlapped", 1)):
-            done, waiting, start = 0, deque[list["Future[Any]"]](), time.perf_counter()
-            for futures in chain(batches(), [[]] * ahead):
-                waiting.append(futures)
-                if len(waiting) > ahead:
-                    done += len(run([one.result() for one in waiting.popleft()]))
-            found[f"batch {batch}, {name}"] = done / (time.perf_counter() - start)
-    return found
+        def finish(batch: list["Future[Any]"]) -> None:
+            run([one.result() for one in batch])
+
+        ahead = deque([decoding()])
+
+        def overlapped() -> None:
+            ahead.append(decoding())
+            finish(ahead.popleft())
+
+        return {
+            f"batch {batch}, in turns": rate(lambda: finish(decoding()), seconds) * batch,
+            f"batch {batch}, overlapped": rate(overlapped, seconds) * batch,
+        }
 
 
 def best_image_rate(decode: Decode, run: Run, images: Sequence[bytes], seconds: float) -> dict[str, float]:
     """Return images per second by batch size and way, the fastest as `best`, and for the tower alone."""
-    run([decode(one) for one in images[:16]])
+    decoded = [decode(one) for one in images[:16]]
+    run(decoded)
     found: dict[str, float] = {}
     for batch in BATCHES:
-        found |= image_rate(decode, run, images, batch, seconds)
-    best = max(found.values())
-    decoded = [decode(one) for one in images[:16]]
-    alone = rate(lambda: run(decoded), seconds)
-    decoding = rate(lambda: [decode(one) for one in images[:24]], seconds)
-    return {**found, "best": best, "tower alone": alone * 16, "decoding, one thread": decoding * 24}
+        found |= image_rates(decode, run, images, batch, seconds)
+    return {**found, "best": max(found.values()), "tower alone": rate(lambda: run(decoded), seconds) * 16}
 
 
 def measure_open_clip(inputs: Inputs, seconds: float) -> dict[str, Any]:
     """Measure encode_image with open_clip's own transform, and encode_text with its tokenizer."""
-    from benchmarks.compare.clip.model import CHECKPOINT, NAME, create, open_clip, torch
+    from benchmarks.compare.clip.model import CHECKPOINT, NAME, open_clip, torch
 
     torch.set_num_threads(CORES)
-    model = create(DIRECTORY / "sources" / CHECKPOINT)
-    cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
-    transform = open_clip.transform.image_transform_v2(cfg, is_train=False)
+    model, transform = open_clip.create_model_from_pretrained(NAME, str(DIRECTORY / "sources" / CHECKPOINT))
+    model.eval()
     tokenizer = open_clip.get_tokenizer(NAME)
 
     def decode(data: bytes) -> Any:  # noqa: ANN401 - a tensor
         return transform(Image.open(io.BytesIO(data)))
 
+    @torch.inference_mode()
     def run(pixels: list[Any]) -> Vectors:
-        with torch.inference_mode():
-            vectors: Vectors = model.encode_image(torch.stack(pixels)).numpy()
-        return vectors
+        return np.asarray(model.encode_image(torch.stack(pixels)))
 
+    @torch.inference_mode()
     def texts(captions: Sequence[str]) -> Vectors:
-        with torch.inference_mode():
-            vectors: Vectors = model.encode_text(tokenizer(list(captions))).numpy()
-        return vectors
+        return np.asarray(model.encode_text(tokenizer(list(captions))))
 
     images = run([decode(image) for image in _sample_images()])
     vectors = {_CAPTIONS: texts(sample(["captions"])), _IMAGES: images}

@@ -31,19 +31,7 @@ _HF_SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endofte
 
 State = dict[str, torch.Tensor]
 
-__all__ = [
-    "CHECKPOINT",
-    "NAME",
-    "create",
-    "open_clip",
-    "torch",
-]  # importable after the above
-
-
-def create(checkpoint: Path) -> Any:  # noqa: ANN401 - open_clip has no annotations
-    """Open the model in open_clip, for inference."""
-    model = open_clip.create_model(NAME, pretrained=str(checkpoint))
-    return model.eval()
+__all__ = ["CHECKPOINT", "NAME", "open_clip", "torch"]  # importable after the above
 
 
 def write_checkpoint(path: Path) -> None:
@@ -54,7 +42,7 @@ def write_checkpoint(path: Path) -> None:
     torch.save(model.state_dict(), path)
 
 
-def write_transformers(model: Any, directory: Path) -> None:  # noqa: ANN401 - as above
+def write_transformers(model: Any, directory: Path) -> None:  # noqa: ANN401 - open_clip has no annotations
     """Write the same model for transformers, with its tokenizer and image processor."""
     text = {"hidden_act": "gelu", "eos_token_id": 49407, "bos_token_id": 49406}
     vision = {"hidden_act": "gelu"}
@@ -151,7 +139,7 @@ def main(directory: Path) -> None:
     checkpoint = directory / "sources" / CHECKPOINT
     if not checkpoint.is_file():
         write_checkpoint(checkpoint)
-    model = create(checkpoint)
+    model = open_clip.create_model(NAME, pretrained=str(checkpoint)).eval()
     write_transformers(model, directory / "transformers")
     write_fixed_text(model, directory / "fixed77.onnx")
 

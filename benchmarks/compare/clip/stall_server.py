@@ -1,30 +1,27 @@
-"""The application with a clock on its event loop; `GET /stalls` returns its longest recent stall.
+"""The gateway with a clock on its event loop; `GET /stalls` returns its longest stall since the last call.
 
 A stall is the time by which a short sleep lasts too long. On a busy machine a part of it is the wait for a
-core, which no program can avoid. Linux counts that wait, so it can be shown separately.
+core, which no program can avoid. Linux counts that wait, and it is subtracted.
 """
 
 import asyncio
+import os
 import threading
 import time
 from pathlib import Path
 
 import uvicorn
-import uvloop
-from fastapi.responses import JSONResponse
 
-from gateway.application import create_app
-from gateway.settings import read_settings
-from gateway.telemetry.logs import set_up_logging
+from app import app
 
 SLEEP = 0.002
 
-_stalls: list[tuple[float, float]] = []
-"""The stalls in seconds, by the clock and without the wait for a core."""
+_stalls: list[float] = []
+_watching: list["asyncio.Task[None]"] = []
 
 
 async def watch() -> None:
-    """Sleep and record the stalls, forever."""
+    """Sleep and record the stalls in seconds, forever."""
     with Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").open("rb", buffering=0) as schedule:
 
         def waited() -> float:
@@ -34,31 +31,18 @@ async def watch() -> None:
         while True:
             start, before = time.perf_counter(), waited()
             await asyncio.sleep(SLEEP)
-            late = time.perf_counter() - start - SLEEP
-            _stalls.append((late, late - (waited() - before)))
+            _stalls.append(time.perf_counter() - start - SLEEP - (waited() - before))
 
 
-async def stalls() -> JSONResponse:
-    """Return the longest stalls since the last call, in milliseconds."""
-    seen = _stalls.copy() or [(0.0, 0.0)]
+@app.get("/stalls")
+async def stalls() -> dict[str, float]:
+    """Return the longest stall since the last call, in milliseconds; the first call starts the clock."""
+    if not _watching:
+        _watching.append(asyncio.create_task(watch()))
+    longest = max(_stalls, default=0.0)
     _stalls.clear()
-    by_clock, own = (max(values) * 1000 for values in zip(*seen, strict=True))
-    return JSONResponse({"longest_ms": own, "longest_by_the_clock_ms": by_clock, "sleeps": len(seen)})
-
-
-async def serve() -> None:
-    """Serve as `app.py` does, with the clock."""
-    settings = read_settings()
-    set_up_logging(settings)
-    app = create_app(settings)
-    app.add_api_route("/stalls", stalls)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False)
-    watching = asyncio.create_task(watch())
-    try:
-        await uvicorn.Server(config).serve()
-    finally:
-        watching.cancel()
+    return {"longest_ms": longest * 1000}
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvicorn.run(app, host=os.environ["HOST"], port=int(os.environ["PORT"]), access_log=False)
