@@ -34,7 +34,7 @@ from converters.graph.sentence_graph import (
     use_attention,
 )
 from converters.progress import Progress, part
-from converters.sentence_transformer import reference
+from converters.sentence_transformer import padding, positions, reference
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
@@ -125,8 +125,12 @@ def build(
     progress.step("convert", 0.05, "Loading the reference")
     loaded = reference.load(directory, layout, trust_remote_code=origin.trust_remote_code)
     modules = _modules_after(loaded)
+    padding.leave_out(loaded)
+    notices = [origin.notice, positions.fit_limits(loaded)]
     tokenizer = ReferenceTokenizer(loaded)
-    samples = prepare(loaded, tokenizer, part(progress, "convert", 0.15, 0.45))
+    notices.append(tokenizer.notice(_vocab_size(loaded)))
+    origin = replace(origin, notice="; ".join(filter(None, notices)) or None)
+    samples = prepare(loaded, tokenizer, _vocab_size(loaded), part(progress, "convert", 0.15, 0.45))
     # This comes after all calls of the reference, because from here on its table belongs to the graph.
     samples = replace(samples, planted_id=_plant(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
@@ -219,12 +223,10 @@ def _inputs(loaded: ReferenceModel) -> Inputs:
     first, backbone = loaded.first, loaded.backbone
     assert backbone is not None
     modules = dict(backbone.named_modules())
-    features = first.preprocess(["text"])
+    given = first.preprocess([""])
     table = next((module for name, module in modules.items() if name.endswith("position_embeddings")), None)
     takes = first._declared_forward_params
-    has_types = "token_type_ids" in features or any(
-        name.endswith("token_type_embeddings") for name in modules
-    )
+    has_types = "token_type_ids" in given or any(name.endswith("token_type_embeddings") for name in modules)
     pad_id = getattr(backbone.config, "pad_token_id", None)
     if pad_id is None:
         pad_id = getattr(first.tokenizer, "pad_token_id", None)
@@ -285,7 +287,7 @@ def _manifest(
         attention=plan.attention,
         attention_reason=plan.reason,
         normalized=isinstance(last, Normalize) and loaded.truncate is None,
-        sha256=digest(into, text_settings),
+        sha256=digest(into, {**text_settings, **tokenizer.unusual}),
         tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
         precision=origin.precision,
