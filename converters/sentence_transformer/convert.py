@@ -34,7 +34,7 @@ from converters.graph.sentence_graph import (
     use_attention,
 )
 from converters.progress import Progress, part
-from converters.sentence_transformer import padding, positions, reference
+from converters.sentence_transformer import features, padding, positions, reference
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
@@ -215,6 +215,7 @@ def _modules_after(loaded: ReferenceModel) -> list[nn.Module]:
     pools = any(isinstance(module, GatherPooling) for module in modules)
     if not pools and not is_static:
         raise InvalidModel("the model has no Pooling module: it gives token vectors, not one for a text")
+    features.check(modules, is_static=is_static)
     return modules
 
 
@@ -271,7 +272,6 @@ def _manifest(
         "special_ids": tokenizer.special_ids,
         **{f"{kind}_length": limit for kind, limit in tokenizer.lengths.items()},
     }
-    last = list(loaded.model)[-1]
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
     return Manifest(
         model_name=origin.model_name,
@@ -286,7 +286,7 @@ def _manifest(
         add_special_tokens=tokenizer.add_special_tokens,
         attention=plan.attention,
         attention_reason=plan.reason,
-        normalized=isinstance(last, Normalize) and loaded.truncate is None,
+        normalized=features.end_normalized(list(loaded.model)) and loaded.truncate is None,
         sha256=digest(into, {**text_settings, **tokenizer.unusual}),
         tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
