@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "sentencepiece.model",
+    "spm.model",
     "tokenizer.model",
 )
 # Keys that point to another repository or directory; no request may lead there.
