@@ -151,6 +151,7 @@ class SentenceGraph(nn.Module):
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         lengths = item_shape.reshape(-1).to(torch.int64)
         if isinstance(self.first, StaticMean):
+            # The library has no vectors of tokens here: no module changes these.
             tokens, mean = self.first(ids, lengths)
             features = {"sentence_embedding": mean}
             layout = None
@@ -170,7 +171,8 @@ class SentenceGraph(nn.Module):
         embedding: Tensor = features["sentence_embedding"]
         if self.truncate is not None:
             embedding = embedding[:, : self.truncate]
-        return embedding, tokens
+        # Modules may change the vectors of tokens too, before or after the pooling.
+        return embedding, features.get("token_embeddings", tokens)
 
     def _pooled(self, input_ids: Tensor) -> Tensor:
         """Return a mask of the tokens that are pooled, bool [total]."""

@@ -34,7 +34,7 @@ from converters.graph.sentence_graph import (
     use_attention,
 )
 from converters.progress import Progress, part
-from converters.sentence_transformer import reference
+from converters.sentence_transformer import features, padding, positions, reference
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
@@ -125,8 +125,12 @@ def build(
     progress.step("convert", 0.05, "Loading the reference")
     loaded = reference.load(directory, layout, trust_remote_code=origin.trust_remote_code)
     modules = _modules_after(loaded)
+    padding.leave_out(loaded)
+    notices = [origin.notice, positions.fit_limits(loaded)]
     tokenizer = ReferenceTokenizer(loaded)
-    samples = prepare(loaded, tokenizer, part(progress, "convert", 0.15, 0.45))
+    notices.append(tokenizer.notice(_vocab_size(loaded)))
+    origin = replace(origin, notice="; ".join(filter(None, notices)) or None)
+    samples = prepare(loaded, tokenizer, _vocab_size(loaded), part(progress, "convert", 0.15, 0.45))
     # This comes after all calls of the reference, because from here on its table belongs to the graph.
     samples = replace(samples, planted_id=_plant(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
@@ -211,6 +215,7 @@ def _modules_after(loaded: ReferenceModel) -> list[nn.Module]:
     pools = any(isinstance(module, GatherPooling) for module in modules)
     if not pools and not is_static:
         raise InvalidModel("the model has no Pooling module: it gives token vectors, not one for a text")
+    features.check(modules, is_static=is_static)
     return modules
 
 
@@ -219,12 +224,10 @@ def _inputs(loaded: ReferenceModel) -> Inputs:
     first, backbone = loaded.first, loaded.backbone
     assert backbone is not None
     modules = dict(backbone.named_modules())
-    features = first.preprocess(["text"])
+    given = first.preprocess([""])
     table = next((module for name, module in modules.items() if name.endswith("position_embeddings")), None)
     takes = first._declared_forward_params
-    has_types = "token_type_ids" in features or any(
-        name.endswith("token_type_embeddings") for name in modules
-    )
+    has_types = "token_type_ids" in given or any(name.endswith("token_type_embeddings") for name in modules)
     pad_id = getattr(backbone.config, "pad_token_id", None)
     if pad_id is None:
         pad_id = getattr(first.tokenizer, "pad_token_id", None)
@@ -269,7 +272,6 @@ def _manifest(
         "special_ids": tokenizer.special_ids,
         **{f"{kind}_length": limit for kind, limit in tokenizer.lengths.items()},
     }
-    last = list(loaded.model)[-1]
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
     return Manifest(
         model_name=origin.model_name,
@@ -284,8 +286,8 @@ def _manifest(
         add_special_tokens=tokenizer.add_special_tokens,
         attention=plan.attention,
         attention_reason=plan.reason,
-        normalized=isinstance(last, Normalize) and loaded.truncate is None,
-        sha256=digest(into, text_settings),
+        normalized=features.end_normalized(list(loaded.model)) and loaded.truncate is None,
+        sha256=digest(into, {**text_settings, **tokenizer.unusual}),
         tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
         precision=origin.precision,

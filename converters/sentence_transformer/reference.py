@@ -25,11 +25,13 @@ from triton_models.contract.tokens import token_ids
 
 # Weights that no embedding depends on: a pre-training head that pooling never reads.
 _UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
-# Options of `processing_kwargs`: those of the first list are read back from the tokenizer; the others do not
-# affect a text that is alone in its batch.
+# Options of `processing_kwargs`: those of the first list are read back from the tokenizer, and so are special
+# tokens. Padding to max_length has a check of its own, see `padding`. The rest does not affect a text that is
+# alone in its batch.
 _READ_BACK = ("max_length", "truncation")
 _PROCESSING: dict[str, tuple[object, ...]] = {
-    "padding": (True, False, "longest"),
+    "add_special_tokens": (True, False),
+    "padding": (True, False, "longest", "do_not_pad", "max_length"),
     "padding_side": ("left", "right"),
     "return_tensors": ("pt",),
 }

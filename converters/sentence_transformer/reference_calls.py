@@ -64,10 +64,12 @@ def vectors(
 ) -> list[NDArray[np.float32]]:
     """Return the reference's vectors of each job, float32 [n, D].
 
+    The first job's texts are those that are asked twice.
+
     Raises:
         InvalidModel: The reference fails on a text, or gives other vectors when it is called again.
     """
-    again = _Again(reference)
+    again = _Again(reference, asked[0].texts)
     parts: list[NDArray[np.float32]] = []
     done, total = 0, sum(len(job.texts) for job in asked)
     for job in asked:
@@ -112,10 +114,10 @@ class _Again:
     sparse to full for good at the first short text, and positions stretched by the longest text so far.
     """
 
-    def __init__(self, reference: ReferenceModel) -> None:
+    def __init__(self, reference: ReferenceModel, texts: Sequence[str]) -> None:
         self._reference = reference
-        by_words = {len(text.split()): text for text in check_texts()}
-        self._texts = [by_words[words] for words in _WORDS_ASKED_TWICE]
+        by_words = {len(text.split()): text for text in texts}
+        self._texts = [by_words[words] for words in _WORDS_ASKED_TWICE if words in by_words]
         order = range(len(self._texts))
         other = self._ask(reference.fresh(), reversed(order))
         self._expected = self._ask(reference.fresh(), order)

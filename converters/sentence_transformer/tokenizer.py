@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from converters.errors import InvalidModel, shorten
+from converters.errors import InvalidModel, describe, shorten
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.verification.tokenizer_cost import most_characters
 from triton_models.contract.library_errors import is_of_a_library
@@ -22,6 +22,9 @@ from triton_models.contract.tokens import mark_not_pooled
 _FEATURES = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets"}
 )
+
+_NAMED = 3
+"""Number of tokens that a notice names."""
 
 
 class ReferenceTokenizer:
@@ -43,20 +46,20 @@ class ReferenceTokenizer:
     def __init__(self, reference: ReferenceModel) -> None:
         first = reference.first
         self.is_static = isinstance(first, StaticEmbedding)
-        self.add_special_tokens = not self.is_static
+        if not self.is_static and not hasattr(first.tokenizer, "backend_tokenizer"):
+            raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
+        self.add_special_tokens = not self.is_static and _adds_special_tokens(first)
         self.include_prompt = reference.include_prompt
         self.lengths: dict[InputType | None, int] = {}
         if self.is_static:
             live, self.special_ids = first.tokenizer, []
             self.max_characters = most_characters(live)
         else:
-            if not hasattr(first.tokenizer, "backend_tokenizer"):
-                raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
             # This comes before the first text is tokenised, which could take long.
             self.max_characters = most_characters(first.tokenizer.backend_tokenizer)
             # Each use sets the tokenizer's truncation and padding; until then it has those of its file.
-            own = {kind: _limit(first, kind) for kind in INPUT_TYPES}
-            default = _limit(first, None)
+            own = {kind: limit_of(first, kind) for kind in INPUT_TYPES}
+            default = limit_of(first, None)
             self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
             live, self.special_ids = (
                 first.tokenizer.backend_tokenizer,
@@ -64,6 +67,11 @@ class ReferenceTokenizer:
             )
         self.tokenizer = Tokenizer.from_str(live.to_str())
         self.tokenizer.no_padding()
+
+    @property
+    def unusual(self) -> dict[str, Any]:
+        """Settings that change ids and differ from those of nearly all models."""
+        return {} if self.add_special_tokens or self.is_static else {"add_special_tokens": False}
 
     @property
     def max_seq_length(self) -> int | None:
@@ -83,18 +91,33 @@ class ReferenceTokenizer:
         alone = self.tokenizer.encode(prompt, add_special_tokens=self.add_special_tokens).ids
         return mark_not_pooled(ids, len(alone) - (alone[-1] in self.special_ids))
 
+    def notice(self, vocab_size: int) -> str | None:
+        """Return a clause about tokens whose ids are not below `vocab_size`; None if there are none."""
+        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
+        beyond = sorted((id_, token) for token, id_ in vocabulary.items() if id_ >= vocab_size)
+        if not beyond:
+            return None
+        names = ", ".join(shorten(token, 30) for _, token in beyond[:_NAMED])
+        more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
+        return (
+            f"its tokenizer has tokens for which it has no vector, {names}{more}: their ids are beyond its "
+            f"table of {vocab_size}, and a text that holds one is refused"
+        )
+
     def _encode(self, text: str, input_type: InputType | None) -> list[int]:
         """Return the ids of a text including its prompt, truncated as texts of its type are."""
         before = self.tokenizer.truncation
         if input_type in self.lengths:
             direction = "right" if before is None else before["direction"]
             self.tokenizer.enable_truncation(self.lengths[input_type], direction=direction)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=self.add_special_tokens).ids
-        if input_type in self.lengths:
-            if before is None:
-                self.tokenizer.no_truncation()
-            else:
-                self.tokenizer.enable_truncation(**before)
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=self.add_special_tokens).ids
+        finally:
+            if input_type in self.lengths:
+                if before is None:
+                    self.tokenizer.no_truncation()
+                else:
+                    self.tokenizer.enable_truncation(**before)
         return ids
 
     def check_same(
@@ -103,21 +126,22 @@ class ReferenceTokenizer:
         texts: Sequence[str],
         prompt: str = "",
         input_type: InputType | None = None,
-    ) -> None:
+    ) -> list[str]:
         """Compare the ids with the reference's for every text.
 
+        Returns:
+            The texts that the tokenizer takes. It fails on the others in the reference and in the gateway
+            alike: a WordLevel without an unknown token fails on any word that it does not know.
+
         Raises:
-            InvalidModel: The ids differ, the tokenizer fails, or it gives inputs that are not supported.
+            InvalidModel: The ids differ, the reference alone fails, or its inputs are not supported.
         """
+        taken = []
         for text in texts:
-            try:
-                features = reference.model.preprocess([text], prompt=prompt or None, task=input_type)
-            except (ValueError, RuntimeError, TypeError, IndexError) as error:
-                raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
-            except BaseException as error:
-                if not is_of_a_library(error):
-                    raise
-                raise InvalidModel(f"the model's tokenizer fails on {shorten(text)}") from error
+            features = self._features(reference, text, prompt, input_type)
+            if features is None:
+                continue
+            taken.append(text)
             unknown = sorted(set(features) - _FEATURES)
             if unknown:
                 raise InvalidModel(f"the model takes inputs that are not supported: {', '.join(unknown)}")
@@ -128,10 +152,50 @@ class ReferenceTokenizer:
             expected = features["input_ids"].reshape(-1).numpy()
             if not np.array_equal(expected, self._encode(prompt + text, input_type)):
                 raise InvalidModel(f"tokenizer.json gives other ids than the reference for {shorten(text)}")
+        return taken
+
+    def _features(
+        self, reference: ReferenceModel, text: str, prompt: str, input_type: InputType | None
+    ) -> dict[str, Any] | None:
+        """Return the reference's inputs for a text, or None if the tokenizer itself fails on it."""
+        try:
+            features: dict[str, Any] = reference.model.preprocess(
+                [text], prompt=prompt or None, task=input_type
+            )
+        except BaseException as error:
+            if not isinstance(
+                error, ValueError | RuntimeError | TypeError | IndexError
+            ) and not is_of_a_library(error):
+                raise
+            if self._fails_on(prompt + text, input_type):
+                return None
+            raise InvalidModel(
+                f"the model's tokenizer fails on {shorten(text)}: {describe(error)}"
+            ) from error
+        return features
+
+    def _fails_on(self, text: str, input_type: InputType | None) -> bool:
+        try:
+            self._encode(text, input_type)
+        except BaseException as error:
+            if not is_of_a_library(error):
+                raise
+            return True
+        return False
 
 
-def _limit(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - a `ReferenceModel.first`
+def limit_of(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - a `ReferenceModel.first`
     """Return the number of tokens that the reference keeps of a text of this type; None for no limit."""
-    first.preprocess(["text"], task=input_type)
+    # No tokenizer fails on an empty text.
+    first.preprocess([""], task=input_type)
     truncation = first.tokenizer.backend_tokenizer.truncation
     return None if truncation is None else int(truncation["max_length"])
+
+
+def _adds_special_tokens(first: Any) -> bool:  # noqa: ANN401 - a `ReferenceModel.first`
+    """Return whether the reference puts special tokens around texts, if its tokenizer has any."""
+    # A call asks for them or not, which processing_kwargs and the processor's own configuration decide.
+    expected: list[int] = first.preprocess([""])["input_ids"].reshape(-1).tolist()
+    tokenizer: Tokenizer = first.tokenizer.backend_tokenizer
+    bare: list[int] = tokenizer.encode("", add_special_tokens=False).ids
+    return bool(expected == tokenizer.encode("").ids or expected != bare)

@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "sentencepiece.model",
+    "spm.model",
     "tokenizer.model",
 )
 # Keys that point to another repository or directory; no request may lead there.
@@ -192,6 +193,11 @@ def _check_transformer(name: str, settings: dict[str, Any], trusted: bool) -> No
 
 
 def _check_tokenizer_config(name: str, settings: dict[str, Any]) -> None:
+    if "add_special_tokens" in settings:
+        raise InvalidModel(
+            f"{name}: add_special_tokens is the name of a method, so transformers cannot read the tokenizer; "
+            "write it into processing_kwargs.text of sentence_bert_config.json instead"
+        )
     for key, value in settings.items():
         if key in _STALE or not any(isinstance(part, str) for _, part in _entries({key: value})):
             # Numbers and switches cannot name a file or a repository.

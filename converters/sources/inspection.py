@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InvalidModel
-from converters.sources import weights
+from converters.sources import sentencepiece_file, weights
 from converters.sources.configuration import TOKENIZER_FILES, check, read_json
 from converters.sources.weights import Stored
 
@@ -70,6 +70,7 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
         raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
     if (home / "tokenizer.json").is_file():
         read_json(home / "tokenizer.json", dict)
+    sentencepiece_file.check(home)
     return SourceLayout(home, _weight_bytes(directory, home), stored, notice)
 
 

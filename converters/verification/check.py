@@ -56,6 +56,7 @@ class Samples:
         empty: Vector of a text without tokens, float32 [D]; None if every text has tokens.
         tokens: Token vectors of some texts; empty for CLIP models, which give no token vectors.
         planted_id: A token without a finite vector, see `sentence_graph.plant`; None skips its check.
+        not_finite: int64 [L] of each text whose reference vector is not finite; they are not in the others.
     """
 
     texts: list[str]
@@ -64,6 +65,7 @@ class Samples:
     empty: NDArray[np.float32] | None
     tokens: Sequence[TokenSample] = ()
     planted_id: int | None = None
+    not_finite: Sequence[NDArray[np.int64]] = ()
 
     def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the flat ids, int64 [total], and the lengths, int32 [batch], of the given rows."""
@@ -153,6 +155,9 @@ def verify(
             f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
             f"at least {least.alone} is needed, for the text {other}"
         )
+    for ids in samples.not_finite:
+        if np.isfinite(run(ids, np.array([ids.size], np.int32))).all():
+            raise CheckFailed("the converted model gives a finite vector where the reference gives none")
     if samples.planted_id is not None:
         for number, rows in enumerate(batches[:_PLANTED_BATCHES]):
             place = number % len(rows)

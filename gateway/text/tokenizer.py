@@ -71,9 +71,10 @@ class TextTokenizer:
             kind: own for kind in INPUT_TYPES if (own := manifest.length_of(kind)) not in (None, self._limit)
         }
         try:
-            self._before, self._after = self._special_around()
+            around = self._file.special_around() if self._add_special_tokens else ((), ())
         except InvalidInput as error:
             raise DamagedModel(f"{TOKENIZER} fails on any text; delete and load the model again") from error
+        self._before, self._after = around
 
     @property
     def limit(self) -> int | None:
@@ -120,6 +121,7 @@ class TextTokenizer:
                 self._kept(encoding, options, f"{field}.{index}")
                 for index, encoding in enumerate(encodings, first)
             ]
+        self._require_vectors(kept, field, first)
         return self._tokenized(kept, not_pooled)
 
     @traced("tokenize")
@@ -258,14 +260,16 @@ class TextTokenizer:
             f"{where}.{place}: {ids[place]} is no token of the model; its ids are 0 to {self._vocab_size - 1}"
         )
 
-    def _special_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the ids that the file puts before and after every text."""
-        if not self._add_special_tokens:
-            return (), ()
-        probe = self._file.encode_whole("a", special=True, field=TOKENIZER, index=0)
-        content = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
-        first, last = (content[0], content[-1] + 1) if content else (len(probe.ids), len(probe.ids))
-        return tuple(probe.ids[:first]), tuple(probe.ids[last:])
+    def _require_vectors(self, rows: Sequence[Sequence[int]], field: str, first: int) -> None:
+        """Refuse texts with tokens that the tokenizer has and the model has not."""
+        for index, ids in enumerate(rows, first):
+            if ids and max(ids) >= self._vocab_size:
+                id_ = next(id_ for id_ in ids if id_ >= self._vocab_size)
+                raise InvalidInput(
+                    f"{field}.{index}: the text holds {self._file.name(id_)}, a token of the tokenizer for "
+                    f"which the model has no vector: its id is {id_}, the model's are 0 to "
+                    f"{self._vocab_size - 1}; leave it out"
+                )
 
     def _prompt_length(self, prompt: str) -> int:
         """Count the prompt's tokens that pooling leaves out: of the prompt alone, less a final special token.

@@ -5,7 +5,7 @@ The library raises a plain `Exception`. If its Rust code panics, it raises a `Ba
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from triton_models.contract.manifest import Manifest
 from triton_models.repository.repository import TOKENIZER, DamagedModel
 
 log = logging.getLogger(__name__)
+
+_PROBES = 300
+"""Tokens of the vocabulary that are tried as texts, if a letter is none."""
 
 
 class TokenizerFile:
@@ -78,6 +81,30 @@ class TokenizerFile:
         except BaseException as error:
             raise self._failure(error, [text], field, index) from error
 
+    def special_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the file puts before and after every text.
+
+        Raises:
+            InvalidInput: The library fails on every text that was tried.
+        """
+        for text in self._probes():
+            try:
+                probe = self.encode_whole(text, special=True, field=TOKENIZER, index=0)
+            except InvalidInput:
+                continue
+            content = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
+            if content:
+                return tuple(probe.ids[: content[0]]), tuple(probe.ids[content[-1] + 1 :])
+        # Without a text that has tokens, there is no place between them to find.
+        return tuple(self.encode_whole("", special=True, field=TOKENIZER, index=0).ids), ()
+
+    def _probes(self) -> Iterator[str]:
+        """Yield texts, at least one of which has a token, in nearly every vocabulary the first."""
+        yield "a"
+        for id_ in range(_PROBES):
+            if (token := self._file.id_to_token(id_)) is not None:
+                yield token
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, field: str) -> str:
         """Return the text of ids, which must be in the vocabulary.
 
@@ -96,6 +123,10 @@ class TokenizerFile:
                 raise
             log.warning("a tokenizer failed on ids: %s", type(error).__name__)
             raise InvalidInput(f"{field}: the model's tokenizer fails on these ids") from error
+
+    def name(self, id_: int) -> str:
+        """Return a token for a message, quoted and in ASCII."""
+        return ascii(self._file.id_to_token(id_))
 
     def _require_lengths(self, texts: Sequence[str], field: str, first: int) -> None:
         for index, text in enumerate(texts, first):
