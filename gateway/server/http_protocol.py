@@ -59,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._framing: int | None = None
         self._expects: RequestResponseCycle | None = None
         self._ending = LingeringClose(transport)
-        self._for_responses = LastResponse(transport, self._close)
+        self._for_responses = LastResponse(transport, self._ending, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the deadline checks as well."""

@@ -13,20 +13,6 @@ LINGER_BYTES = 64 << 20
 """Limits on what a client may go on sending after the last response of its connection."""
 
 
-class LastResponse:
-    """The part of a connection's transport that uvicorn's responses use; `close` is the protocol's own.
-
-    Args:
-        transport: The transport of the connection.
-        close: Called when a response that closes the connection is complete.
-    """
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
-
-
 class LingeringClose:
     """The end of one connection.
 
@@ -59,3 +45,25 @@ class LingeringClose:
         """Stop waiting; the connection is closed."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+class LastResponse:
+    """The part of a connection's transport that uvicorn's responses use; `close` is the protocol's own.
+
+    Args:
+        transport: The transport of the connection.
+        ending: Its lingering close; once that has begun, the connection counts as closing.
+        close: Called when a response that closes the connection is complete.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, ending: LingeringClose, close: Callable[[], None]
+    ) -> None:
+        self.write = transport.write
+        self.close = close
+        self._transport = transport
+        self._ending = ending
+
+    def is_closing(self) -> bool:
+        """Return whether nothing more can be written."""
+        return self._ending.has_begun or self._transport.is_closing()
