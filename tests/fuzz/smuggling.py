@@ -19,6 +19,8 @@ SECONDS = 30.0
 AT_A_TIME = 24
 VICTIMS = 2
 CUT = "no answer"
+EARLY = "an answer ends too early"
+RETRIES = 4
 PAUSE = 0.002
 """Seconds between two pieces, so that they come as two."""
 
@@ -86,7 +88,7 @@ def answers(content: bytes, asked: list[Asked]) -> list[Answer]:
             length = 0
         path, marks = headers.get(b"x-path", b"").decode(), headers.get(b"x-marks", b"").decode()
         found.append(Answer(status, path, marks, content[:length]))
-        assert len(content) >= length, "an answer ends too early"
+        assert len(content) >= length, EARLY
         content = content[length:]
     return found
 
@@ -224,23 +226,27 @@ class Attack:
         self.report.cases[name] += 1
         self.report.requests.update(one.fate for one in case.asked)
         wrong, came, is_reset = await self._tried(name, case)
-        if wrong is not None and (
-            (is_reset and name != self._direct)
-            or (
-                name == "HAProxy"
-                and (not came or wrong.startswith("lost") or (b"Expect" in case.content and CUT in wrong))
-            )
-        ):
-            # HAProxy 2.6 closes a client's connection without a word where a kept one to the server has gone,
-            # at its first request or a later one, so that the client tries again; and of some answers after
-            # 100 it sends the head alone.
+        for _ in range(RETRIES):
+            if wrong is None or not self._is_the_proxys(name, case, wrong, came, is_reset):
+                break
             self.report.retried += 1
-            wrong, came, _ = await self._tried(name, case)
+            wrong, came, is_reset = await self._tried(name, case)
         if wrong is not None:
             text = (
                 f"{name}, seed {self._seed}, case {number}: {wrong}\n{came[:3000]!r}\n{case.content[:1500]!r}"
             )
             self.report.faults.append(f"{text}\nin pieces of {[len(one) for one in case.pieces][:50]}")
+
+    def _is_the_proxys(self, name: str, case: Case, wrong: str, came: bytes, is_reset: bool) -> bool:
+        """Return whether a proxy may have done this by itself, so that a client tries again.
+
+        A proxy that closes a connection before it has read all resets it. HAProxy 2.6 closes a client's
+        connection without a word where a kept one to the server has gone, at its first request or a later
+        one; and of some answers after 100 it sends the head alone.
+        """
+        cut = b"Expect" in case.content and (CUT in wrong or EARLY in wrong)
+        lost = not came or wrong.startswith("lost") or cut
+        return name != self._direct and (is_reset or (name == "HAProxy" and lost))
 
     async def _tried(self, name: str, case: Case) -> tuple[str | None, bytes, bool]:
         """What is wrong, all that came, and whether the connection was reset."""

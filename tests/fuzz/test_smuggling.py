@@ -79,6 +79,7 @@ def attacked(root: Path, cases: int) -> Report:
         f"cases {dict(report.cases)}, requests {dict(report.requests)}, victims' requests {report.victims}"
     )
     sys.stdout.write(f"{counts}, retried {report.retried}, faults {len(report.faults)}\n")
+    sys.stdout.writelines(f"{fault[:400]}\n" for fault in report.faults)
     return report
 
 

@@ -77,6 +77,14 @@ def test_normalize_is_the_default(client: httpx.Client) -> None:
     assert cosines(unit, plain).min() >= ALIKE
 
 
+def test_vectors_of_unit_length_stay_so(client: httpx.Client) -> None:
+    """This model ends in Normalize, which `normalize: false` does not undo."""
+    answer = client.post(f"{BASE}/embed", json={"inputs": TEXTS, "normalize": False})
+    vectors = np.array(answer.json())
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert cosines(vectors, embed(client, TEXTS)).min() >= ALIKE
+
+
 def test_truncation(client: httpx.Client, hub_client: InferenceClient) -> None:
     answer = client.post(f"{BASE}/embed", json={"inputs": ["a", LONG]})
     assert (answer.status_code, answer.json()["error_type"]) == (413, "Validation")
