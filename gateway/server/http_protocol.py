@@ -48,6 +48,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_since: float | None = None
         self._body_since: float | None = None
         self._head_bytes = 0
+        self._is_all_head = False
         self.url = b""
         self._going: tuple[RequestResponseCycle, int] | None = None
         self._poll = self.loop.call_later(POLL_SECONDS, self._check_deadlines)
@@ -76,6 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_since is None and self._body_since is None and self._is_idle:
             # Empty lines before a request begin no message in the parser, but the deadline applies to them.
             self._head_since = self.loop.time()
+        self._is_all_head = self._head_since is not None
         stopped: Exception | None = None
         try:
             self.parser.feed_data(data)
@@ -84,7 +86,7 @@ class HttpProtocol(HttpToolsProtocol):
         if stopped is not None:
             # Outside the handler, where Python would replace the `__context__` of the next parser error.
             self._stopped(data, stopped)
-        if self._head_since is not None:
+        if self._is_all_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEADER_BYTES + MAX_URL_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the URL and headers are too large")
@@ -132,6 +134,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_since = self.loop.time()
         self._head_since = None
         self._head_bytes = 0
+        # The next head may begin at the end of these bytes.
+        self._is_all_head = False
         headers = self.headers
         # The middleware reads this dictionary too.
         fields = self.scope[FIELDS] = dict(headers)  # type: ignore[literal-required]
@@ -186,7 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
                 # A trailer asked to close the connection, and the parser accepts no more data.
                 self.cycle.keep_alive = False
                 if self.cycle.response_complete:
-                    self.transport.close()
+                    self._close()
 
     def shutdown(self) -> None:
         """Close the connection after the pending responses."""
@@ -264,10 +268,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close the connection; if a request is still arriving, let the client read the response first."""
-        if self._refused is None and self._body_since is None:
-            self.transport.close()
-        elif not self._ending.has_begun and not self.transport.is_closing():
+        """End the connection after its last response, which the client must still be able to read."""
+        if not self._ending.has_begun and not self.transport.is_closing():
             self.pipeline.clear()
             self.flow.resume_reading()
             self._ending.begin()

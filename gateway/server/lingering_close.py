@@ -1,4 +1,4 @@
-"""Closes a connection whose client is still sending, so that the client can read the last response.
+"""Closes a connection so that its client can read the last response, even if it is still sending.
 
 If the server closed a connection with unread data, TCP would reset it, and the client could lose the
 response. So the server first ends its own side, and discards what comes until the client has closed the

@@ -256,10 +256,20 @@ def test_the_url_is_limited(port: int, length: int, status: bytes) -> None:
         assert b"x-request-id" in answer
 
 
+def test_the_body_before_a_head_does_not_count_as_head(port: int) -> None:
+    with connected(port) as connection:
+        body = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
+        connection.sendall(body + b"GET /b HTTP/1.1\r\nHost: a\r\n")
+        time.sleep(0.2)
+        connection.sendall(b"Connection: close\r\n\r\n")
+        assert rest(connection).count(b"HTTP/1.1 200 OK") == 2
+
+
 EARLY = [
     b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (9 << 20),
     b"POST /early HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % (9 << 20),
     b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n",
+    b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
     b"POST /infer HTTP/1.1\r\nHost: a\r\nContent-Length: 9 1\r\n\r\n",
     b"GET / HTTP/1.1\r\nA: " + b"b" * 70_000,
 ]
