@@ -22,7 +22,7 @@ class Due(HttpApplication):
         super().__init__(None, 1 << 20)  # type: ignore[arg-type] # nothing is asked of it
         self.begun, self.let_go = threading.Event(), threading.Event()
 
-    async def _answer(self, *_: object) -> Answer:  # type: ignore[override] # whatever is asked
+    async def _answer(self, *_: object) -> Answer:
         self.begun.set()
         await asyncio.to_thread(self.let_go.wait, PATIENCE)
         return 200, b"{}", {}
