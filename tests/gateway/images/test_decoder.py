@@ -11,7 +11,7 @@ from PIL import Image
 from gateway.concurrency import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.images.decoder import MEMORY, ImageDecoder, Unwanted, _Reading, _Work
-from gateway.images.preprocessing import Pixels, open_image
+from gateway.images.preprocessing import open_image
 from tests.support.pictures import encoded
 from triton_models.contract.manifest import ImagePreprocessing
 
@@ -82,32 +82,6 @@ def test_an_image_that_cannot_be_done_in_time_is_not_begun(seconds: float) -> No
         assert (await decoder.decode(LARGE, SPEC, late)).shape == (32, 32, 3)
 
     run(case)
-
-
-def test_a_thread_stops_when_its_request_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), np.uint8)
-    data = encoded(Image.fromarray(noise), "PNG", compress_level=1)
-    stopped: list[_Work] = []
-
-    class Watched(_Work):
-        def run(self, most: int | None) -> Pixels | int:
-            try:
-                return super().run(most)
-            except Unwanted:
-                stopped.append(self)
-                raise
-
-    async def case(decoder: ImageDecoder) -> None:
-        asked = asyncio.create_task(decoder.decode(data, SPEC))
-        await until(lambda: decoder._budget._free < MEMORY)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        await until(lambda: decoder._budget._free == MEMORY)
-
-    monkeypatch.setattr("gateway.images.decoder._Work", Watched)
-    run(case)
-    assert len(stopped) == 1
 
 
 def test_a_thread_stops_reading_for_a_request_that_is_gone() -> None:

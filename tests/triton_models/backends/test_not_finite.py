@@ -110,11 +110,11 @@ def test_a_planted_row_gets_its_error_each_time(triton: RunningTriton) -> None:
             await client.load("planted", LOAD_SECONDS)
             for _ in range(10):
                 with pytest.raises(NotFinite) as raised:
-                    await client.infer("planted", recorded.version, np.array([[50]]), timeout=5)
+                    await client.infer("planted", recorded.version, np.array([[50]]), timeout=LOAD_SECONDS)
                 assert raised.value.row == 0
             for bad in ([[50, 1]], [[51]]):
                 with pytest.raises(InferenceRejected, match="outside the vocabulary"):
-                    await client.infer("planted", recorded.version, np.array(bad), timeout=5)
+                    await client.infer("planted", recorded.version, np.array(bad), timeout=LOAD_SECONDS)
 
     asyncio.run(run())
 
