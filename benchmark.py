@@ -9,6 +9,7 @@ The last line on standard output is one JSON object. docs/benchmarks/load-test.m
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable
@@ -183,7 +184,7 @@ def main() -> int:
         warn(run)
         if not only_json:
             print("\n".join(lines(settings, found)))
-    print(json.dumps(report, default=str))
+    print(json.dumps(report, default=os.fspath))
     return int(found is None)
 
 

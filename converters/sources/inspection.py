@@ -70,7 +70,8 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
         raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
     if (home / "tokenizer.json").is_file():
         read_json(home / "tokenizer.json", dict)
-    sentencepiece_file.check(home)
+    else:
+        sentencepiece_file.check(home)
     return SourceLayout(home, _weight_bytes(directory, home), stored, notice)
 
 

@@ -12,13 +12,11 @@ from converters.errors import InvalidModel
 
 
 def check(home: Path) -> None:
-    """Refuse a directory whose tokenizer is a file of sentencepiece that cannot be read.
+    """Refuse a directory without `tokenizer.json` if its file of sentencepiece cannot be read.
 
     Raises:
         InvalidModel: The file is damaged, or of another library.
     """
-    if (home / "tokenizer.json").is_file():
-        return
     for path in sorted(home.glob("*.model")):
         if path.is_file() and not _is_readable(path):
             raise InvalidModel(

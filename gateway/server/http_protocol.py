@@ -241,7 +241,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         """Stop reading; send the refusal after the responses to earlier requests, and close."""
-        if self.transport.is_closing() or self._refused is not None:
+        if self._for_responses.is_closing() or self._refused is not None:
             return
         self._refused = Refused(status, reason)
         cycle = self.cycle
@@ -269,8 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         """End the connection after its last response, which the client must still be able to read."""
-        if not self._ending.has_begun and not self.transport.is_closing():
-            self.pipeline.clear()
+        if not self._for_responses.is_closing():
             self.flow.resume_reading()
             self._ending.begin()
 

@@ -8,9 +8,11 @@ import pytest
 
 from inference_store.errors import Refused
 from inference_store.http_server import HttpApplication
+from tests.support.event_loop import turns_during
 
 TENSOR = {"name": "X", "datatype": "FP32", "shape": [500_000], "data": [0.5] * 500_000}
 BODY = json.dumps({"inputs": [TENSOR]}).encode()
+TIMES = 10  # The parser holds the interpreter's lock for most of a body, so one alone leaves few turns.
 
 
 class Nothing:
@@ -24,31 +26,25 @@ class Nothing:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/v2/models/m/infer", 501), ("/v2/repository/index", 400)], ids=["infer", "other"]
+    ("path", "status"), [("/v2/models/m/infer", 501), ("/v2/repository/index", 501)], ids=["infer", "other"]
 )
 def test_a_large_body_leaves_the_event_loop_to_others(path: str, status: int) -> None:
     statuses: list[int] = []
-    turns = 0
 
-    async def run() -> None:
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY, "more_body": False}
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": BODY, "more_body": False}
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
 
-        async def send(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
+    scope = {"method": "POST", "raw_path": path.encode(), "headers": [], "http_version": "1.1"}
+    application = HttpApplication(Nothing(), 64 << 20)  # type: ignore[arg-type]
 
-        scope = {"method": "POST", "raw_path": path.encode(), "headers": [], "http_version": "1.1"}
-        counting = asyncio.create_task(count())
-        await HttpApplication(Nothing(), 64 << 20)(scope, receive, send)  # type: ignore[arg-type]
-        counting.cancel()
+    async def ask() -> None:
+        for _ in range(TIMES):
+            await application(scope, receive, send)
 
-    asyncio.run(run())
-    assert statuses == [status] or path.endswith("index")
+    _, turns = asyncio.run(turns_during(ask()))
+    assert statuses == [status] * TIMES
     assert turns > 100

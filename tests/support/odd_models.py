@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.support.tiny_models import ARCHITECTURES, HIDDEN, _spread_weights
+from tests.support.tiny_models import ARCHITECTURES, HIDDEN, first_module
 from tests.support.tiny_tokenizers import VOCAB, WORDS, byte_level
 
 POSITIONS = 130
@@ -34,14 +34,7 @@ def saved(
     the model names no limit.
     """
     torch.manual_seed(0)
-    _spread_weights(backbone)
-    raw = path.parent / f".{path.name}.transformer"
-    backbone.save_pretrained(raw)
-    if max_seq_length is not None:
-        tokenizer.model_max_length = max_seq_length
-    tokenizer.save_pretrained(raw)
-    limit = {} if max_seq_length is None else {"model_max_length": max_seq_length}
-    first = Transformer(str(raw), processor_kwargs=limit)
+    first = first_module(path, backbone, tokenizer, max_seq_length)
     rest = [Pooling(HIDDEN, after)] if isinstance(after, str) else list(after)
     model = SentenceTransformer(modules=[first, *rest], device="cpu", prompts=prompts)
     model.save(str(path), create_model_card=False)

@@ -193,12 +193,7 @@ def transformer_model(
     """
     torch.manual_seed(seed)
     backbone, tokenizer = ARCHITECTURES[architecture]()
-    _spread_weights(backbone)
-    tokenizer.model_max_length = max_seq_length
-    raw = path.parent / f".{path.name}.transformer"
-    backbone.save_pretrained(raw)
-    tokenizer.save_pretrained(raw)
-    first = Transformer(str(raw), processor_kwargs={"model_max_length": max_seq_length})
+    first = first_module(path, backbone, tokenizer, max_seq_length)
     default = "lasttoken" if _is_decoder(backbone.config) else "mean"
     modes = pooling or default
     width = HIDDEN if isinstance(modes, str) else HIDDEN * len(modes)
@@ -224,6 +219,21 @@ def transformer_model(
     )
     model.save(str(path), create_model_card=False)
     return path
+
+
+def first_module(
+    path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, max_seq_length: int | None
+) -> Transformer:
+    """Spread the weights and return the first module of the model at `path`; None names no limit."""
+    _spread_weights(backbone)
+    limit = {} if max_seq_length is None else {"model_max_length": max_seq_length}
+    if max_seq_length is not None:
+        tokenizer.model_max_length = max_seq_length
+    raw = path.parent / f".{path.name}.transformer"
+    backbone.save_pretrained(raw)
+    tokenizer.save_pretrained(raw)
+    first: Transformer = Transformer(str(raw), processor_kwargs=limit)
+    return first
 
 
 def static_model(
