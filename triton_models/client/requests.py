@@ -64,7 +64,7 @@ def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: b
     """Yield the request for vectors of `rows`, then two more, each to be sent if the answer before is empty.
 
     Triton caches failures: a request that failed once gets an empty answer ever after. The second request has
-    other bytes. The third has one more row of random ids, and so new bytes each time.
+    other bytes. The third has more rows, of random ids, and so new bytes each time.
 
     Args:
         name: Name of the model in Triton.

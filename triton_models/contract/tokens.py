@@ -4,6 +4,8 @@ The graph of every text model computes the id as `element mod 2**TOKEN_ID_BITS`.
 below 2**31, so that engines which narrow int64 to int32 lose nothing.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,9 @@ Triton's response cache compares bytes and not shapes. Without the flag, the ans
 given to a later `[1, 6]` of the same bytes. With it, the positions of the flag encode the shape. The graph
 ignores it.
 """
+
+_RANDOM_BITS = 32
+"""The random bits of a request that must differ from all earlier ones: one token alone has few."""
 
 
 def mark_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -53,12 +58,16 @@ def mark_past_cache(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def beside_random(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows (int64 [b, L], L >= 1) and one more row of random ids: int64 [b + 1, L], not marked.
+    """Return the rows (int64 [b, L], L >= 1) and n >= 1 rows of random ids: int64 [b + n, L], not marked.
 
-    No earlier request had these bytes. The first b vectors are those of the rows. The ids are below the
-    largest of the rows, which may be the planted one of a check.
+    The first b vectors are those of the rows. The added rows hold at least `_RANDOM_BITS` random bits, so
+    that no earlier request had these bytes. Their ids are below the largest of the rows, which may be the
+    planted one of a check.
     """
-    ids = np.random.default_rng().integers(0, max(2, token_ids(rows).max()), (1, rows.shape[1]))
+    below = max(2, int(token_ids(rows).max()))
+    tokens = math.ceil(_RANDOM_BITS / math.log2(below))
+    added = math.ceil(tokens / rows.shape[1])
+    ids = np.random.default_rng().integers(0, below, (added, rows.shape[1]))
     return np.concatenate([rows, ids])
 
 

@@ -5,6 +5,7 @@ from triton_models.contract.tokens import (
     ROW_START,
     TOKEN_ID_BITS,
     WANTS_TOKENS,
+    beside_random,
     mark_not_pooled,
     mark_past_cache,
     mark_rows,
@@ -40,6 +41,13 @@ def test_passing_by_the_cache_makes_bytes_that_no_ordinary_request_has() -> None
     for_tokens = mark_wants_tokens(rows)
     others = {mark_past_cache(rows).tobytes(), for_tokens.tobytes(), mark_past_cache(for_tokens).tobytes()}
     assert len(others - ordinary) == 3
+
+
+def test_random_rows_make_new_bytes_each_time_even_beside_one_token() -> None:
+    for rows in (np.array([[0]]), np.array([[5]]), IDS.reshape(1, 6), IDS.reshape(6, 1)):
+        made = [beside_random(rows) for _ in range(200)]
+        assert len({request.tobytes() for request in made}) == len(made)
+        assert all(np.array_equal(request[: len(rows)], rows) for request in made)
 
 
 def test_ids_come_back_from_under_all_flags() -> None:
