@@ -243,10 +243,13 @@ class TextEmbedder:
     async def _tokenize(self, model: TextModel, asked: "_Asked") -> Tokenized:
         texts, options, field, _ = asked
         encode: Callable[..., Tokenized] = model.tokenizer.encode
+        size = sum(map(len, texts)) + len(options.prompt or "") * len(texts)
         if texts and not isinstance(texts[0], str):
             encode = model.tokenizer.encode_ids
-        slow, prompts = model.tokenizer.is_slow, len(options.prompt or "") * len(texts)
-        if not slow and sum(map(len, texts)) + prompts <= INLINE_CHARACTERS:
+            # Their text is encoded once more, see `foreign_ids`.
+            size *= CHARACTERS_OF_A_TOKEN
+        slow = model.tokenizer.is_slow
+        if not slow and size <= INLINE_CHARACTERS:
             return encode(texts, options, field)
         return await self._tokenizing.encode(encode, texts, options, field, asked.deadline, one_by_one=slow)
 

@@ -14,6 +14,7 @@ from tokenizers import Encoding
 
 from gateway.errors import InvalidInput, TextTooLong
 from gateway.telemetry.tracing import traced
+from gateway.text.foreign_ids import ADVICE
 from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer_file import TokenizerFile
 from triton_models.contract.cleaning import CLEANINGS
@@ -137,8 +138,8 @@ class TextTokenizer:
         The parameters are those of `encode`, with token ids for texts.
 
         Raises:
-            InvalidInput: An id is not in the vocabulary, a text is too long and must not be truncated, or
-                there is a prompt, which can only be put before text.
+            InvalidInput: An id is not in the vocabulary, the ids are of another tokenizer, a text is too long
+                and must not be truncated, or there is a prompt, which can only be put before text.
         """
         if rows and options.resolve_prompt(self._prompts, self._default_prompt_name):
             raise InvalidInput(
@@ -218,8 +219,11 @@ class TextTokenizer:
 
     def _around(self, ids: Sequence[int], options: TextOptions, where: str) -> Sequence[int]:
         """Put the special tokens around the caller's ids, and truncate them."""
-        self._check_vocabulary(ids, where)
-        return self._cut(self._content(ids), options, where)
+        self._check_vocabulary(ids, where, f"; if another tokenizer made it, {ADVICE}")
+        content = self._content(ids)
+        if self._file.foreign.are(content):
+            raise InvalidInput(f"{where}: another tokenizer than the model's made these ids; {ADVICE}")
+        return self._cut(content, options, where)
 
     def _cut(self, content: Sequence[int], options: TextOptions, where: str) -> list[int]:
         """Truncate the content to the model's limit, and put the special tokens around it."""
@@ -252,12 +256,13 @@ class TextTokenizer:
         parts = [encoding, *encoding.overflowing]
         return parts if self._direction == "right" else parts[::-1]
 
-    def _check_vocabulary(self, ids: Sequence[int], where: str) -> None:
+    def _check_vocabulary(self, ids: Sequence[int], where: str, advice: str = "") -> None:
         if not ids or (min(ids) >= 0 and max(ids) < self._vocab_size):
             return
         place = next(place for place, id_ in enumerate(ids) if not 0 <= id_ < self._vocab_size)
         raise InvalidInput(
             f"{where}.{place}: {ids[place]} is no token of the model; its ids are 0 to {self._vocab_size - 1}"
+            f"{advice}"
         )
 
     def _require_vectors(self, rows: Sequence[Sequence[int]], field: str, first: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from gateway.errors import InvalidInput, TooLarge
+from gateway.text.foreign_ids import ForeignIds
 from triton_models.contract.library_errors import is_of_a_library
 from triton_models.contract.manifest import Manifest
 from triton_models.repository.repository import TOKENIZER, DamagedModel
@@ -36,6 +37,7 @@ class TokenizerFile:
         self._most = manifest.max_characters
         truncation: dict[str, Any] | None = self._file.truncation
         self.limit = None if truncation is None else int(truncation["max_length"])
+        self.foreign = ForeignIds(self._file, manifest.special_ids, self._most)
         self.direction: str = "right" if truncation is None else truncation["direction"]
 
     @property

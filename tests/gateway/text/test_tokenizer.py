@@ -184,7 +184,7 @@ def test_ids_of_a_caller_are_those_of_its_text(version_dir: Path) -> None:
 @pytest.mark.parametrize("wrong", [7, -1, 1 << 80])
 def test_an_id_outside_the_vocabulary_is_refused_with_its_place(version_dir: Path, wrong: int) -> None:
     tokenizer = TextTokenizer(version_dir, manifest())
-    with pytest.raises(InvalidInput, match=rf"^input\.1\.2: {wrong} is no token of the model; .* 0 to 6$"):
+    with pytest.raises(InvalidInput, match=rf"^input\.1\.2: {wrong} is no token of the model; .* 0 to 6;"):
         tokenizer.encode_ids([[5], [5, 6, wrong]], field="input")
     with pytest.raises(InvalidInput, match=rf"^ids\.0: {wrong} is no token"):
         tokenizer.decode([wrong])
