@@ -63,6 +63,7 @@ def started(name: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_the_protocol_of_a_clip_conversion(sources: Path) -> None:
     write_clip(sources / "tiny" / "clip", config())
     arguments_of_clip = arguments("hf-hub:tiny/clip", sources, "--threads", "2")
@@ -86,6 +87,7 @@ def test_the_protocol_of_a_clip_conversion(sources: Path) -> None:
     assert not list((repository.state_dir / "staging").iterdir())
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_towers_leaves_no_pair(sources: Path, stock: Stock) -> None:
     directory = sources / "tiny" / "clip"
     command = arguments(CLIP, sources)

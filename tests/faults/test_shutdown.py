@@ -117,6 +117,7 @@ def test_what_was_accepted_is_answered(
         assert end_of(processes) == []
 
 
+@pytest.mark.slow
 def test_who_owns_triton_waits_for_what_others_accepted(farm: Farm, tmp_path: Path) -> None:
     """Two gateways share a Triton; the one that does not own it is still receiving a request's body."""
     owner = farm.server(tmp_path)

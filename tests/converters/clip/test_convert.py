@@ -212,6 +212,7 @@ def test_both_towers_give_open_clip_s_vectors(name: str, sources: Path, tmp_path
     assert (text.normalized, image.normalized) == ((name == "coca"),) * 2
 
 
+@pytest.mark.slow
 def test_a_pair_is_one_model(sources: Path, tmp_path: Path) -> None:
     write_clip(sources / "tiny" / "clip", config(), {"interpolation": "bilinear", "fill_color": 7})
     converted = convert_clip(tmp_path, "hf-hub:tiny/clip")
@@ -243,6 +244,7 @@ def test_a_pair_is_one_model(sources: Path, tmp_path: Path) -> None:
     assert (again.text.version, again.image.version) == (text.version, image.version)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_of_an_architecture_of_open_clip(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

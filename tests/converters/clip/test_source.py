@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.tiny_hub import TinyHub
 
 FIND = """
@@ -48,6 +50,7 @@ def find_apart(name: str, pretrained: str, home: Path, *dirs: Path, **environmen
     return answer
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_tag_are_fetched_alone_and_found_again(tmp_path: Path) -> None:
     files = {
         "open_clip_model.safetensors": b"w",
@@ -89,6 +92,7 @@ def test_a_repository_and_the_tokenizer_that_it_names(tmp_path: Path) -> None:
     assert again["kind"] == "cache"
 
 
+@pytest.mark.slow
 def test_a_tokenizer_below_a_source_directory_serves_an_architecture_of_open_clip(tmp_path: Path) -> None:
     sources = tmp_path / "sources"
     tokenizer = sources / "timm" / "ViT-B-16-SigLIP"

@@ -241,6 +241,7 @@ def test_truncation_and_lower_casing_are_in_the_tokenizer_file(sources: Path, co
     assert_same_vectors(converted, SentenceTransformer(str(path), device="cpu"))
 
 
+@pytest.mark.slow
 def test_weights_beyond_one_file_lie_beside_the_graph(
     sources: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:

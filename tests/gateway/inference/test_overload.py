@@ -186,6 +186,7 @@ def test_images_of_clients_that_went_away_are_not_waited_for(
     wait_until(lambda: metric(api, "embedding_http_requests_total", status="499") == gone + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("busy")
 def test_every_vector_of_a_crowd_is_right(client: httpx.Client, server: Server) -> None:
     """Bulk, small ones and refusals mixed; what was answered is what each text gives alone."""

@@ -143,6 +143,7 @@ def test_halves_of_two_conversions_are_no_model(
     assert len(answer["text_embeddings"][0]) == len(answer["image_embeddings"][0]) == 12
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_by_its_name(api: httpx.Client) -> None:
     answer = api.post(LOAD, json={"model_name": "ViT-B-32", "pretrained": "no-such.pt"})
     assert answer.status_code == 404

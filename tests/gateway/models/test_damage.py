@@ -138,6 +138,7 @@ def test_a_damaged_state_is_forgotten(api: httpx.Client) -> None:
         assert cosines(embed(api, ["a dog", "42"], name), expected).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_a_load_mends_what_can_be_converted_again(own: Server, api: httpx.Client) -> None:
     name = "config-garbage"
     directory = own.repository / name

@@ -80,6 +80,7 @@ def test_two_loads_at_once_convert_once(api: httpx.Client, sources: Path, own: S
     assert own.log.read_text().count("two/at-once: load   0 %") == 1
 
 
+@pytest.mark.slow
 def test_progress_is_a_line_a_step_and_the_last_the_answer(api: httpx.Client, sources: Path) -> None:
     tiny_models.static_model(sources / "with" / "progress")
     with api.stream(
@@ -101,6 +102,7 @@ def test_progress_of_a_failing_load_ends_with_the_error(api: httpx.Client) -> No
     assert "no/such-model" in last["detail"]
 
 
+@pytest.mark.slow
 def test_serving_goes_on_while_another_model_converts(
     api: httpx.Client, sources: Path, own: Server, put: Callable[[str], Path]
 ) -> None:
@@ -121,6 +123,7 @@ def test_serving_goes_on_while_another_model_converts(
     assert served > 20
 
 
+@pytest.mark.slow
 def test_new_weights_under_the_same_name_are_new_vectors(api: httpx.Client, sources: Path) -> None:
     path = sources / "changing" / "weights"
     tiny_models.static_model(path, seed=1)
@@ -255,6 +258,7 @@ def test_a_load_waits_for_the_check_of_a_model_that_is_loaded_again(
     assert embed_status(api, "loaded/again") == 200
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_start_is_an_error_in_time(
     own: Server, api: httpx.Client, put: Callable[[str], Path]
 ) -> None:

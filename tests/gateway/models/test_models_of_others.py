@@ -55,6 +55,7 @@ def test_a_model_that_others_made_is_left_alone(own: Server, api: httpx.Client) 
     assert not (own.repository / ".state" / "models" / "theirs.json").exists()
 
 
+@pytest.mark.slow
 def test_a_masked_language_model_is_loaded_with_a_notice(own: Server, api: httpx.Client) -> None:
     answer = api.post(LOAD, json={"model_name": "masked"}, headers=LINES)
     lines = [json.loads(line) for line in answer.text.splitlines()]

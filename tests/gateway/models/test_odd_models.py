@@ -54,6 +54,7 @@ def test_an_empty_text_is_the_error_of_that_text(api: httpx.Client, own: Server)
     assert cosines(embed(api, texts, "odd/empty"), expected).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_a_token_of_the_tokenizer_alone_is_the_error_of_its_text(api: httpx.Client, own: Server) -> None:
     loaded = api.post(LOAD, json={"model_name": "odd/added"})
     assert loaded.status_code == 200, loaded.text

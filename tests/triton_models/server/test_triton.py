@@ -142,6 +142,7 @@ def test_triton_and_stubs_end_with_an_owner_that_is_killed(repository: Repositor
         assert not shared_memory(mark(repository))
 
 
+@pytest.mark.slow
 def test_another_process_takes_over_from_a_killed_owner(repository: Repository) -> None:
     recorded = install(repository, "tiny", seed=1)
     with workers(repository, 2) as [owner, follower]:
@@ -193,6 +194,7 @@ def test_a_models_process_that_was_killed_is_replaced_alone(repository: Reposito
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_any_process_can_have_triton_started_again(repository: Repository) -> None:
     with workers(repository, 2) as started:
         before = started[0].address()
