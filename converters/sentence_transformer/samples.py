@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer import reference_calls
@@ -56,6 +57,9 @@ def prepare(
         not_finite=[ids[row] for row in np.flatnonzero(~finite)],
     )
     reference_calls.require_same_for_same_ids(samples.texts, samples.ids, samples.vectors)
+    if not reference.has_tokens and not isinstance(reference.first, StaticEmbedding):
+        # Counts of words and texts of CLIP have no vectors of tokens.
+        return samples
     tokens = [
         TokenSample(row, reference.encode_tokens(samples.texts[row], samples.ids[row], kinds[rows[row]]))
         for row in samples.spread(_TOKEN_TEXTS, KEPT_TOKENS)
