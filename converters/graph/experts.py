@@ -56,15 +56,20 @@ def _linear(module: Any, name: str, given: Tensor, number: int) -> Tensor:  # no
 
 def use_every_expert(model: PreTrainedModel) -> None:
     """Make a transformers model compute all of its experts, if it has any."""
-    if _kinds(model):
+    if any(_has_interface(kind) for kind in _kinds(model)):
         model.set_experts_implementation(EXPERTS)
 
 
 def unsupported(model: PreTrainedModel) -> str | None:
-    """Return the name of a class of experts that cannot use `every_expert`; None if there is none."""
+    """Return the name of a class of transformers' experts that cannot use `every_expert`; None for none."""
+    # A model's own code may have experts that can be exported as they are.
+    kinds = (kind for kind in _kinds(model) if kind.__module__.startswith("transformers."))
+    return next((kind.__name__ for kind in kinds if not _has_interface(kind)), None)
+
+
+def _has_interface(kind: type[nn.Module]) -> bool:
     # The decorator of transformers' interface sets this attribute.
-    others = (kind.__name__ for kind in _kinds(model) if not hasattr(kind, "_apply_gate"))
-    return next(others, None)
+    return hasattr(kind, "_apply_gate")
 
 
 def _kinds(model: PreTrainedModel) -> set[type[nn.Module]]:

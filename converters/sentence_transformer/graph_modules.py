@@ -51,13 +51,13 @@ def _tail(loaded: ReferenceModel, input_type: InputType | None) -> tuple[list[nn
     modules: list[nn.Module] = []
     notice = None
     for module in loaded.chain(input_type)[1:]:
-        if type(module) is WeightedLayerPooling:
+        if isinstance(module, WeightedLayerPooling):
             # Without the option, the library gives no hidden states and passes over the module.
             if getattr(getattr(loaded.backbone, "config", None), "output_hidden_states", False):
                 modules.append(_layer_mean(module))
             else:
                 notice = _NO_LAYERS
-        elif type(module) is Pooling:
+        elif isinstance(module, Pooling):
             if not loaded.has_tokens:
                 raise InvalidModel(f"the module Pooling after {_name(loaded.first)} is not supported")
             modules.append(_pooling(module, loaded))

@@ -80,12 +80,12 @@ class ReferenceModel:
         """The transformers model of texts; None for the other first modules."""
         if not isinstance(self.first, Transformer):
             return None
-        model: Any = self.first.model
+        model: PreTrainedModel = self.first.model
         return model.text_model if isinstance(model, CLIPModel) else model
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the first module gives a vector for each token, which a Pooling must follow."""
+        """True if the first module gives a vector for each token, which a Pooling must follow."""
         is_clip = isinstance(getattr(self.first, "model", None), CLIPModel)
         return isinstance(self.first, Transformer | WordEmbeddings) and not is_clip
 
@@ -229,7 +229,7 @@ def _check_interface(first: Transformer) -> None:
     if how is None:
         raise InvalidModel("the model takes no text")
     output: Any = how["method_output_name"]
-    way = (how["method"], *([output] if isinstance(output, str) else output))
+    way = (how["method"], *(output if isinstance(output, list | tuple) else [output]))
     is_clip = isinstance(first.model, CLIPModel)
     if way != (("get_text_features", "pooler_output") if is_clip else ("forward", "last_hidden_state")):
         raise InvalidModel(f"the transformer's output {output!r} is not supported")

@@ -24,11 +24,12 @@ def chain(model: SentenceTransformer, input_type: InputType | None = None) -> li
         # Only a Transformer tells a later Router that this is a text.
         modality = "text" if not modules or isinstance(modules[0], Transformer) else None
         try:
-            route: Any = module._resolve_route(task=input_type, modality=modality)
+            route = module._resolve_route(task=input_type, modality=modality)
         except ValueError as error:
             kind = f"a {input_type}" if input_type else "a text without an input type; set its default_route"
             raise InvalidModel(f"the Router has no route for {kind}: {describe(error)}") from error
-        modules += list(module.sub_modules[route])
+        chosen: Any = module.sub_modules[str(route)]
+        modules += list(chosen)
     return modules
 
 

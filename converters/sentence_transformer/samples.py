@@ -103,8 +103,11 @@ def _with_tokens(
 
 
 def _empty(reference: ReferenceModel, job: Job | None) -> NDArray[np.float32] | None:
-    """Return the reference's vector of a text without tokens; None if it fails on such a text."""
-    if job is None:
+    """Return the reference's vector of a text without tokens; None if it fails on such a text.
+
+    With two routes there are two such vectors, and none is kept.
+    """
+    if job is None or reference.routed:
         return None
     try:
         (vector,) = reference.encode(job.texts, job.prompt, job.input_type)

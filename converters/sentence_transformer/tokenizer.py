@@ -4,7 +4,7 @@ The gateway reads the file without transformers, so everything that the referenc
 in it: lower-casing, special tokens, truncation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,16 +60,17 @@ class ReferenceTokenizer:
             raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
         self.add_special_tokens = self.has_special_tokens and _adds_special_tokens(first)
         self.word_lookup = word_list.lookup(first.tokenizer) if words else None
-        self._keep_words = None
+        self._keep_words: Callable[[str], str] | None = None
+        self.special_ids: list[int] = []
         self.include_prompt = reference.include_prompt
         self.routed = reference.routed
         self.lengths: dict[InputType | None, int] = {}
         if self.word_lookup is not None:
-            live, self.special_ids = word_list.tokenizer_of(first), []
+            live = word_list.tokenizer_of(first)
             self.max_characters = most_characters(live)
             self._keep_words = finder(live.get_vocab(), self.word_lookup)
         elif not self.has_special_tokens:
-            live, self.special_ids = first.tokenizer, []
+            live = first.tokenizer
             self.max_characters = most_characters(live)
         else:
             # This comes before the first text is tokenised, which could take long.
@@ -78,10 +79,8 @@ class ReferenceTokenizer:
             own = {kind: limit_of(first, kind) for kind in INPUT_TYPES}
             default = limit_of(first, None)
             self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
-            live, self.special_ids = (
-                first.tokenizer.backend_tokenizer,
-                sorted(first.tokenizer.all_special_ids),
-            )
+            live = first.tokenizer.backend_tokenizer
+            self.special_ids = sorted(first.tokenizer.all_special_ids)
         self.tokenizer = Tokenizer.from_str(live.to_str())
         self.tokenizer.no_padding()
 
@@ -180,7 +179,10 @@ class ReferenceTokenizer:
                 raise InvalidModel(
                     "the model's tokenizer gives token types other than 0, which is not supported"
                 )
-            if "input_ids" in features:
+            if self.word_lookup is None:
+                expected = features["input_ids"].reshape(-1).numpy()
+            elif "input_ids" in features:
+                # The library pads a text without words.
                 expected = features["input_ids"][features["attention_mask"] > 0].numpy()
             else:
                 # BoW counts the words at once.

@@ -29,6 +29,10 @@ _REASONS = {
     "the lengths of vectors and not their directions",
 }
 """Why a class of sentence-transformers is refused, or what to do instead."""
+_ARCHITECTURES = {
+    "longformer": "it pads and cuts texts by their length, which no exported graph can do",
+    "xlnet": "torch cannot export its attention",
+}
 _TRANSFORMERS = ("Transformer", "CLIPModel")
 _FIRST = (*_TRANSFORMERS, "StaticEmbedding", *words.WORD_MODULES)
 _LAYER_POOLING = frozenset(
@@ -228,6 +232,12 @@ def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> 
         raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
     if not (home / "config.json").is_file():
         raise InvalidModel("the transformer has no config.json")
+    architecture = read_json(home / "config.json", dict).get("model_type")
+    if reason := _ARCHITECTURES.get(str(architecture)):
+        raise InvalidModel(
+            f"models of the architecture {architecture} are not supported: {reason}; take another encoder of "
+            "long texts, such as ModernBERT"
+        )
     check(home, trust_remote_code=trust_remote_code)
 
 

@@ -21,6 +21,7 @@ _COUNTS_KEYS = frozenset("vocab word_weights unknown_word_weight cumulative_term
 _MOST_COUNTED = 65536
 """Most words that are counted: a vector has a number for each, most of them zero."""
 _MOST_STOP_WORDS = 10_000
+_LARGEST = 3e38
 
 
 def check_table(home: Path, stored: Stored) -> None:
@@ -38,7 +39,7 @@ def check_table(home: Path, stored: Stored) -> None:
             "WhitespaceTokenizer"
         )
     limit = config.get("max_seq_length", 1)
-    if type(limit) is not int or limit < 1:
+    if type(limit) is not int or not 1 <= limit < 2**31:
         raise InvalidModel(f"{_TABLE} is broken: max_seq_length must be a number of tokens")
     settings = _read(home / TOKENIZER)
     check_keys(TOKENIZER, dict.fromkeys(settings), _TOKENIZER_KEYS)
@@ -65,7 +66,7 @@ def check_counts(home: Path) -> None:
     words, weights = config.get("vocab"), config.get("word_weights", {})
     numbers = [*weights.values()] if isinstance(weights, dict) else [None]
     numbers.append(config.get("unknown_word_weight", 1))
-    if not words or not _are_words(words) or not all(type(number) in (int, float) for number in numbers):
+    if not words or not _are_words(words) or not all(map(_is_weight, numbers)):
         raise InvalidModel("config.json of BoW is broken: it must hold a list of words and their weights")
     if len(words) > _MOST_COUNTED:
         raise InvalidModel(
@@ -78,6 +79,10 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - JSON of a model's file
     if not path.is_file():
         raise InvalidModel(f"the model has no {path.name}")
     return read_json(path, dict)
+
+
+def _is_weight(number: Any) -> bool:  # noqa: ANN401 - JSON of a model's file
+    return type(number) in (int, float) and not abs(number) > _LARGEST
 
 
 def _are_words(given: Any) -> bool:  # noqa: ANN401 - JSON of a model's file

@@ -44,7 +44,8 @@ def clip(path: Path, tokenizer: PreTrainedTokenizerFast, end_id: int, kind: type
     images = transformers.CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )
-    transformers.CLIPProcessor(images, tokenizer).save_pretrained(raw)
+    processor = transformers.CLIPProcessor(images, tokenizer)  # type: ignore[no-untyped-call]
+    processor.save_pretrained(raw)
     modules = [kind(str(raw)), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
     return path

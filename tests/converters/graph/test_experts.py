@@ -66,7 +66,8 @@ MIXTURES: dict[str, Callable[[], PreTrainedModel]] = {
 @pytest.mark.parametrize("kind", MIXTURES)
 def test_the_states_of_transformers(kind: str) -> None:
     torch.manual_seed(0)
-    model = MIXTURES[kind]().eval()
+    model = MIXTURES[kind]()
+    model.train(mode=False)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     ids = torch.randint(5, VOCAB, (3, 17))
@@ -81,7 +82,8 @@ def test_the_states_of_transformers(kind: str) -> None:
 
 def test_an_expert_that_was_not_chosen_spoils_nothing() -> None:
     torch.manual_seed(0)
-    layer: Any = _mixtral().layers[0].mlp.experts
+    model: Any = _mixtral()
+    layer = model.layers[0].mlp.experts
     with torch.inference_mode():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape))

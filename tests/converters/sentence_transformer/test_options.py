@@ -200,6 +200,7 @@ TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
         ({"processing_kwargs": {"text": {"add_special_tokens": "no"}}}, "text.add_special_tokens"),
         ({"processing_kwargs": {"common": {"padding": "widest"}}}, "common.padding"),
         ({"modality_config": {"text": {**TEXT, "method_output_name": "pooler_output"}}}, "pooler_output"),
+        ({"modality_config": {"text": {**TEXT, "method_output_name": None}}}, "output None"),
         ({"modality_config": {"message": TEXT}}, "chat messages"),
         ({"module_output_name": "sentence_embedding"}, "sentence_embedding"),
         ({"an_option_of_tomorrow": True}, "an_option_of_tomorrow"),

@@ -12,12 +12,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     CNN,
     Dense,
+    Module,
     Normalize,
     Pooling,
     Router,
     Transformer,
 )
-from torch import nn
 
 from converters.errors import InvalidModel
 from converters.sentence_transformer import routes
@@ -124,7 +124,7 @@ def test_routes_that_are_two_models(sources: Path, convert: Convert) -> None:
     ],
 )
 def test_routes_that_are_refused(
-    tails: dict[str, list[nn.Module]], default: str, named: str, sources: Path, convert: Convert
+    tails: dict[str, list[Module]], default: str, named: str, sources: Path, convert: Convert
 ) -> None:
     after = [Pooling(HIDDEN, "mean"), Router(tails, default_route=default)]
     saved(sources / "model", *ARCHITECTURES["bert"](), after)
@@ -189,7 +189,7 @@ def test_broken_files(damage: str, sources: Path, convert: Convert) -> None:
 def test_the_route_of_a_text_is_the_librarys(
     default: str | None,
     allow_empty_key: bool,
-    mappings: dict[tuple[str | None, str | None], str],
+    mappings: dict[tuple[str | None, str | tuple[str, ...] | None], str],
     names: tuple[str, ...],
     tmp_path: Path,
 ) -> None:

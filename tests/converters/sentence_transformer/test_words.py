@@ -123,6 +123,7 @@ def test_broken_lists_of_words(damage: str, sources: Path, convert: Convert) -> 
     ("changes", "named"),
     [
         ({"vocab": []}, "list of words and their weights"),
+        ({"word_weights": {"the": 10**400}}, "list of words and their weights"),
         ({"word_weights": {"the": "1"}}, "list of words and their weights"),
         ({"vocab": [str(n) for n in range(70000)]}, "70,000 numbers"),
         ({"tokenizer": "x"}, "tokenizer"),

@@ -131,6 +131,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "chat messages",
     ),
+    "longformer": (lambda path: edit(path / "config.json", model_type="longformer"), "longformer are not"),
+    "xlnet": (lambda path: edit(path / "config.json", model_type="xlnet"), "such as ModernBERT"),
     "no pooling": (
         lambda path: (path / "modules.json").write_text(
             json.dumps(
