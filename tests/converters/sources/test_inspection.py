@@ -109,7 +109,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: add_module(path, "sentence_transformers.models.Dense", "../x"),
         "outside",
     ),
-    "module unknown": (lambda path: add_module(path, "sentence_transformers.models.Router"), "not supported"),
+    "module unknown": (
+        lambda path: add_module(path, "sentence_transformers.models.LSTM"),
+        "not supported: it",
+    ),
+    "Router without its file": (
+        lambda path: add_module(path, "sentence_transformers.models.Router"),
+        "no router_config.json",
+    ),
     "function as module": (
         lambda path: add_module(path, "sentence_transformers.util.http_get"),
         "not supported",
