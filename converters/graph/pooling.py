@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from converters.graph.packed_attention import Layout
 
+LARGEST = 3e38
+"""Largest number that counts as finite; slightly larger ones become inf in bfloat16."""
+
 # The library's own guard against division by zero when no token is pooled.
 _LEAST = 1e-9
 
@@ -60,3 +63,54 @@ class GatherPooling(nn.Module):
     def _at(tokens: Tensor, layout: Layout, position: Tensor) -> Tensor:
         """Return the token vector at `position` (int64 [batch]) of each text, [batch, H]."""
         return tokens.index_select(0, layout.lengths.cumsum(0) - layout.lengths + position)
+
+
+class WordPooling(GatherPooling):
+    """Pooling of the vectors of words, which know nothing of the words beside them.
+
+    Most modes are one matrix product without padding: texts may have no maximum length, and with padding one
+    long text among many short ones would multiply the memory. The product weights all words in every row,
+    most of them with zero, and zero times NaN is NaN. Words whose vector is not finite are therefore zeros in
+    the product, and texts that contain one are marked afterwards.
+    """
+
+    UNPADDED = frozenset({"mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"})
+
+    def _pool(self, mode: str, tokens: Tensor, layout: Layout, mask: Tensor) -> Tensor:
+        """Pool in one mode; mask: bool [batch, longest], which must be that of the layout."""
+        if mode == "lasttoken":
+            return self._at(tokens, layout, layout.lengths - 1)
+        batch = torch.arange(layout.lengths.shape[0]).unsqueeze(1)
+        within = (batch == layout.rows.unsqueeze(0)).to(tokens.dtype)
+        sound = (tokens.abs() <= LARGEST).all(1, keepdim=True)
+        clean = torch.where(sound, tokens, 0.0)
+        if mode in self.UNPADDED:
+            weights = within * (layout.positions + 1).to(tokens.dtype) if mode == "weightedmean" else within
+            count = weights.sum(1, keepdim=True)
+            pooled = weights @ clean / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
+        else:
+            pooled = super()._pool(mode, clean, layout, mask)
+        flaws = within @ (~sound).to(tokens.dtype)
+        return torch.where(flaws == 0, pooled, torch.nan)
+
+
+class LayerMean(nn.Module):
+    """Weighted mean of a token's vectors in a transformer's layers.
+
+    Source: `WeightedLayerPooling` of sentence-transformers.
+
+    Args:
+        weights: float32 [layers - start].
+        start: Number of layers that are left out; layer 0 is the vectors of the words.
+    """
+
+    def __init__(self, weights: Tensor, start: int) -> None:
+        super().__init__()
+        self.start = start
+        self.weights: Tensor
+        self.register_buffer("weights", weights.clone())
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """Return float32 [total, H] for float32 [layers, total, H]."""
+        weighted = self.weights.reshape(-1, 1, 1) * layers[self.start :]
+        return weighted.sum(0) / self.weights.sum()

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from converters.graph.experts import use_every_expert
 from converters.graph.packed_attention import ATTENTION, VECTOR, Layout, packed_attention
-from converters.graph.pooling import GatherPooling
-from triton_models.contract.tokens import NOT_POOLED, TOKEN_ID_BITS
+from converters.graph.pooling import LARGEST, GatherPooling, LayerMean
+from converters.graph.words import WordCounts, WordTable
+from triton_models.contract.tokens import NOT_POOLED, ROUTED, TOKEN_ID_BITS
 
 Attention = Literal["packed", "padded", "none"]
 
-LARGEST = 3e38
-"""Largest number that counts as finite; slightly larger ones become inf in bfloat16."""
+
+TOKEN_VECTORS, LAYERS = "token_embeddings", "all_layer_embeddings"
+"""sentence-transformers' names of the vectors of tokens, after the last layer and after each."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +46,55 @@ class Inputs:
 
 
 class Backbone(nn.Module):
-    """A transformer that runs on one row of all tokens (packed), or on padding made inside the graph."""
+    """A transformer that runs on one row of all tokens (packed), or on padding made inside the graph.
 
-    def __init__(self, model: nn.Module, inputs: Inputs, attention: Attention) -> None:
+    Args:
+        model: The transformer.
+        inputs: Its inputs.
+        attention: `packed` or `padded`.
+        layers: Whether the hidden states of all layers are returned too.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, attention: Attention, layers: bool = False) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
         self.packed = attention == "packed"
+        self.layers = layers
 
-    def forward(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Return the token vectors, float32 [total, H], of `ids`, int64 [total]."""
+    def forward(self, ids: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """Return the vectors of the tokens `ids`, int64 [total].
+
+        Returns:
+            `token_embeddings`, float32 [total, H], and `all_layer_embeddings`, float32 [layers, total, H], if
+            they are asked for.
+        """
         if self.packed:
             positions = self._positions(ids, layout).unsqueeze(0) if self.inputs.positions else None
             with packed_attention.on(layout):
-                return self._run(ids.unsqueeze(0), layout.valid, positions)[0]
-        padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
-        # Padding comes last, so the model's own positions are right and need not be passed.
-        return layout.pack(self._run(padded, layout.valid, None))
+                found = [states[0] for states in self._run(ids.unsqueeze(0), layout.valid, positions)]
+        else:
+            padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
+            # Padding comes last, so the model's own positions are right and need not be passed.
+            found = [layout.pack(states) for states in self._run(padded, layout.valid, None)]
+        features = {TOKEN_VECTORS: found[0]}
+        return {**features, LAYERS: torch.stack(found[1:])} if self.layers else features
 
-    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> Tensor:
-        options = {"input_ids": ids, "attention_mask": mask.to(torch.int64), "return_dict": True}
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> list[Tensor]:
+        """Return the last hidden state, and those of all layers if they are asked for."""
+        options: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask.to(torch.int64),
+            "return_dict": True,
+        }
         if positions is not None:
             options["position_ids"] = positions
         if self.inputs.token_types:
             options["token_type_ids"] = torch.zeros_like(ids)
-        hidden: Tensor = self.model(**options).last_hidden_state
-        return hidden
+        if self.layers:
+            options["output_hidden_states"] = True
+        output = self.model(**options)
+        return [output.last_hidden_state, *(output.hidden_states if self.layers else ())]
 
     def _positions(self, ids: Tensor, layout: Layout) -> Tensor:
         """Return position ids, int64 [total].
@@ -121,49 +147,94 @@ class StaticMean(nn.Module):
         return vectors, torch.where(is_sound, mean, torch.nan)
 
 
+First = Backbone | StaticMean | WordTable | WordCounts
+"""Kinds of the first module."""
+
+
+@dataclass(frozen=True)
+class Tails:
+    """The modules after the first one, in their order.
+
+    They are modules of sentence-transformers that read and write a dict of features, and those of `pooling`.
+
+    Attributes:
+        modules: Those of texts that are not marked.
+        routed: Those of texts marked ROUTED; None if no text is.
+    """
+
+    modules: Sequence[nn.Module]
+    routed: Sequence[nn.Module] | None = None
+
+    def all(self) -> list[nn.Module]:
+        """Return the modules of both."""
+        return [*self.modules, *(self.routed or ())]
+
+
 class SentenceGraph(nn.Module):
     """The graph from ids to embeddings of sentences and tokens; see the head of this file.
 
     Args:
         first: The first module.
-        modules: The modules after it, in the saved order: modules of sentence-transformers that read and
-            write a dict of features, and `GatherPooling` in place of `Pooling`.
+        tails: The modules after it.
         truncate: Number of leading dimensions to keep; None keeps all.
         prompt_flag: Whether tokens marked NOT_POOLED are left out of pooling.
     """
 
-    def __init__(
-        self,
-        first: Backbone | StaticMean,
-        modules: Sequence[nn.Module],
-        truncate: int | None,
-        prompt_flag: bool,
-    ) -> None:
+    def __init__(self, first: First, tails: Tails, truncate: int | None, prompt_flag: bool) -> None:
         super().__init__()
         self.first = first
-        self.after = nn.ModuleList(modules)
+        self.after = nn.ModuleList(tails.modules)
+        self.routed = None if tails.routed is None else nn.ModuleList(tails.routed)
         self.truncate = truncate
         self.prompt_flag = prompt_flag
 
-    def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 [batch, D] and [total, H] for int64 [total] and int32 [batch, 1]."""
+    def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, ...]:
+        """Return float32 [batch, D] and [total, H] for int64 [total] and int32 [batch, 1].
+
+        Counts of words and texts of CLIP have no vectors of tokens to return.
+        """
         # A bit mask and not Mod: OpenVINO computes Mod in fp32, which confuses ids.
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         lengths = item_shape.reshape(-1).to(torch.int64)
+        layout = tokens = None
         if isinstance(self.first, StaticMean):
             # The library has no vectors of tokens here: no module changes these.
             tokens, mean = self.first(ids, lengths)
             features = {"sentence_embedding": mean}
-            layout = None
+        elif isinstance(self.first, WordCounts):
+            features = {"sentence_embedding": self.first(ids, lengths)}
         else:
             layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1)
-            tokens = self.first(ids, layout)
-            features = {"token_embeddings": tokens}
-        for module in self.after:
+            features = self.first(ids, layout)
+            tokens = features.get(TOKEN_VECTORS)
+        found = self._after(self.after, features, input_ids, layout, tokens)
+        if self.routed is None:
+            return found
+        others = self._after(self.routed, features, input_ids, layout, tokens)
+        is_other = torch.bitwise_and(input_ids, ROUTED) != 0
+        of_texts = is_other.index_select(0, lengths.cumsum(0) - 1)
+        return tuple(
+            torch.where(chosen.unsqueeze(1), other, own)
+            for chosen, other, own in zip((of_texts, is_other), others, found, strict=False)
+        )
+
+    def _after(
+        self,
+        modules: nn.ModuleList,
+        features: dict[str, Tensor],
+        input_ids: Tensor,
+        layout: Layout | None,
+        tokens: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Return what `forward` returns, after the given modules."""
+        features = dict(features)
+        for module in modules:
             if isinstance(module, GatherPooling):
                 assert layout is not None
                 pooled = self._pooled(input_ids)
-                features["sentence_embedding"] = module(features["token_embeddings"], layout, pooled)
+                features["sentence_embedding"] = module(features[TOKEN_VECTORS], layout, pooled)
+            elif isinstance(module, LayerMean):
+                features[TOKEN_VECTORS] = module(features[LAYERS])
             elif hasattr(module, "activation_function"):
                 features = _dense(module, features)
             else:
@@ -172,7 +243,8 @@ class SentenceGraph(nn.Module):
         if self.truncate is not None:
             embedding = embedding[:, : self.truncate]
         # Modules may change the vectors of tokens too, before or after the pooling.
-        return embedding, features.get("token_embeddings", tokens)
+        given = features.get(TOKEN_VECTORS, tokens)
+        return (embedding,) if given is None else (embedding, given)
 
     def _pooled(self, input_ids: Tensor) -> Tensor:
         """Return a mask of the tokens that are pooled, bool [total]."""
@@ -206,5 +278,6 @@ def plant(model: nn.Module, table: nn.Embedding) -> int:
 
 
 def use_attention(model: PreTrainedModel, attention: Attention) -> None:
-    """Make a transformers model use packed attention, or the eager one, which exporters understand."""
+    """Make a transformers model use packed attention, or the eager one, and experts that can be exported."""
+    use_every_expert(model)
     model.set_attn_implementation(ATTENTION if attention == "packed" else "eager")

@@ -10,31 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    Dropout,
-    LayerNorm,
-    Normalize,
-    Pooling,
-)
-from torch import nn
 
 from converters.content_hash import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel, describe
 from converters.graph import fp16, onnx_export
 from converters.graph.packed_attention import CannotPack
-from converters.graph.pooling import GatherPooling
-from converters.graph.sentence_graph import (
-    Attention,
-    Backbone,
-    Inputs,
-    SentenceGraph,
-    StaticMean,
-    plant,
-    use_attention,
-)
+from converters.graph.pooling import LayerMean
+from converters.graph.sentence_graph import Attention, First, SentenceGraph, Tails
 from converters.progress import Progress, part
-from converters.sentence_transformer import features, padding, positions, reference
+from converters.sentence_transformer import (
+    features,
+    first_module,
+    graph_modules,
+    padding,
+    positions,
+    reference,
+)
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
@@ -85,7 +76,7 @@ class _Parts:
     """The parts of a graph: the reference with its first module, and the modules after it."""
 
     reference: ReferenceModel
-    modules: list[nn.Module]
+    tails: Tails
 
     def packed(self) -> _Plan:
         reason = "its attention goes through transformers' attention interface"
@@ -94,20 +85,18 @@ class _Parts:
     def padded(self, reason: str) -> _Plan:
         return self._transformer("padded", reason)
 
-    def static(self) -> _Plan:
-        weight = self.reference.first.embedding.weight.detach()
-        return self._plan("none", "static embeddings have no attention", StaticMean(weight))
+    def without_attention(self) -> _Plan:
+        kind = type(self.reference.first).__name__
+        return self._plan("none", f"{kind} has no attention", first_module.without_attention(self.reference))
 
     def _transformer(self, attention: Attention, reason: str) -> _Plan:
-        backbone = self.reference.backbone
-        assert backbone is not None
-        use_attention(backbone, attention)
-        return self._plan(attention, reason, Backbone(backbone, _inputs(self.reference), attention))
+        layers = any(isinstance(module, LayerMean) for module in self.tails.all())
+        return self._plan(attention, reason, first_module.transformer(self.reference, attention, layers))
 
-    def _plan(self, attention: Attention, reason: str, first: Backbone | StaticMean) -> _Plan:
+    def _plan(self, attention: Attention, reason: str, first: First) -> _Plan:
         loaded = self.reference
-        graph = SentenceGraph(first, self.modules, loaded.truncate, not loaded.include_prompt).eval()
-        return _Plan(attention, reason, graph, _vocab_size(loaded))
+        graph = SentenceGraph(first, self.tails, loaded.truncate, not loaded.include_prompt).eval()
+        return _Plan(attention, reason, graph, first_module.vocab_size(loaded))
 
 
 def build(
@@ -124,17 +113,19 @@ def build(
     """
     progress.step("convert", 0.05, "Loading the reference")
     loaded = reference.load(directory, layout, trust_remote_code=origin.trust_remote_code)
-    modules = _modules_after(loaded)
+    tails, unused = graph_modules.after_first(loaded)
     padding.leave_out(loaded)
-    notices = [origin.notice, positions.fit_limits(loaded)]
+    notices = [origin.notice, first_module.images_left_out(loaded), unused, positions.fit_limits(loaded)]
     tokenizer = ReferenceTokenizer(loaded)
-    notices.append(tokenizer.notice(_vocab_size(loaded)))
+    notices.append(tokenizer.notice(first_module.vocab_size(loaded)))
     origin = replace(origin, notice="; ".join(filter(None, notices)) or None)
-    samples = prepare(loaded, tokenizer, _vocab_size(loaded), part(progress, "convert", 0.15, 0.45))
+    samples = prepare(
+        loaded, tokenizer, first_module.vocab_size(loaded), part(progress, "convert", 0.15, 0.45)
+    )
     # This comes after all calls of the reference, because from here on its table belongs to the graph.
-    samples = replace(samples, planted_id=_plant(loaded))
+    samples = replace(samples, planted_id=first_module.plant_flaw(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
-    plan, result = _convert(_Parts(loaded, modules), samples, target, progress)
+    plan, result = _convert(_Parts(loaded, tails), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
     manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, into)
@@ -160,7 +151,7 @@ def _convert(
 def _plan(parts: _Parts, samples: Samples) -> _Plan:
     """Return the plan: static, packed if a trial batch in torch gives the reference's vectors, or padded."""
     if parts.reference.backbone is None:
-        return parts.static()
+        return parts.without_attention()
     plan = parts.packed()
     rows = samples.spread(_TRIAL_TEXTS, _TRIAL_TOKENS)
     ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
@@ -178,7 +169,8 @@ def _plan(parts: _Parts, samples: Samples) -> _Plan:
 def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress: Progress) -> CheckResult:
     progress.step("convert", 0.5, f"Exporting to ONNX, attention {plan.attention}: {plan.reason}")
     try:
-        program = onnx_export.trace(plan.graph, plan.vocab_size, outputs=(POOLED, TOKENS))
+        outputs = (POOLED, TOKENS) if samples.tokens else (POOLED,)
+        program = onnx_export.trace(plan.graph, plan.vocab_size, outputs=outputs)
     except CannotPack as error:
         raise InvalidModel(f"the packed graph cannot be traced: {error}") from error
     except onnx_export.ERRORS as error:
@@ -192,67 +184,6 @@ def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress:
     progress.step("verify", 0.0, "Measuring the engines")
     report = part(progress, "verify", 0.1, 1.0)
     return engine_check.verify(samples, target.path, target.threads, target.precision, report)
-
-
-def _modules_after(loaded: ReferenceModel) -> list[nn.Module]:
-    """Return the modules of the graph after the first one.
-
-    Raises:
-        InvalidModel: A module is not supported, which the message names, or there is no Pooling.
-    """
-    is_static = loaded.backbone is None
-    modules: list[nn.Module] = []
-    for module in list(loaded.model)[1:]:
-        if type(module) is Pooling:
-            if is_static:
-                raise InvalidModel("the module Pooling after static embeddings is not supported")
-            mode: Any = module.pooling_mode
-            modules.append(GatherPooling((mode,) if isinstance(mode, str) else tuple(mode)))
-        elif type(module) in (Dense, LayerNorm, Normalize):
-            modules.append(module)
-        elif type(module) is not Dropout:
-            raise InvalidModel(f"the module {type(module).__name__} is not supported")
-    pools = any(isinstance(module, GatherPooling) for module in modules)
-    if not pools and not is_static:
-        raise InvalidModel("the model has no Pooling module: it gives token vectors, not one for a text")
-    features.check(modules, is_static=is_static)
-    return modules
-
-
-def _inputs(loaded: ReferenceModel) -> Inputs:
-    """Return the inputs of this architecture, by its modules and by the inputs that the reference passes."""
-    first, backbone = loaded.first, loaded.backbone
-    assert backbone is not None
-    modules = dict(backbone.named_modules())
-    given = first.preprocess([""])
-    table = next((module for name, module in modules.items() if name.endswith("position_embeddings")), None)
-    takes = first._declared_forward_params
-    has_types = "token_type_ids" in given or any(name.endswith("token_type_embeddings") for name in modules)
-    pad_id = getattr(backbone.config, "pad_token_id", None)
-    if pad_id is None:
-        pad_id = getattr(first.tokenizer, "pad_token_id", None)
-    return Inputs(
-        token_types="token_type_ids" in takes and has_types,
-        positions="position_ids" in takes,
-        padding_id=getattr(table, "padding_idx", None),
-        pad_id=pad_id or 0,
-    )
-
-
-def _vocab_size(loaded: ReferenceModel) -> int:
-    first, backbone = loaded.first, loaded.backbone
-    if backbone is None:
-        return int(first.num_embeddings)
-    table: Any = backbone.get_input_embeddings()
-    return int(table.num_embeddings)
-
-
-def _plant(loaded: ReferenceModel) -> int:
-    """Add a token without a finite vector and return its id; `StaticMean` adds its own."""
-    if loaded.backbone is None:
-        return int(loaded.first.embedding.weight.shape[0])
-    table: Any = loaded.backbone.get_input_embeddings()
-    return plant(loaded.backbone, table)
 
 
 def _manifest(
@@ -279,15 +210,18 @@ def _manifest(
         source=origin.source,
         dimensions=int(samples.vectors.shape[1]),
         planted_id=samples.planted_id,
-        token_dimensions=int(samples.tokens[0].vectors.shape[1]),
-        vocab_size=_vocab_size(loaded),
+        token_dimensions=int(samples.tokens[0].vectors.shape[1]) if samples.tokens else None,
+        vocab_size=first_module.vocab_size(loaded),
         max_seq_length=tokenizer.max_seq_length,
         max_characters=tokenizer.max_characters,
         add_special_tokens=tokenizer.add_special_tokens,
         attention=plan.attention,
         attention_reason=plan.reason,
-        normalized=features.end_normalized(list(loaded.model)) and loaded.truncate is None,
+        normalized=all(features.end_normalized(loaded.chain(kind)) for kind in (None, *loaded.routed))
+        and loaded.truncate is None,
         sha256=digest(into, {**text_settings, **tokenizer.unusual}),
+        routed=list(loaded.routed),
+        word_lookup=tokenizer.word_lookup,
         tokenizer_sha256=file_digest(into / "tokenizer.json"),
         check=asdict(result),
         precision=origin.precision,

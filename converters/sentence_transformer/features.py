@@ -7,7 +7,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from converters.errors import InvalidModel
-from converters.graph.pooling import GatherPooling
+from converters.graph.pooling import GatherPooling, LayerMean
 
 _TOKENS, _SENTENCE = "token_embeddings", "sentence_embedding"
 
@@ -31,6 +31,9 @@ def check(modules: Sequence[nn.Module], *, is_static: bool) -> None:
                     number, "Pooling", f"pools {_TOKENS}, which hold a vector for each text by then"
                 )
             known[_SENTENCE] = False
+            continue
+        if isinstance(module, LayerMean):
+            known[_TOKENS] = True
             continue
         kind = type(module).__name__
         given: Any = getattr(module, "module_input_name", _SENTENCE)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from transformers import CLIPModel
 
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.tokenizer import limit_of
@@ -79,7 +80,7 @@ def _table_end(reference: ReferenceModel, limits: list[int | None]) -> int | Non
 
 def _last_rows(first: Any, length: int) -> dict[tuple[int, int], int]:  # noqa: ANN401 - a `ReferenceModel.first`
     """Return the last rows looked up by a text of so many tokens; nothing if the model fails on it."""
-    model = first.model
+    model = first.model.text_model if isinstance(first.model, CLIPModel) else first.model
     no_words = {*first.tokenizer.all_special_ids, getattr(model.config, "pad_token_id", None)}
     word = next(id_ for id_ in range(model.get_input_embeddings().num_embeddings) if id_ not in no_words)
     ids = torch.full((1, length), word)

@@ -14,12 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from sentence_transformers.sentence_transformer.modules import (
+    BoW,
+    StaticEmbedding,
+    Transformer,
+    WordEmbeddings,
+)
+from torch import nn
+from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedModel
 
 from converters.errors import InvalidModel, describe
+from converters.graph import experts
 from converters.loading_errors import LOADING_ERRORS
+from converters.sentence_transformer import routes
 from converters.sources.inspection import SourceLayout
+from converters.sources.weights import Stored
 from triton_models.contract.prompts import InputType
 from triton_models.contract.tokens import token_ids
 
@@ -47,6 +56,7 @@ class ReferenceModel:
         default_prompt_name: Name of the default prompt; None if there is none.
         include_prompt: False if pooling leaves the prompt's tokens out.
         truncate: Dimensions of the output that are kept; None for all.
+        routed: Input types of texts that take another route than others, see `routes`.
     """
 
     model: SentenceTransformer
@@ -54,16 +64,30 @@ class ReferenceModel:
     default_prompt_name: str | None
     include_prompt: bool
     truncate: int | None
+    routed: tuple[InputType, ...] = ()
 
     @property
-    def first(self) -> Any:  # noqa: ANN401 - one of two classes that share no type
-        """The first module: a `Transformer` or a `StaticEmbedding`."""
-        return self.model[0]
+    def first(self) -> Any:  # noqa: ANN401 - one of classes that share no type
+        """The first module: a `Transformer`, `StaticEmbedding`, `WordEmbeddings` or `BoW`."""
+        return self.chain()[0]
+
+    def chain(self, input_type: InputType | None = None) -> list[nn.Module]:
+        """Return the modules that a text of this type goes through."""
+        return routes.chain(self.model, input_type)
 
     @property
     def backbone(self) -> PreTrainedModel | None:
-        """The transformers model; None for static embeddings."""
-        return self.first.model if isinstance(self.first, Transformer) else None
+        """The transformers model of texts; None for the other first modules."""
+        if not isinstance(self.first, Transformer):
+            return None
+        model: PreTrainedModel = self.first.model
+        return model.text_model if isinstance(model, CLIPModel) else model
+
+    @property
+    def has_tokens(self) -> bool:
+        """True if the first module gives a vector for each token, which a Pooling must follow."""
+        is_clip = isinstance(getattr(self.first, "model", None), CLIPModel)
+        return isinstance(self.first, Transformer | WordEmbeddings) and not is_clip
 
     def fresh(self) -> "ReferenceModel":
         """Return a copy that shares the weights but has its own state.
@@ -117,7 +141,7 @@ class ReferenceModel:
         Raises:
             InvalidModel: The reference itself fails on the text.
         """
-        if self.backbone is None:
+        if isinstance(self.first, StaticEmbedding):
             # The library has no token embeddings for static models; they are the rows of the table.
             table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
             return table[token_ids(ids)]
@@ -143,7 +167,8 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
     Raises:
         InvalidModel: The model cannot be loaded, lacks weights, or does something that a graph cannot do.
     """
-    _check_size(layout, trust_remote_code=trust_remote_code)
+    for home, stored in ((layout.transformer_dir, layout.stored), *layout.others):
+        _check_size(home, stored, trust_remote_code=trust_remote_code)
     try:
         model = SentenceTransformer(
             str(directory),
@@ -158,28 +183,33 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
             f"sentence-transformers cannot load the model: {describe(error, directory)}"
         ) from error
     model.eval().float()
-    first = model[0]
+    routed = routes.routed(model)
+    modules = routes.chain(model)
+    first = modules[0]
     if isinstance(first, Transformer):
         _check_interface(first)
         _check_complete(first, layout.transformer_dir, trust_remote_code=trust_remote_code)
-    elif not isinstance(first, StaticEmbedding):
+    elif not isinstance(first, StaticEmbedding | WordEmbeddings | BoW):
         raise InvalidModel(f"the first module is {type(first).__name__}, which is not supported")
-    pooling = [module for module in model if hasattr(module, "include_prompt")]
+    # Only a Transformer tells the pooling how long the prompt is.
+    pooling = [module for module in modules if hasattr(module, "include_prompt")]
+    pooling = pooling if isinstance(first, Transformer) else []
     return ReferenceModel(
         model=model,
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
         include_prompt=all(module.include_prompt for module in pooling),
         truncate=model.truncate_dim,
+        routed=routed,
     )
 
 
-def _check_size(layout: SourceLayout, *, trust_remote_code: bool) -> None:
+def _check_size(home: Path, stored: Stored, *, trust_remote_code: bool) -> None:
     """Refuse a configuration with more weights than are stored, before memory for them is allocated."""
-    if not (layout.transformer_dir / "config.json").is_file() or trust_remote_code:
+    if not (home / "config.json").is_file() or trust_remote_code:
         return
     try:
-        config = AutoConfig.from_pretrained(layout.transformer_dir, local_files_only=True)
+        config = AutoConfig.from_pretrained(home, local_files_only=True)
         with torch.device("meta"):
             model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
     except LOADING_ERRORS:
@@ -188,7 +218,7 @@ def _check_size(layout: SourceLayout, *, trust_remote_code: bool) -> None:
     claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
     # Of an encoder-decoder model, sentence-transformers loads only the encoder.
     factor = 6 if config.is_encoder_decoder else 2
-    layout.stored.refuse_beyond(claimed, "config.json", factor)
+    stored.refuse_beyond(claimed, "config.json", factor)
 
 
 def _check_interface(first: Transformer) -> None:
@@ -198,12 +228,12 @@ def _check_interface(first: Transformer) -> None:
     how: Any = first.modality_config.get("text")
     if how is None:
         raise InvalidModel("the model takes no text")
-    if how["method"] != "forward" or how["method_output_name"] not in (
-        "last_hidden_state",
-        ("last_hidden_state",),
-    ):
-        raise InvalidModel(f"the transformer's output {how['method_output_name']!r} is not supported")
-    if first.module_output_name != "token_embeddings":
+    output: Any = how["method_output_name"]
+    way = (how["method"], *(output if isinstance(output, list | tuple) else [output]))
+    is_clip = isinstance(first.model, CLIPModel)
+    if way != (("get_text_features", "pooler_output") if is_clip else ("forward", "last_hidden_state")):
+        raise InvalidModel(f"the transformer's output {output!r} is not supported")
+    if first.module_output_name != ("sentence_embedding" if is_clip else "token_embeddings"):
         raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
     if first.tokenizer is None:
         raise InvalidModel("the model has no tokenizer")
@@ -212,6 +242,11 @@ def _check_interface(first: Transformer) -> None:
         for option, value in options.items():
             if value not in _PROCESSING.get(option, ()) and option not in _READ_BACK:
                 raise InvalidModel(f"processing_kwargs: {part}.{option} = {value!r} is not supported")
+    if (kind := experts.unsupported(first.model)) is not None:
+        raise InvalidModel(
+            f"its mixture of experts ({kind}) does not use transformers' interface for experts, so it cannot "
+            "be exported; take a model of an architecture that does, such as Mixtral or Qwen3-MoE"
+        )
     _check_positions(first)
 
 

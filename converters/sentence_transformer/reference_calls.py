@@ -48,12 +48,12 @@ def jobs(reference: ReferenceModel, tokenizer: ReferenceTokenizer) -> list[Job]:
     found = [Job(texts, default)]
     others = sorted({prompt for prompt in reference.prompts.values() if prompt} - {default})
     found += [Job(texts[:_OTHER_PROMPT_TEXTS], prompt) for prompt in others]
-    seen = {(job.prompt, tokenizer.length(None)) for job in found}
+    seen = {(job.prompt, tokenizer.length(None), False) for job in found}
     for kind in INPUT_TYPES:
         name = prompt_name_of(kind, reference.prompts)
         prompt = default if name is None else reference.prompts[name]
         few = [texts[1], texts[-1]]
-        if (prompt, tokenizer.length(kind)) not in seen:
+        if (prompt, tokenizer.length(kind), kind in tokenizer.routed) not in seen:
             few = [*texts[: _OTHER_PROMPT_TEXTS // 2], *texts[-_OTHER_PROMPT_TEXTS // 2 :]]
         found.append(Job(few, prompt, kind))
     return found

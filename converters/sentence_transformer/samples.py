@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer import reference_calls
@@ -56,6 +57,9 @@ def prepare(
         not_finite=[ids[row] for row in np.flatnonzero(~finite)],
     )
     reference_calls.require_same_for_same_ids(samples.texts, samples.ids, samples.vectors)
+    if not reference.has_tokens and not isinstance(reference.first, StaticEmbedding):
+        # Counts of words and texts of CLIP have no vectors of tokens.
+        return samples
     tokens = [
         TokenSample(row, reference.encode_tokens(samples.texts[row], samples.ids[row], kinds[rows[row]]))
         for row in samples.spread(_TOKEN_TEXTS, KEPT_TOKENS)
@@ -99,8 +103,11 @@ def _with_tokens(
 
 
 def _empty(reference: ReferenceModel, job: Job | None) -> NDArray[np.float32] | None:
-    """Return the reference's vector of a text without tokens; None if it fails on such a text."""
-    if job is None:
+    """Return the reference's vector of a text without tokens; None if it fails on such a text.
+
+    With two routes there are two such vectors, and none is kept.
+    """
+    if job is None or reference.routed:
         return None
     try:
         (vector,) = reference.encode(job.texts, job.prompt, job.input_type)

@@ -4,23 +4,30 @@ The gateway reads the file without transformers, so everything that the referenc
 in it: lower-casing, special tokens, truncation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from tokenizers import Tokenizer
 
 from converters.errors import InvalidModel, describe, shorten
+from converters.sentence_transformer import word_list
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.verification.tokenizer_cost import most_characters
 from triton_models.contract.library_errors import is_of_a_library
 from triton_models.contract.prompts import INPUT_TYPES, InputType
-from triton_models.contract.tokens import mark_not_pooled
+from triton_models.contract.tokens import mark_not_pooled, mark_routed
+from triton_models.contract.words import finder
 
 _FEATURES = frozenset(
-    {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets"}
+    {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length", "offsets", "task"}
+)
+_OF_WORDS = frozenset(
+    {"input_ids", "attention_mask", "sentence_lengths", "sentence_embedding", "modality", "task"}
 )
 
 _NAMED = 3
@@ -32,10 +39,12 @@ class ReferenceTokenizer:
 
     Attributes:
         tokenizer: Content of the file.
-        is_static: Whether the model is a static embedding.
+        has_special_tokens: Whether tokenizers of this kind can put special tokens around texts.
+        word_lookup: As in the manifest.
         add_special_tokens: As in the manifest.
         special_ids: As in the manifest.
         include_prompt: As in the manifest.
+        routed: As in the manifest.
         lengths: Token limits of the input types that have one of their own.
         max_characters: As in the manifest.
 
@@ -45,14 +54,23 @@ class ReferenceTokenizer:
 
     def __init__(self, reference: ReferenceModel) -> None:
         first = reference.first
-        self.is_static = isinstance(first, StaticEmbedding)
-        if not self.is_static and not hasattr(first.tokenizer, "backend_tokenizer"):
+        words = isinstance(first.tokenizer, WhitespaceTokenizer)
+        self.has_special_tokens = not isinstance(first, StaticEmbedding) and not words
+        if self.has_special_tokens and not hasattr(first.tokenizer, "backend_tokenizer"):
             raise InvalidModel("the model has a slow tokenizer only; it needs a tokenizer.json")
-        self.add_special_tokens = not self.is_static and _adds_special_tokens(first)
+        self.add_special_tokens = self.has_special_tokens and _adds_special_tokens(first)
+        self.word_lookup = word_list.lookup(first.tokenizer) if words else None
+        self._keep_words: Callable[[str], str] | None = None
+        self.special_ids: list[int] = []
         self.include_prompt = reference.include_prompt
+        self.routed = reference.routed
         self.lengths: dict[InputType | None, int] = {}
-        if self.is_static:
-            live, self.special_ids = first.tokenizer, []
+        if self.word_lookup is not None:
+            live = word_list.tokenizer_of(first)
+            self.max_characters = most_characters(live)
+            self._keep_words = finder(live.get_vocab(), self.word_lookup)
+        elif not self.has_special_tokens:
+            live = first.tokenizer
             self.max_characters = most_characters(live)
         else:
             # This comes before the first text is tokenised, which could take long.
@@ -61,17 +79,25 @@ class ReferenceTokenizer:
             own = {kind: limit_of(first, kind) for kind in INPUT_TYPES}
             default = limit_of(first, None)
             self.lengths = {kind: limit for kind, limit in own.items() if limit not in (None, default)}
-            live, self.special_ids = (
-                first.tokenizer.backend_tokenizer,
-                sorted(first.tokenizer.all_special_ids),
-            )
+            live = first.tokenizer.backend_tokenizer
+            self.special_ids = sorted(first.tokenizer.all_special_ids)
         self.tokenizer = Tokenizer.from_str(live.to_str())
         self.tokenizer.no_padding()
 
     @property
     def unusual(self) -> dict[str, Any]:
         """Settings that change ids and differ from those of nearly all models."""
-        return {} if self.add_special_tokens or self.is_static else {"add_special_tokens": False}
+        if self.routed:
+            return {"routed": self.routed, **self._unusual_ids}
+        return self._unusual_ids
+
+    @property
+    def _unusual_ids(self) -> dict[str, Any]:
+        if self.word_lookup is not None:
+            return {"word_lookup": asdict(self.word_lookup)}
+        return (
+            {"add_special_tokens": False} if self.has_special_tokens and not self.add_special_tokens else {}
+        )
 
     @property
     def max_seq_length(self) -> int | None:
@@ -86,6 +112,8 @@ class ReferenceTokenizer:
     def ids(self, text: str, prompt: str = "", input_type: InputType | None = None) -> NDArray[np.int64]:
         """Return the elements of `input_ids` for a text, int64 [L], with the flags that the graph reads."""
         ids = np.asarray(self._encode(prompt + text, input_type), dtype=np.int64)
+        if input_type in self.routed:
+            ids = mark_routed(ids)
         if self.include_prompt or not prompt:
             return ids
         alone = self.tokenizer.encode(prompt, add_special_tokens=self.add_special_tokens).ids
@@ -110,6 +138,8 @@ class ReferenceTokenizer:
         if input_type in self.lengths:
             direction = "right" if before is None else before["direction"]
             self.tokenizer.enable_truncation(self.lengths[input_type], direction=direction)
+        if self._keep_words is not None:
+            text = self._keep_words(text)
         try:
             ids: list[int] = self.tokenizer.encode(text, add_special_tokens=self.add_special_tokens).ids
         finally:
@@ -142,14 +172,21 @@ class ReferenceTokenizer:
             if features is None:
                 continue
             taken.append(text)
-            unknown = sorted(set(features) - _FEATURES)
+            unknown = sorted(set(features) - (_FEATURES if self.word_lookup is None else _OF_WORDS))
             if unknown:
                 raise InvalidModel(f"the model takes inputs that are not supported: {', '.join(unknown)}")
             if "token_type_ids" in features and bool(features["token_type_ids"].any()):
                 raise InvalidModel(
                     "the model's tokenizer gives token types other than 0, which is not supported"
                 )
-            expected = features["input_ids"].reshape(-1).numpy()
+            if self.word_lookup is None:
+                expected = features["input_ids"].reshape(-1).numpy()
+            elif "input_ids" in features:
+                # The library pads a text without words.
+                expected = features["input_ids"][features["attention_mask"] > 0].numpy()
+            else:
+                # BoW counts the words at once.
+                expected = np.asarray(reference.first.tokenizer.tokenize(prompt + text), dtype=np.int64)
             if not np.array_equal(expected, self._encode(prompt + text, input_type)):
                 raise InvalidModel(f"tokenizer.json gives other ids than the reference for {shorten(text)}")
         return taken

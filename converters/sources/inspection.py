@@ -12,16 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InvalidModel
-from converters.sources import sentencepiece_file, weights
-from converters.sources.configuration import TOKENIZER_FILES, check, read_json
+from converters.sources import router, sentencepiece_file, weights, words
+from converters.sources.configuration import TOKENIZER_FILES, check, check_keys, read_json
 from converters.sources.weights import Stored
 
 SUPPORTED_MODULES = frozenset(
-    {"Transformer", "StaticEmbedding", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
+    "Transformer CLIPModel StaticEmbedding WordEmbeddings BoW Pooling WeightedLayerPooling Dense LayerNorm "
+    "Normalize Dropout Router Asym".split()
 )
 """Classes of sentence-transformers that the graph supports, by the last part of their name."""
 
-_FIRST = ("Transformer", "StaticEmbedding")
+_REASONS = {
+    "CNN": "its convolutions run over the padding of a batch, so vectors depend on the texts beside them",
+    "LSTM": "it reads one token after the other, and the graph has all tokens of a batch in one row",
+    "WordWeights": "multiply its weights into the vectors of WordEmbeddings and leave it out, which changes "
+    "the lengths of vectors and not their directions",
+}
+"""Why a class of sentence-transformers is refused, or what to do instead."""
+_ARCHITECTURES = {
+    "longformer": "it pads and cuts texts by their length, which no exported graph can do",
+    "xlnet": "torch cannot export its attention",
+}
+_TRANSFORMERS = ("Transformer", "CLIPModel")
+_FIRST = (*_TRANSFORMERS, "StaticEmbedding", *words.WORD_MODULES)
+_LAYER_POOLING = frozenset(
+    "embedding_dimension word_embedding_dimension num_hidden_layers layer_start".split()
+)
 # Heads in a checkpoint's `architectures` that make it a model for another task, whatever its encoder returns.
 _OTHER_TASK = re.compile(
     r".*For(\w*Classification|\w*QuestionAnswering|MultipleChoice|NextSentencePrediction|CTC)"
@@ -33,16 +49,18 @@ class SourceLayout:
     """The parts of a source.
 
     Attributes:
-        transformer_dir: Directory of the transformer or the static embedding.
+        transformer_dir: Directory of the first module.
         weight_bytes: Size of all weights in float32.
         stored: The weights of the transformer.
         notice: A sentence about the model that a caller should know; None if there is none.
+        others: Directories and weights of the first modules of a Router's other routes.
     """
 
     transformer_dir: Path
     weight_bytes: int
     stored: Stored
     notice: str | None = None
+    others: tuple[tuple[Path, Stored], ...] = ()
 
 
 def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
@@ -51,28 +69,42 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
     Raises:
         InvalidModel: The source is not a model, is broken, or cannot be converted; the message says why.
     """
-    first, is_static = "", False
+    firsts = [("", "Transformer")]
     notice = None
     _check_kind(directory)
     if (directory / "modules.json").is_file():
-        first, is_static = _check_modules(directory, trust_remote_code=trust_remote_code)
+        firsts = _check_modules(directory, trust_remote_code=trust_remote_code)
     elif (directory / "config.json").is_file():
         notice = _check_task(read_json(directory / "config.json", dict))
     else:
         raise InvalidModel("the source is not a model: it has neither modules.json nor config.json")
-    home = directory / first
-    if not _is_directory(home):
-        raise InvalidModel("modules.json names a path that is no directory of the model")
-    if not is_static:
-        _check_transformer(directory, home, trust_remote_code)
+    found = []
+    for number, (path, kind) in enumerate(firsts):
+        home = directory / path
+        if not _is_directory(home):
+            raise InvalidModel("modules.json names a path that is no directory of the model")
+        if kind in _TRANSFORMERS:
+            _check_transformer(directory, home, trust_remote_code)
+        found.append((home, _check_first(home, kind, of_texts=number == 0)))
+    (home, stored), *others = found
+    return SourceLayout(home, _weight_bytes(directory, home), stored, notice, tuple(others))
+
+
+def _check_first(home: Path, kind: str, *, of_texts: bool) -> Stored:
+    """Check the files of a first module, and return its weights; one of images needs no tokenizer."""
+    if kind == "BoW":
+        words.check_counts(home)
+        return weights.stored(home)
     stored = _check_weights(home)
-    if not any((home / name).is_file() for name in TOKENIZER_FILES):
-        raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
-    if (home / "tokenizer.json").is_file():
+    if kind == "WordEmbeddings":
+        words.check_table(home, stored)
+    elif (home / "tokenizer.json").is_file():
         read_json(home / "tokenizer.json", dict)
-    else:
+    elif any((home / name).is_file() for name in TOKENIZER_FILES):
         sentencepiece_file.check(home)
-    return SourceLayout(home, _weight_bytes(directory, home), stored, notice)
+    elif of_texts:
+        raise InvalidModel("the source has no tokenizer: " + ", ".join(TOKENIZER_FILES) + " are all missing")
+    return stored
 
 
 def _is_directory(path: Path) -> bool:
@@ -108,11 +140,12 @@ def _check_task(config: dict[str, Any]) -> str:
     )
 
 
-def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bool]:
-    """Check the modules, and return the first one's directory and whether it is a static embedding."""
+def _check_modules(directory: Path, *, trust_remote_code: bool) -> list[tuple[str, str]]:
+    """Check the modules, and return the directories and kinds of the first ones, that of texts first."""
     modules = read_json(directory / "modules.json", list)
     if not modules:
         raise InvalidModel("modules.json lists no modules")
+    firsts: list[tuple[str, str]] = []
     for index, module in enumerate(modules):
         if not isinstance(module, dict) or not all(
             isinstance(module.get(key), str) for key in ("type", "path")
@@ -121,25 +154,61 @@ def _check_modules(directory: Path, *, trust_remote_code: bool) -> tuple[str, bo
         path = Path(module["path"])
         if path.is_absolute() or ".." in path.parts:
             raise InvalidModel(f"modules.json names a path outside of the model: {module['path']!r}")
-        name = module["type"]
-        if not name.startswith("sentence_transformers.") and not trust_remote_code:
-            raise InvalidModel(f"the module {name!r} is code of the model's own, which is not run")
-        kind = name.rpartition(".")[2]
-        if kind not in SUPPORTED_MODULES:
-            raise InvalidModel(f"the module {name!r} is not supported")
+        kind = _kind_of(module["type"], trust_remote_code)
+        if kind in router.ROUTERS:
+            firsts += _check_router(directory, path, index, trust_remote_code)
+            continue
         if (kind in _FIRST) != (index == 0):
             raise InvalidModel(
-                f"module {index} is {kind}; the first, and no other, must be Transformer or StaticEmbedding"
+                f"module {index} is {kind}; the first, and no other, must be one of {', '.join(_FIRST)}"
             )
+        if index == 0:
+            firsts.append((module["path"], kind))
         if not trust_remote_code:
             _check_module(directory / path, kind)
-    first = modules[0]
-    return first["path"], first["type"].endswith("StaticEmbedding")
+    return firsts
+
+
+def _kind_of(name: str, trust_remote_code: bool) -> str:
+    """Return the last part of a module's name, if it is supported."""
+    if not name.startswith("sentence_transformers.") and not trust_remote_code:
+        raise InvalidModel(f"the module {name!r} is code of the model's own, which is not run")
+    kind = name.rpartition(".")[2]
+    if kind not in SUPPORTED_MODULES:
+        reason = f": {_REASONS[kind]}" if kind in _REASONS else ""
+        raise InvalidModel(f"the module {name!r} is not supported{reason}")
+    return kind
+
+
+def _check_router(directory: Path, path: Path, index: int, trust_remote_code: bool) -> list[tuple[str, str]]:
+    """Check the modules of a Router, and return the first modules of its routes, that of texts first.
+
+    A Router that is not the first module of the model has none.
+    """
+    routing = router.read(directory / path)
+    kinds = {folder: _kind_of(name, trust_remote_code) for folder, name in routing.types.items()}
+    for route, folders in routing.routes.items():
+        for place, folder in enumerate(folders):
+            is_first = index == place == 0
+            if kinds[folder] in router.ROUTERS or (kinds[folder] in _FIRST) != is_first:
+                raise InvalidModel(f"module {place} of the Router's route {route[:100]!r} is {kinds[folder]}")
+    if not trust_remote_code:
+        for folder, kind in kinds.items():
+            _check_module(directory / path / folder, kind)
+    if index:
+        return []
+    of_texts = routing.route_of_text() or next(iter(routing.routes))
+    begins = [folders[0] for folders in (routing.routes[of_texts], *routing.routes.values())]
+    return [((path / folder).as_posix(), kinds[folder]) for folder in dict.fromkeys(begins)]
 
 
 def _check_module(home: Path, kind: str) -> None:
     """Refuse a module whose configuration imports code outside torch.nn or exceeds its weights in size."""
-    if kind not in ("Dense", "LayerNorm") or not _is_directory(home) or not (home / "config.json").is_file():
+    if (
+        kind not in ("Dense", "LayerNorm", "WeightedLayerPooling")
+        or not _is_directory(home)
+        or not (home / "config.json").is_file()
+    ):
         return
     config = read_json(home / "config.json", dict)
     activation = str(config.get("activation_function"))
@@ -148,6 +217,12 @@ def _check_module(home: Path, kind: str) -> None:
         raise InvalidModel(f"{kind} names the activation {activation[:100]!r}, which is none of torch.nn")
     sizes = [config.get(key) for key in ("in_features", "out_features", "dimension")]
     claimed = math.prod(size for size in sizes if isinstance(size, int))
+    if kind == "WeightedLayerPooling":
+        check_keys(f"config.json of {kind}", config, _LAYER_POOLING)
+        layers, start = config.get("num_hidden_layers", 12), config.get("layer_start", 4)
+        if not isinstance(layers, int) or not isinstance(start, int) or start < 0:
+            raise InvalidModel(f"config.json of {kind} is broken: it must hold numbers of layers")
+        claimed = layers - start
     weights.stored(home).refuse_beyond(claimed, f"config.json of {kind}")
 
 
@@ -157,6 +232,12 @@ def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> 
         raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
     if not (home / "config.json").is_file():
         raise InvalidModel("the transformer has no config.json")
+    architecture = read_json(home / "config.json", dict).get("model_type")
+    if reason := _ARCHITECTURES.get(str(architecture)):
+        raise InvalidModel(
+            f"models of the architecture {architecture} are not supported: {reason}; take another encoder of "
+            "long texts, such as ModernBERT"
+        )
     check(home, trust_remote_code=trust_remote_code)
 
 

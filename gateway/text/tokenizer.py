@@ -17,10 +17,9 @@ from gateway.telemetry.tracing import traced
 from gateway.text.foreign_ids import ADVICE
 from gateway.text.prompts import DEFAULT, TextOptions
 from gateway.text.tokenizer_file import TokenizerFile
-from triton_models.contract.cleaning import CLEANINGS
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.prompts import INPUT_TYPES, InputType
-from triton_models.contract.tokens import mark_not_pooled
+from triton_models.contract.tokens import mark_not_pooled, mark_routed
 from triton_models.repository.repository import TOKENIZER, DamagedModel
 
 TokenIds = NDArray[np.int64]
@@ -59,8 +58,8 @@ class TextTokenizer:
         self._file = TokenizerFile(version_dir, manifest)
         self._add_special_tokens = manifest.add_special_tokens
         self._special_ids = frozenset(manifest.special_ids)
-        self._include_prompt = manifest.include_prompt
-        self._clean = None if manifest.text_cleaning is None else CLEANINGS[manifest.text_cleaning]
+        self._include_prompt, self._routed = manifest.include_prompt, manifest.routed
+        self._clean = self._file.cleaning(manifest)
         self._fixed_length = manifest.fixed_length
         self._pad_id = manifest.pad_id
         self._vocab_size = manifest.vocab_size
@@ -123,7 +122,7 @@ class TextTokenizer:
                 for index, encoding in enumerate(encodings, first)
             ]
         self._require_vectors(kept, field, first)
-        return self._tokenized(kept, not_pooled)
+        return self._tokenized(kept, not_pooled, options)
 
     @traced("tokenize")
     def encode_ids(
@@ -146,7 +145,9 @@ class TextTokenizer:
                 f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
             )
         return self._tokenized(
-            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)], 0
+            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)],
+            0,
+            options,
         )
 
     def tokens(
@@ -194,12 +195,14 @@ class TextTokenizer:
         prompted = [prompt + text for text in texts] if prompt else list(texts)
         return prompted if self._clean is None else [self._clean(text) for text in prompted]
 
-    def _tokenized(self, kept: Sequence[Sequence[int]], not_pooled: int) -> Tokenized:
+    def _tokenized(self, kept: Sequence[Sequence[int]], not_pooled: int, options: TextOptions) -> Tokenized:
         if self._fixed_length is not None:
             return Tokenized([self._filled(ids) for ids in kept], sum(map(len, kept)))
         rows = [np.array(ids, dtype=np.int64) for ids in kept]
         if not_pooled:
             rows = [mark_not_pooled(row, not_pooled) for row in rows]
+        if options.input_type in self._routed:
+            rows = [mark_routed(row) for row in rows]
         return Tokenized(rows, sum(map(len, kept)))
 
     def _filled(self, ids: Sequence[int]) -> TokenIds:

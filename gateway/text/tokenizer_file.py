@@ -5,7 +5,7 @@ The library raises a plain `Exception`. If its Rust code panics, it raises a `Ba
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from tokenizers import Encoding, Tokenizer
 
 from gateway.errors import InvalidInput, TooLarge
 from gateway.text.foreign_ids import ForeignIds
+from triton_models.contract.cleaning import CLEANINGS
 from triton_models.contract.library_errors import is_of_a_library
 from triton_models.contract.manifest import Manifest
+from triton_models.contract.words import finder
 from triton_models.repository.repository import TOKENIZER, DamagedModel
 
 log = logging.getLogger(__name__)
@@ -125,6 +127,12 @@ class TokenizerFile:
                 raise
             log.warning("a tokenizer failed on ids: %s", type(error).__name__)
             raise InvalidInput(f"{field}: the model's tokenizer fails on these ids") from error
+
+    def cleaning(self, manifest: Manifest) -> Callable[[str], str] | None:
+        """Return the function that a text goes through before it is encoded; None for none."""
+        if manifest.word_lookup is not None:
+            return finder(self._file.get_vocab(), manifest.word_lookup)
+        return None if manifest.text_cleaning is None else CLEANINGS[manifest.text_cleaning]
 
     def name(self, id_: int) -> str:
         """Return a token for a message, quoted and in ASCII."""

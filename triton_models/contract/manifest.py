@@ -81,6 +81,19 @@ class ImagePreprocessing:
 
 
 @dataclass(frozen=True)
+class WordLookup:
+    """The rules by which the words of a text are found in a list of words, see `words.finder`.
+
+    Attributes:
+        stop_words: Words that are left out.
+        lower_case: Whether texts are lower-cased first.
+    """
+
+    stop_words: list[str]
+    lower_case: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One converted model: a text model, or one tower of a CLIP model.
 
@@ -118,6 +131,8 @@ class Manifest:
         tower: CLIP: which tower this is; None for a model of sentence-transformers.
         pair: CLIP: `pair_digest` of both towers. Towers that differ in it, or one alone, are no model.
         text_cleaning: CLIP: open_clip's cleaning before its tokenizer, see `TextCleaning`.
+        routed: Input types whose texts take the other of two routes through the graph; they are sent marked.
+        word_lookup: Rules by which words are found in `tokenizer.json`; None for other tokenizers.
         fixed_length: CLIP: length to which `pad_id` fills the ids, if the tower sees its padding; else None.
         pad_id: CLIP: id of the padding.
         image: Preprocessing of an image tower, which has no tokenizer; None for text.
@@ -156,6 +171,8 @@ class Manifest:
     tower: Literal["text", "image"] | None = None
     pair: str | None = None
     text_cleaning: TextCleaning | None = None
+    routed: list[InputType] = field(default_factory=list)
+    word_lookup: WordLookup | None = None
     fixed_length: int | None = None
     pad_id: int = 0
     image: ImagePreprocessing | None = None

@@ -1,4 +1,4 @@
-"""The elements of `input_ids`: each holds a token id and three flags.
+"""The elements of `input_ids`: each holds a token id and four flags.
 
 The graph of every text model computes the id as `element mod 2**TOKEN_ID_BITS`. All elements stay
 below 2**31, so that engines which narrow int64 to int32 lose nothing.
@@ -9,8 +9,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-TOKEN_ID_BITS = 28
+TOKEN_ID_BITS = 27
 """The number of low bits that hold the token id."""
+
+ROUTED = 1 << 27
+"""Flag on every token of a text that takes the other of two routes, see `Manifest.routed`."""
 
 WANTS_TOKENS = 1 << 28
 """Flag on the first token of a request that asks for a vector for each token, not one for each row.
@@ -83,6 +86,11 @@ def mark_not_pooled(ids: NDArray[np.int64], prompt_length: int) -> NDArray[np.in
     marked = ids.copy()
     marked[:prompt_length] |= NOT_POOLED
     return marked
+
+
+def mark_routed(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a copy of `ids` (int64 [L]) with ROUTED on every token."""
+    return ids | ROUTED
 
 
 def token_ids(elements: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from converters.graph.packed_attention import Layout
-from converters.graph.pooling import GatherPooling
+from converters.graph.pooling import GatherPooling, WordPooling
 
 LENGTHS = [5, 1, 9, 3]
 HIDDEN = 6
@@ -47,3 +47,17 @@ def test_a_text_that_is_not_finite_changes_no_other(mode: str, spoilt: int, valu
     found = pool(torch.where((layout.rows == spoilt).unsqueeze(1), value, tokens), layout, all_of_them)
     others = torch.arange(len(LENGTHS)) != spoilt
     assert torch.equal(found[others], clean[others])
+
+
+@pytest.mark.parametrize("mode", sorted({*WordPooling.UNPADDED, "max"}))
+def test_pooling_of_words(mode: str) -> None:
+    torch.manual_seed(1)
+    layout = Layout.of(torch.tensor(LENGTHS), sum(LENGTHS))
+    tokens, everything = torch.randn(sum(LENGTHS), HIDDEN), torch.ones(sum(LENGTHS), dtype=torch.bool)
+    expected = GatherPooling((mode,))(tokens, layout, everything)
+    torch.testing.assert_close(WordPooling((mode,))(tokens, layout, everything), expected)
+    # One word of the third text, its last one.
+    tokens[14] = torch.nan
+    found = WordPooling((mode,))(tokens, layout, everything)
+    assert torch.isfinite(found).all(1).tolist() == [True, True, False, True]
+    torch.testing.assert_close(found[[0, 1, 3]], expected[[0, 1, 3]])

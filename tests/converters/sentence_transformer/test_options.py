@@ -18,13 +18,18 @@ from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import InputModule, Module
 from sentence_transformers.base.modules.transformer import ModalityParams, ProcessingKwargs
 from sentence_transformers.sentence_transformer.modules import (
+    BoW,
+    CLIPModel,
     Dense,
     Dropout,
     LayerNorm,
     Normalize,
     Pooling,
+    Router,
     StaticEmbedding,
     Transformer,
+    WeightedLayerPooling,
+    WordEmbeddings,
 )
 
 from converters.errors import InvalidModel
@@ -69,6 +74,20 @@ OF_OTHER_MODULES: dict[type[Module], dict[str, str]] = {
     },
     Normalize: dict.fromkeys(("module_input_name", "module_output_name"), FOLLOWED),
     LayerNorm: {"dimension": FOLLOWED},
+    WordEmbeddings: {
+        **dict.fromkeys(("tokenizer", "tokenizer_class", "embedding_weights", "max_seq_length"), FOLLOWED),
+        "update_embeddings": NO_EFFECT,
+    },
+    BoW: dict.fromkeys(BoW.config_keys, FOLLOWED),
+    Router: {
+        **dict.fromkeys(("sub_modules", "route_mappings"), FOLLOWED + "; refused where routes begin apart"),
+        **dict.fromkeys(("default_route", "allow_empty_key"), FOLLOWED),
+    },
+    WeightedLayerPooling: {
+        **dict.fromkeys(("embedding_dimension", "num_hidden_layers", "layer_start"), FOLLOWED),
+        # Of the constructor only: they are in the weights.
+        "layer_weights": NO_EFFECT,
+    },
     Dropout: {"dropout": NO_EFFECT},
     StaticEmbedding: {
         **dict.fromkeys(("tokenizer", "embedding_weights", "embedding_dim"), FOLLOWED),
@@ -134,11 +153,15 @@ def test_every_option_of_the_library_is_decided() -> None:
         assert there - set(known) <= {"truncate_dim"} - set(known), (
             f"new in {where}: decide what to do with it"
         )
-        assert set(known) - there <= {"truncate_dim", "requirements"}, f"no longer in {where}"
+        # The last one is of the file only.
+        elsewhere = {"truncate_dim", "requirements", "tokenizer_class"}
+        assert set(known) - there <= elsewhere, f"no longer in {where}"
     for kind, known in {Transformer: OF_THE_TRANSFORMER, **OF_OTHER_MODULES}.items():
         assert set(kind.config_keys) <= set(known), kind
     assert set(Transformer._DEFAULT_CONFIG_VALUES) <= set(OF_THE_TRANSFORMER)
-    assert {kind.__name__ for kind in OF_OTHER_MODULES} | {"Transformer"} == SUPPORTED_MODULES
+    supported = {kind.__name__ for kind in OF_OTHER_MODULES} | {"Transformer", "CLIPModel", "Asym"}
+    assert supported == SUPPORTED_MODULES
+    assert CLIPModel.config_keys == Transformer.config_keys
     # What a text goes through, and the parts of the two nested options.
     assert parameters(Transformer.preprocess) == {"inputs", "prompt", "processing_kwargs", "kwargs"}
     assert parameters(InputModule.preprocess) == {"inputs", "prompt", "kwargs"}
@@ -179,6 +202,7 @@ TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
         ({"processing_kwargs": {"text": {"add_special_tokens": "no"}}}, "text.add_special_tokens"),
         ({"processing_kwargs": {"common": {"padding": "widest"}}}, "common.padding"),
         ({"modality_config": {"text": {**TEXT, "method_output_name": "pooler_output"}}}, "pooler_output"),
+        ({"modality_config": {"text": {**TEXT, "method_output_name": None}}}, "output None"),
         ({"modality_config": {"message": TEXT}}, "chat messages"),
         ({"module_output_name": "sentence_embedding"}, "sentence_embedding"),
         ({"an_option_of_tomorrow": True}, "an_option_of_tomorrow"),

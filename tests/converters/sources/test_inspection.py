@@ -109,7 +109,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: add_module(path, "sentence_transformers.models.Dense", "../x"),
         "outside",
     ),
-    "module unknown": (lambda path: add_module(path, "sentence_transformers.models.Router"), "not supported"),
+    "module unknown": (
+        lambda path: add_module(path, "sentence_transformers.models.LSTM"),
+        "not supported: it",
+    ),
+    "Router without its file": (
+        lambda path: add_module(path, "sentence_transformers.models.Router"),
+        "no router_config.json",
+    ),
     "function as module": (
         lambda path: add_module(path, "sentence_transformers.util.http_get"),
         "not supported",
@@ -131,6 +138,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "chat messages",
     ),
+    "longformer": (lambda path: edit(path / "config.json", model_type="longformer"), "longformer are not"),
+    "xlnet": (lambda path: edit(path / "config.json", model_type="xlnet"), "such as ModernBERT"),
     "no pooling": (
         lambda path: (path / "modules.json").write_text(
             json.dumps(
@@ -164,7 +173,7 @@ def test_a_module_that_is_not_supported_is_named(sources: Path, convert: Convert
     model = SentenceTransformer(str(transformer_model(sources / "base")), device="cpu")
     modules = [model[0], CNN(HIDDEN, out_channels=8), Pooling(24)]
     SentenceTransformer(modules=modules, device="cpu").save(str(sources / "cnn"), create_model_card=False)
-    with pytest.raises(InvalidModel, match="CNN"):
+    with pytest.raises(InvalidModel, match=r"CNN' is not supported: its convolutions"):
         convert("cnn")
 
 
