@@ -142,8 +142,15 @@ class Lifecycle:
             GatewayError: The model cannot be loaded or fails its check.
             RepositoryError: The repository does not have the model, or only one of its towers.
         """
-        model_id = ModelId.of(await asyncio.to_thread(self.repository.manifest, triton_name))
-        async with self.locks.hold(model_id.triton_names, None):
+        try:
+            model_id = ModelId.of(await asyncio.to_thread(self.repository.manifest, triton_name))
+        except ModelNotInRepository:
+            if (await asyncio.to_thread(self.repository.state, triton_name)).wanted:
+                raise
+            # The model has been deleted since the caller saw that it was wanted.
+            return
+        # An unload in progress leaves a model that is not wanted; there is nothing to restore then.
+        async with self.locks.hold(model_id.triton_names, None, wait_for_removal=True):
             states = [await asyncio.to_thread(self.repository.state, part) for part in model_id.triton_names]
             if not any(state.wanted for state in states):
                 return
