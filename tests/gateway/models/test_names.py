@@ -26,10 +26,10 @@ BARE, FULL = "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"
 HUB = Source("hub", "models--sentence-transformers--all-MiniLM-L6-v2", "abc", {})
 
 
-def add(repository: Repository, name: str, *, wanted: bool = True, **fields: object) -> None:
+def add(repository: Repository, name: str, *, wanted: bool = True, source: Source = HUB) -> None:
     """Put a model into the repository, as converted under this name."""
     triton_name = ModelId.named(name, None).text_triton_name
-    install(repository, triton_name, 1, model_name=name, **{"source": HUB, **fields})
+    install(repository, triton_name, 1, model_name=name, source=source)
     repository.set_state(triton_name, ModelState(wanted=wanted))
 
 
@@ -141,7 +141,7 @@ def test_the_list_of_loaded_models_is_bounded(repository: Repository) -> None:
 
 
 def test_a_model_that_is_not_converted(repository: Repository) -> None:
-    with pytest.raises(ModelNotFound, match="model default is not loaded; .* Loaded: no model"):
+    with pytest.raises(ModelNotFound, match=r"model default is not loaded; .* Loaded: no model"):
         asyncio.run(Catalog(repository).texts.get(ModelId("default")))
 
 
