@@ -8,8 +8,9 @@
     ├── NoSpace           no_space       the disk is full
     └── NameCollision     collision      the served name belongs to another model
 
-Every message is one line and safe to show to a client: it has no absolute path and no traceback. Any other
-exception is a fault of this program and is reported as `internal`.
+Every message is one line and safe to show to a client: it has no absolute path, no traceback and no escapes
+of terminals. `converters.causes` makes InvalidModel of the libraries' exceptions. Any other exception is a
+fault of this program and is reported as `internal`.
 """
 
 import re
@@ -25,7 +26,7 @@ class ConversionError(Exception):
 
     def __init__(self, message: str) -> None:
         # JSON, and so a model's files, can contain lone surrogates, which a response cannot.
-        super().__init__(_one_line(message).encode(errors="backslashreplace").decode())
+        super().__init__(one_line(message).encode(errors="backslashreplace").decode())
 
 
 class SourceNotFound(ConversionError):
@@ -65,12 +66,13 @@ class NameCollision(ConversionError):
 
 
 _LONGEST_MESSAGE = 300
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 
 
 def describe(error: BaseException, directory: Path | None = None) -> str:
     """Format a library's error as one line without paths of this machine."""
-    text = _one_line(str(error)) or _failed_line(error)
+    text = one_line(str(error)) or _failed_line(error)
     if directory is not None:
         text = text.replace(str(directory), "the model")
     text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", text)
@@ -80,16 +82,15 @@ def describe(error: BaseException, directory: Path | None = None) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text without line breaks, colours of terminals and other control characters."""
-    plain = _ESCAPES.sub("", text)
-    return " ".join("".join(one if one.isprintable() or one.isspace() else " " for one in plain).split())
+    return " ".join(_CONTROLS.sub(" ", _ESCAPES.sub("", text)).split())
 
 
 def _failed_line(error: BaseException) -> str:
     """Return where an error without a text was raised: the function and its line, often an `assert`."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].name}: {_one_line(frames[-1].line or '')}" if frames else ""
+    return f"{frames[-1].name}: {one_line(frames[-1].line or '')}" if frames else ""
 
 
 def shorten(text: str, length: int = 60) -> str:
