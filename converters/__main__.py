@@ -8,29 +8,24 @@ For programs there is `--progress json`: one JSON object per line on stdout, of 
 """
 
 import argparse
-import errno
 import gc
 import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from converters.causes import is_disk_full, is_out_of_memory
 from converters.clip import pipeline as clip
-from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace
+from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace, describe
 from converters.job import Request
 from converters.progress import BarProgress, JsonProgress, Progress
 from converters.sentence_transformer import pipeline as sentence_transformer
 from triton_models.contract.accuracy import Precision
 from triton_models.contract.names import InvalidModelName
 
-_OUT_OF_MEMORY = re.compile(
-    "not enough memory|can't allocate memory|bad_alloc|failed to map segment|annot allocate memory"
-)
 _NO_MEMORY = "the conversion needs more memory than there is; free some, or convert where there is more"
 
 
@@ -82,10 +77,10 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
         progress.result({"error": "not_found", "message": str(error)})
     except ConversionError as error:
         traceback.print_exc()
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             progress.result({"error": NoMemory.kind, "message": _NO_MEMORY})
         else:
-            progress.result({"error": error.kind, "message": " ".join(str(error).split())})
+            progress.result({"error": error.kind, "message": str(error)})
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - the caller must get an answer, whatever happens
@@ -102,11 +97,12 @@ def _unforeseen(error: BaseException) -> dict[str, object]:
     if not isinstance(error, Exception):
         message = "a library failed on the model's files without an error of its own; they are broken"
         return {"error": InvalidModel.kind, "message": message}
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return {"error": NoSpace.kind, "message": "there is no room on the disk for the conversion"}
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return {"error": NoMemory.kind, "message": _NO_MEMORY}
-    return {"error": "internal", "message": "the conversion failed; the server's log says why"}
+    message = f"the server itself failed in the conversion, not the model: {describe(error)}"
+    return {"error": "internal", "message": message}
 
 
 def _engine_problem() -> str | None:
@@ -119,33 +115,10 @@ def _engine_problem() -> str | None:
     return problem_of(engine)
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    """Return whether a full disk caused an error, which a library may have wrapped."""
-    return any(
-        isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether lack of memory caused an error; torch and the engines raise their own errors for it."""
-    return any(
-        isinstance(cause, MemoryError)
-        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
-        or _OUT_OF_MEMORY.search(str(cause)) is not None
-        for cause in _causes(error)
-    )
-
-
 def _be_first_to_go() -> None:
     """Make the kernel kill this process, and none that serves, when memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _parser() -> argparse.ArgumentParser:

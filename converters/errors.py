@@ -8,11 +8,13 @@
     ├── NoSpace           no_space       the disk is full
     └── NameCollision     collision      the served name belongs to another model
 
-Every message is one line and safe to show to a client: it has no absolute path and no traceback. Any other
-exception is a fault of this program and is reported as `internal`.
+Every message is one line and safe to show to a client: it has no absolute path, no traceback and no escapes
+of terminals. `converters.causes` makes InvalidModel of the libraries' exceptions. Any other exception is a
+fault of this program and is reported as `internal`.
 """
 
 import re
+import traceback
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +26,7 @@ class ConversionError(Exception):
 
     def __init__(self, message: str) -> None:
         # JSON, and so a model's files, can contain lone surrogates, which a response cannot.
-        super().__init__(message.encode(errors="backslashreplace").decode())
+        super().__init__(one_line(message).encode(errors="backslashreplace").decode())
 
 
 class SourceNotFound(ConversionError):
@@ -64,16 +66,31 @@ class NameCollision(ConversionError):
 
 
 _LONGEST_MESSAGE = 300
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 
 
 def describe(error: BaseException, directory: Path | None = None) -> str:
     """Format a library's error as one line without paths of this machine."""
-    text = str(error).strip()
+    text = one_line(str(error)) or _failed_line(error)
     if directory is not None:
         text = text.replace(str(directory), "the model")
-    text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", " ".join(text.split()))
-    text = text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
+    text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", text)
+    if len(text) > _LONGEST_MESSAGE:
+        # Errors of C++ begin with the place in its source and end with the cause.
+        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks, colours of terminals and other control characters."""
+    return " ".join(_CONTROLS.sub(" ", _ESCAPES.sub("", text)).split())
+
+
+def _failed_line(error: BaseException) -> str:
+    """Return where an error without a text was raised: the function and its line, often an `assert`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].name}: {one_line(frames[-1].line or '')}" if frames else ""
 
 
 def shorten(text: str, length: int = 60) -> str:

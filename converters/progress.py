@@ -38,6 +38,29 @@ def part(
     return report
 
 
+class LastStep:
+    """Progress that remembers the last message, for an error that happens after it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._message = "the start"
+
+    def step(self, step: Step, progress: float, message: str) -> None:
+        """See `Progress`."""
+        self._message = message
+        self._progress.step(step, progress, message)
+
+    def result(self, outcome: dict[str, object]) -> None:
+        """See `Progress`."""
+        self._progress.result(outcome)
+
+    def failure(self) -> str:
+        """Return the beginning of an error's message, with the step."""
+        # Messages go on with reasons, which would hide the error.
+        step = self._message.partition(", ")[0].partition(": ")[0]
+        return f"the model cannot be converted, at the step {step!r}"
+
+
 class JsonProgress:
     """Progress for a program: one JSON object per line."""
 

@@ -19,6 +19,7 @@ from gateway.models.catalog import Catalog
 from gateway.models.lifecycle import Lifecycle
 from gateway.models.load_jobs import LoadJobs
 from gateway.models.locks import ModelLocks
+from gateway.models.names import Names
 from gateway.models.readiness import ReadinessGate
 from gateway.models.reconciler import Reconciler
 from gateway.models.rollout import Rollout
@@ -52,14 +53,15 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         access=await asyncio.to_thread(triton_access, settings),
         on_restart=TRITON_RESTARTS.inc,
     ) as triton:
-        catalog = Catalog(repository)
+        names = Names(repository, settings.model_sources, settings.load_models)
+        catalog = Catalog(repository, names)
         locks = ModelLocks(repository)
         rollout = Rollout(settings, repository, triton, locks)
         capacity = Capacity(settings, repository, triton, locks, rollout)
-        lifecycle = Lifecycle(settings, repository, locks, rollout, capacity)
+        lifecycle = Lifecycle(settings, repository, locks, rollout, capacity, names)
         jobs = LoadJobs(lifecycle)
         monitor = Monitor(repository, triton, compute_seconds=settings.request_timeout)
-        readiness = ReadinessGate(repository, triton, monitor)
+        readiness = ReadinessGate(repository, triton, monitor, names)
         reconciler = Reconciler(
             repository, triton, lifecycle, jobs, capacity, catalog, readiness, list(settings.load_models)
         )

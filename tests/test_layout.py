@@ -37,7 +37,7 @@ ORDER: dict[str, tuple[set[str], ...]] = {
         {"__main__"},
         {"sentence_transformer", "clip"},
         {"job", "verification", "sources"},
-        {"graph", "memory_reservation", "content_hash", "torchvision_shim", "loading_errors"},
+        {"graph", "memory_reservation", "content_hash", "torchvision_shim", "loading_errors", "causes"},
         {"progress"},
         {"errors"},
     ),

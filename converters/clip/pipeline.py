@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters.causes import blamed_on_the_model
 from converters.errors import SourceNotFound
 from converters.job import Request, install, locked, refuse_collision, reserved
-from converters.progress import Progress
+from converters.progress import LastStep, Progress
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.names import HUB_PREFIX, ClipNames, clip_triton_names
 from triton_models.repository.repository import Repository
@@ -59,9 +60,14 @@ def _convert(
         from converters.clip import source
         from converters.clip.reference import weight_bytes
 
-        found = source.find(request.model_name, pretrained, request.sources, progress)
-        with reserved(repository, staged, weight_bytes(found.checkpoint), progress):
-            text, image = _build(request, pretrained, found, staged, progress)
+        last = LastStep(progress)
+        with blamed_on_the_model(last.failure):
+            found = source.find(request.model_name, pretrained, request.sources, last)
+        with (
+            blamed_on_the_model(last.failure, repository.root),
+            reserved(repository, staged, weight_bytes(found.checkpoint), last),
+        ):
+            text, image = _build(request, pretrained, found, staged, last)
         install(request, repository, staged / "text", names.text, text)
         install(request, repository, staged / "image", names.image, image)
         return {names.text: text, names.image: image}

@@ -15,7 +15,16 @@ OPSET = 18
 UNLIKE_LENGTHS = (5, 9, 3, 4)
 """Lengths of the example texts; none is 1, because the exporter treats a dimension of 1 as a constant."""
 
-ERRORS = (OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+ERRORS = (
+    OnnxExporterError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 """Exceptions for a graph that cannot be traced or written as ONNX."""
 
 _LARGEST_INLINE = 1_500_000_000

@@ -8,8 +8,9 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from converters.causes import blamed_on_the_model
 from converters.job import Request, install, locked, refuse_collision, reserved
-from converters.progress import Progress
+from converters.progress import LastStep, Progress
 from converters.sources import find
 from converters.sources.inspection import SourceLayout, inspect
 from triton_models.contract.manifest import Manifest
@@ -39,9 +40,11 @@ def _convert(request: Request, triton_name: str, repository: Repository, progres
         scratch = staged / "scratch"
         scratch.mkdir()
         found = find.find(request.model_name, request.revision, request.sources, scratch, progress)
-        layout = inspect(found.directory, trust_remote_code=request.trust_remote_code)
-        with reserved(repository, staged, layout.weight_bytes, progress):
-            manifest = _build(request, found, layout, staged, progress)
+        last = LastStep(progress)
+        with blamed_on_the_model(last.failure, repository.root):
+            layout = inspect(found.directory, trust_remote_code=request.trust_remote_code)
+            with reserved(repository, staged, layout.weight_bytes, last):
+                manifest = _build(request, found, layout, staged, last)
         shutil.rmtree(scratch)
         install(request, repository, staged, triton_name, manifest)
         return manifest

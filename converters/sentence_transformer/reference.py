@@ -23,6 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedModel
 
+from converters.causes import blamed_on_the_model
 from converters.errors import InvalidModel, describe
 from converters.graph import experts
 from converters.loading_errors import LOADING_ERRORS
@@ -154,10 +155,8 @@ def _vectors(encode: Callable[..., Any], given: str | list[str], **options: Any)
     Raises:
         InvalidModel: The library itself fails on a text.
     """
-    try:
+    with blamed_on_the_model(lambda: "sentence-transformers itself fails on a text"):
         vectors = encode(given, **options)
-    except (LookupError, RuntimeError, ValueError, TypeError) as error:
-        raise InvalidModel(f"sentence-transformers itself fails on a text: {describe(error)}") from error
     return np.asarray(vectors, dtype=np.float32)
 
 

@@ -72,6 +72,7 @@ _TOKENIZER_CONFIG = _TOKENIZER | frozenset(
 )
 # In old files these keys hold paths of the machine that wrote them; transformers replaces them by its own.
 _STALE = frozenset("_name_or_path name_or_path special_tokens_map_file tokenizer_file".split())
+_MODULE = re.compile(r"[0-9]{1,3}_[A-Z][A-Za-z]{1,40}$")
 _WORDS = re.compile(r"[A-Za-z0-9_]+")
 
 # Keys of config.json and of the processors' files, at any depth.
@@ -95,12 +96,14 @@ def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - JSON of a model'
     Raises:
         InvalidModel: The file is broken, or its content is not a `kind`.
     """
+    # Each module after the first has a config.json of its own, in a directory such as 1_Pooling.
+    name = f"{path.parent.name}/{path.name}" if _MODULE.match(path.parent.name) else path.name
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"{path.name} is broken: {error}") from error
+        raise InvalidModel(f"{name} is broken: {error}") from error
     if not isinstance(data, kind):
-        raise InvalidModel(f"{path.name} is broken: it must hold a JSON {kind.__name__}")
+        raise InvalidModel(f"{name} is broken: it must hold a JSON {kind.__name__}")
     return data
 
 

@@ -22,6 +22,7 @@ from huggingface_hub.utils import httpx, tqdm, validate_repo_id  # type: ignore[
 
 from converters.errors import SourceNotFound
 from converters.progress import Progress
+from triton_models.contract.hub_names import text_spellings
 from triton_models.contract.names import validate_revision
 
 _PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
@@ -41,8 +42,8 @@ _ANSWER_SECONDS = 10.0
 
 
 def repository_ids(model_name: str) -> tuple[str, ...]:
-    """Return the Hub repositories that a name can mean; a bare name is first one of sentence-transformers."""
-    return (model_name,) if "/" in model_name else (f"sentence-transformers/{model_name}", model_name)
+    """Return the Hub repositories that a name can mean; a bare one mostly is of sentence-transformers."""
+    return (model_name,) if "/" in model_name else text_spellings(model_name)
 
 
 def cached(repo: str, revision: str | None) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InvalidModel
+from converters.errors import InvalidModel, one_line
 from converters.sources import router, sentencepiece_file, weights, words
 from converters.sources.configuration import TOKENIZER_FILES, check, check_keys, read_json
 from converters.sources.weights import Stored
@@ -126,7 +126,7 @@ def _check_kind(directory: Path) -> None:
 def _check_task(config: dict[str, Any]) -> str:
     """Refuse a plain transformers checkpoint that is made for another task; return a notice for any other."""
     named = config.get("architectures")
-    heads = [str(name)[:100] for name in named] if isinstance(named, list) else []
+    heads = [one_line(str(name))[:100] for name in named] if isinstance(named, list) else []
     for head in heads:
         if _OTHER_TASK.fullmatch(head):
             raise InvalidModel(
@@ -203,14 +203,12 @@ def _check_router(directory: Path, path: Path, index: int, trust_remote_code: bo
 
 
 def _check_module(home: Path, kind: str) -> None:
-    """Refuse a module whose configuration imports code outside torch.nn or exceeds its weights in size."""
-    if (
-        kind not in ("Dense", "LayerNorm", "WeightedLayerPooling")
-        or not _is_directory(home)
-        or not (home / "config.json").is_file()
-    ):
+    """Refuse a module whose configuration is broken, imports code outside torch.nn or exceeds its weights."""
+    if not _is_directory(home) or not (home / "config.json").is_file():
         return
     config = read_json(home / "config.json", dict)
+    if kind not in ("Dense", "LayerNorm", "WeightedLayerPooling"):
+        return
     activation = str(config.get("activation_function"))
     # For classes of other libraries, sentence-transformers itself reports that they are not trusted.
     if activation.startswith("torch.") and not activation.startswith("torch.nn."):

@@ -5,10 +5,12 @@ tried.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from converters.errors import CheckFailed
+from converters.causes import blamed_on_the_model
+from converters.errors import CheckFailed, InvalidModel
 from converters.verification import check
 from converters.verification.check import CheckResult, Samples
 from triton_models.backends.onnxruntime.engine import Engine
@@ -17,6 +19,11 @@ from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
 from triton_models.contract.accuracy import BOUNDS, Bounds, Precision
 
 Without = Sequence[EngineName]
+
+
+def cannot_run() -> AbstractContextManager[None]:
+    """Return a context in which the engines' failures are InvalidModel, as for an operator that they lack."""
+    return blamed_on_the_model(lambda: "ONNX Runtime cannot run the converted model")
 
 
 def check_with_fastest(
@@ -31,13 +38,16 @@ def check_with_fastest(
 
     Raises:
         CheckFailed: The check fails with plain fp32, or with the engine that the operator fixed.
+        InvalidModel: These cannot run the model, or no engine can be chosen.
     """
     without: list[EngineName] = []
     while True:
-        selection = select(without)
+        with cannot_run():
+            selection = select(without)
         try:
-            result = check(selection)
-        except CheckFailed:
+            with cannot_run():
+                result = check(selection)
+        except (CheckFailed, InvalidModel):
             if selection.fixed_by_operator or selection.name == DEFAULT:
                 raise
             without.append(selection.name)
@@ -59,7 +69,8 @@ def verify(
     """
     bounds = BOUNDS[precision]
     if precision == "fp16":
-        return _verify(Engine(path, threads), samples, report, bounds)
+        with cannot_run():
+            return _verify(Engine(path, threads), samples, report, bounds)
     rows = samples.spread(check.KEPT_SAMPLES, check.KEPT_TOKENS)
     sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
 

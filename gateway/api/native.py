@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.api import embedding, openapi, schemas
 from gateway.api.dependencies import ADMIN_ONLY, services
@@ -205,3 +205,9 @@ async def metrics(request: Request) -> Response:
     if ingrain.asks(request):
         return json_response(await ingrain.metrics(request))
     return json_response({"model_stats": await services(request).status.statistics()})
+
+
+@router.get("/metrics/prometheus", response_class=PlainTextResponse, responses=LOOK)
+async def prometheus_metrics(request: Request) -> Response:
+    """Return Prometheus metrics as text, whatever `Accept` asks for."""
+    return Response(await services(request).prometheus.text(), media_type=PROMETHEUS)

@@ -18,7 +18,7 @@ from triton_models.server.otel import TelemetryError, service_name, traces_url
 if TYPE_CHECKING:
     from gateway.telemetry.exporter import Exporting
 
-NOT_TRACED = frozenset({"/health", "/health/live", "/metrics"})
+NOT_TRACED = frozenset({"/health", "/health/live", "/metrics", "/metrics/prometheus"})
 """Routes that machines poll every few seconds."""
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
 from gateway.memory import give_back
 from gateway.model_id import ModelId
+from gateway.models.names import Names
 from gateway.text.tokenizer import TextTokenizer
 from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError
 from triton_models.contract.names import TEXT_SUFFIX, InvalidModelName
@@ -72,8 +73,9 @@ Kept = TypeVar("Kept", bound=TextModel | ImageModel)
 class Models(Generic[Kept]):
     """Models by ModelId, each read from the repository when it is first used."""
 
-    def __init__(self, read: Callable[[ModelId], Kept]) -> None:
+    def __init__(self, read: Callable[[ModelId], Kept], find: Callable[[ModelId], ModelId]) -> None:
         self._read = read
+        self._find = find
         self._models: dict[ModelId, Kept] = {}
         self.other_tower: Models[TextModel] | Models[ImageModel] | None = None
         self._reading: dict[ModelId, asyncio.Task[Kept]] = {}
@@ -86,11 +88,14 @@ class Models(Generic[Kept]):
         return self._models.get(model_id)
 
     async def get(self, model_id: ModelId) -> Kept:
-        """Return the model, from the repository if it is not cached.
+        """Return the model, from the repository if it is not cached; its `model_id` may be spelled otherwise.
 
         Raises:
             ModelNotFound: The model has not been converted, or another model has its name in Triton.
         """
+        if (known := self.known(model_id)) is not None:
+            return known
+        model_id = await asyncio.to_thread(self._find, model_id)
         return self.known(model_id) or await self.refresh(model_id)
 
     async def refresh(self, model_id: ModelId) -> Kept:
@@ -131,10 +136,11 @@ class Models(Generic[Kept]):
 class Catalog:
     """The caches of the models that embed texts and of those that embed images."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, names: Names | None = None) -> None:
         self._repository = repository
-        self.texts = Models(self._read_text)
-        self.images = Models(self._read_image)
+        self.names = names or Names(repository)
+        self.texts = Models(self._read_text, self.names.find)
+        self.images = Models(self._read_image, self.names.find)
         self.texts.other_tower, self.images.other_tower = self.images, self.texts
 
     async def keep_only(self, wanted: set[str]) -> None:
@@ -161,9 +167,10 @@ class Catalog:
 
     def _named(self, name: str, first: ModelId) -> ModelId:
         model_name, _, pretrained = name.partition("/")
-        with suppress(ModelNotInRepository, ManifestError, ModelConflict):
-            manifests(self._repository, first)
-            return first
+        for model_id in (self.names.find(first), first):
+            with suppress(ModelNotInRepository, ManifestError, ModelConflict):
+                manifests(self._repository, model_id)
+                return model_id
         with suppress(ModelNotInRepository, ManifestError, ModelConflict, InvalidModelName):
             if pretrained:
                 model_id = ModelId.named(model_name, pretrained)
@@ -204,7 +211,7 @@ class Catalog:
         try:
             return manifests(self._repository, model_id)
         except (ModelNotInRepository, ManifestError) as error:
-            raise not_loaded(model_id) from error
+            raise self.names.not_loaded(model_id) from error
         except ModelConflict as error:
             raise ModelNotFound(f"model {model_id} is not loaded; {error}") from error
 
@@ -253,16 +260,6 @@ def _pair(repository: Repository, model_id: ModelId) -> dict[str, Manifest]:
             if len({manifest.pair for manifest in found.values()}) == 1:
                 return found
     raise ModelNotInRepository(f"the halves of {model_id} are of two conversions")
-
-
-def not_loaded(model_id: ModelId) -> ModelNotFound:
-    """Return the error for a model that could be loaded but is not."""
-    fields = f'"model_name": "{model_id.model_name}"'
-    if model_id.is_clip:
-        route, fields = "/load_clip_model", f'{fields}, "pretrained": "{model_id.pretrained}"'
-    else:
-        route = "/load_sentence_transformer_model"
-    return ModelNotFound(f"model {model_id} is not loaded; load it with POST {route} {{{fields}}}")
 
 
 def collision(model_id: ModelId, holder: ModelId) -> ModelConflict:

@@ -131,16 +131,25 @@ async def convert(
                 on_progress(Progress(last["step"], float(last["progress"]), str(last["message"])))
     if "result" in last:
         return tuple(int(version) for version in last["result"]["versions"])
-    if "error" in last and last["error"] in FAILURES:
-        raise FAILURES[last["error"]](str(last["message"]))
+    if "error" in last:
+        raise FAILURES.get(last["error"], InvalidModel)(str(last["message"]))
+    raise InvalidModel(_how_it_ended(model_id, process.returncode or 0))
+
+
+def _how_it_ended(model_id: ModelId, status: int) -> str:
+    """Return the message for a converter process that ended without a result or an error."""
+    if status >= 0:
+        return f"the conversion of {model_id} ended with status {status} and no result; load it again"
+    name = signal.Signals(-status).name
     # Some libraries abort when an allocation fails.
-    if process.returncode in (-signal.SIGKILL, -signal.SIGABRT):
-        raise InvalidModel(
-            f"the conversion of {model_id} was killed, as the system does when memory runs out; "
+    if -status in (signal.SIGKILL, signal.SIGABRT):
+        return (
+            f"the conversion of {model_id} was killed ({name}), as the system does when memory runs out; "
             "convert it with more memory free"
         )
-    raise InvalidModel(
-        f"the conversion of {model_id} ended before it was done; the server's log has the reason"
+    return (
+        f"the conversion of {model_id} was ended by {name}, as when a library crashes on a model's files; "
+        "check that they are complete and belong together"
     )
 
 

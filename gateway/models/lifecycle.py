@@ -18,13 +18,13 @@ from gateway.errors import (
     InsufficientStorage,
     InvalidModel,
     ModelConflict,
-    ModelNotFound,
 )
 from gateway.model_id import ModelId
 from gateway.models.capacity import Capacity
 from gateway.models.catalog import manifests, manifests_of
 from gateway.models.converter import OnProgress, Turns, convert, log_progress
 from gateway.models.locks import ModelLocks
+from gateway.models.names import Names
 from gateway.models.rollout import Parts, Rollout
 from gateway.settings import Settings
 from gateway.telemetry.tracing import traced
@@ -49,6 +49,7 @@ class Lifecycle:
     locks: ModelLocks
     rollout: Rollout
     capacity: Capacity
+    names: Names
 
     def __post_init__(self) -> None:
         self._turns = Turns(self.settings.max_conversions)
@@ -74,6 +75,7 @@ class Lifecycle:
             GatewayError: The model cannot be found, converted, loaded or verified, names collide, or there
                 is no room for it.
         """
+        model_id = await asyncio.to_thread(self.names.for_load, model_id)
         if await self._serves(model_id, revision, tuning):
             return await self._said(model_id, "is already loaded")
         async with self.locks.hold(model_id.triton_names, None):
@@ -140,8 +142,15 @@ class Lifecycle:
             GatewayError: The model cannot be loaded or fails its check.
             RepositoryError: The repository does not have the model, or only one of its towers.
         """
-        model_id = ModelId.of(await asyncio.to_thread(self.repository.manifest, triton_name))
-        async with self.locks.hold(model_id.triton_names, None):
+        try:
+            model_id = ModelId.of(await asyncio.to_thread(self.repository.manifest, triton_name))
+        except ModelNotInRepository:
+            if (await asyncio.to_thread(self.repository.state, triton_name)).wanted:
+                raise
+            # The model has been deleted since the caller saw that it was wanted.
+            return
+        # An unload in progress leaves a model that is not wanted; there is nothing to restore then.
+        async with self.locks.hold(model_id.triton_names, None, wait_for_removal=True):
             states = [await asyncio.to_thread(self.repository.state, part) for part in model_id.triton_names]
             if not any(state.wanted for state in states):
                 return
@@ -162,11 +171,12 @@ class Lifecycle:
         Raises:
             ModelNotFound: The model is not loaded.
         """
+        model_id = await asyncio.to_thread(self.names.find, model_id)
         await self._present(model_id)
         async with self.locks.hold(model_id.triton_names, "unloading"):
             await self._present(model_id)
             if not await self.rollout.unload(model_id.triton_names):
-                raise ModelNotFound(f"model {model_id} is not loaded")
+                raise await asyncio.to_thread(self.names.not_loaded, model_id)
         return f"Model {model_id} is unloaded."
 
     @traced("delete model")
@@ -176,6 +186,7 @@ class Lifecycle:
         Raises:
             ModelNotFound: The repository has no such model.
         """
+        model_id = await asyncio.to_thread(self.names.find, model_id)
         await self._present(model_id)
         async with self.locks.hold(model_id.triton_names, "deleting"):
             # A killed deletion or conversion may have left one tower only.
@@ -280,5 +291,5 @@ class Lifecycle:
 
         present = await asyncio.to_thread(read)
         if not present:
-            raise ModelNotFound(f"model {model_id} is not in the repository")
+            raise await asyncio.to_thread(self.names.not_loaded, model_id, "is not in the repository")
         return present

@@ -36,7 +36,12 @@ class ModelLocks:
 
     @asynccontextmanager
     async def hold(
-        self, parts: tuple[str, ...], activity: str | None, *, wait: bool = True
+        self,
+        parts: tuple[str, ...],
+        activity: str | None,
+        *,
+        wait: bool = True,
+        wait_for_removal: bool = False,
     ) -> AsyncIterator[None]:
         """Hold the locks of a model's parts, and record what is done under them as the parts' activity.
 
@@ -44,15 +49,17 @@ class ModelLocks:
             parts: Names in Triton.
             activity: The activity to record; None if the caller records it.
             wait: Whether to wait for another task that holds a lock.
+            wait_for_removal: Whether to wait even for a task that unloads or deletes the model.
 
         Raises:
-            ModelConflict: Another task unloads or deletes the model; if `wait` is False, changes it at all.
+            ModelConflict: Another task unloads or deletes the model, and `wait_for_removal` is False; if
+                `wait` is False, another task changes it at all.
             Unavailable: Triton failed in the context.
         """
         async with AsyncExitStack() as locks:
             # In sorted order, so that two tasks that change the same model cannot deadlock.
             for triton_name in sorted(parts):
-                await locks.enter_async_context(self._locked(triton_name, wait=wait))
+                await locks.enter_async_context(self._locked(triton_name, wait, wait_for_removal))
             try:
                 if activity is not None:
                     await self.record(parts, activity=activity)
@@ -64,13 +71,14 @@ class ModelLocks:
                 await self.record(parts, activity=None, admitted=None)
 
     @asynccontextmanager
-    async def _locked(self, triton_name: str, *, wait: bool) -> AsyncIterator[None]:
+    async def _locked(self, triton_name: str, wait: bool, wait_for_removal: bool) -> AsyncIterator[None]:
         lock = AsyncFileLock(self._repository.lock_path(triton_name), poll_interval=LOCK_POLL)
         try:
             await lock.acquire(timeout=0)
         except Timeout:
             state = await asyncio.to_thread(self._repository.state, triton_name)
-            if state.activity in ("unloading", "deleting") or not wait:
+            removed = state.activity in ("unloading", "deleting") and not wait_for_removal
+            if removed or not wait:
                 raise ModelConflict(
                     f"the model is {state.activity or 'changed'} at the moment; retry when it is done"
                 ) from None

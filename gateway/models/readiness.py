@@ -9,7 +9,8 @@ from typing import TypeVar
 from gateway.errors import ModelConflict, Unavailable
 from gateway.health.monitor import Monitor
 from gateway.model_id import ModelId
-from gateway.models.catalog import ImageModel, Models, TextModel, not_loaded
+from gateway.models.catalog import ImageModel, Models, TextModel
+from gateway.models.names import Names
 from triton_models.client.errors import ModelNotReady
 from triton_models.repository.repository import Repository
 from triton_models.server.triton import Triton
@@ -29,6 +30,7 @@ class ReadinessGate:
     repository: Repository
     triton: Triton
     monitor: Monitor
+    names: Names
     _known: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _used: set[str] = field(default_factory=set, init=False)
 
@@ -64,7 +66,7 @@ class ReadinessGate:
                 if (answered := ANSWERED.get()) is not None:
                     answered.add(model.manifest.pair)
                 return model, answer
-            before, model = model, await models.refresh(model_id)
+            before, model = model, await models.refresh(model.model_id)
             await self.require_ready(model)
             if model.state == before.state:
                 raise Unavailable(f"model {model_id} is being loaded; retry in a moment")
@@ -89,7 +91,7 @@ class ReadinessGate:
         if state.activity == "loading":
             raise Unavailable(f"model {model_id} is being loaded; retry in a moment")
         if not state.wanted:
-            raise not_loaded(model_id)
+            raise await asyncio.to_thread(self.names.not_loaded, model_id)
         self._known[triton_name] = key
 
     def is_ready(self, model: TextModel | ImageModel) -> bool:

@@ -73,7 +73,9 @@ class Reconciler:
         index = await self.triton.client.index()
         in_triton = {model.name for model in index if model.state in ("READY", "LOADING")}
         if not self._trimmed:
-            await self.capacity.trim(ModelId.parse(name) for name in self.waiting)
+            names = [ModelId.parse(name) for name in self.waiting]
+            find = self.lifecycle.names.find
+            await self.capacity.trim([await asyncio.to_thread(find, model_id) for model_id in names])
             self._trimmed = True
             if self.capacity.is_limited:
                 self._spawn(self._load_in_order())

@@ -4,6 +4,7 @@ Source: OpenAI's API reference. Images are sent as to the infinity server: `"mod
 URIs, URLs or base64 as `input`.
 """
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ from gateway.api.responses import (
 )
 from gateway.api.schemas import IMAGE_EXAMPLE, MODEL_EXAMPLE
 from gateway.api.services import Services
-from gateway.errors import EmptyInput, InvalidInput, ModelNotFound
+from gateway.errors import EmptyInput, InvalidInput
 from gateway.inference.vectors import Vectors, base64_rows
 from gateway.models.status import LoadedModel
 from gateway.text.prompts import TextOptions
@@ -167,11 +168,12 @@ async def list_models(request: Request) -> Response:
 @router.get("/models/{model:path}", response_model=Model)
 async def get_model(request: Request, model: str) -> Response:
     """Return one loaded model."""
-    model_id = await services(request).catalog.named(model)
+    catalog = services(request).catalog
+    model_id = await catalog.named(model)
     for found in await services(request).status.loaded():
         if found.model_id == model_id:
             return json_response(as_model(found))
-    raise ModelNotFound(f"model {model_id} is not loaded; GET /v1/models lists those that are")
+    raise await asyncio.to_thread(catalog.names.not_loaded, model_id)
 
 
 async def embeddings(services: Services, body: EmbeddingsRequest, _start: float, _media: str) -> Answer:

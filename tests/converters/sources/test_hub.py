@@ -47,6 +47,7 @@ def test_shards_are_fetched_whole() -> None:
 def test_a_bare_name_is_also_one_of_the_library_s_own() -> None:
     assert repository_ids("owner/model") == ("owner/model",)
     assert repository_ids("model") == ("sentence-transformers/model", "model")
+    assert repository_ids("bert-base-uncased") == ("bert-base-uncased",)
 
 
 OUTSIDE = (

@@ -87,6 +87,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "modules.json is broken",
     ),
     "config cut": (lambda path: cut_in_half(path / "config.json"), "config.json is broken"),
+    "config of a module cut": (
+        lambda path: cut_in_half(path / "1_Pooling" / "config.json"),
+        "1_Pooling/config.json is broken",
+    ),
     "config of nothing": (lambda path: (path / "config.json").write_text("{}"), "cannot load"),
     "config of other sizes": (lambda path: edit(path / "config.json", hidden_size=64), "cannot load"),
     "no tokenizer": (lambda path: remove(path, "*token*"), "no tokenizer"),

@@ -159,6 +159,7 @@ def test_head_is_get_without_the_body(client: httpx.Client) -> None:
         "/v1/models",
         f"/v1/models/{MINILM}",
         "/metrics",
+        "/metrics/prometheus",
         f"/tei/{MINILM}/info",
         f"/tei/{MINILM}/health",
         f"/weaviate/{MINILM}/meta",

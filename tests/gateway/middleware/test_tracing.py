@@ -175,7 +175,7 @@ def test_a_failure_is_marked_by_its_kind_alone(collector: Collector, traced: htt
 
 def test_loads_show_their_steps_and_probes_show_nothing(collector: Collector, traced: httpx.Client) -> None:
     trace, _, headers = traceparent()
-    for path in ("/health", "/health/live", "/metrics"):
+    for path in ("/health", "/health/live", "/metrics", "/metrics/prometheus"):
         traced.get(path, headers=headers)
     for route in ("/unload_model", "/load_sentence_transformer_model"):
         assert traced.post(route, json={"model_name": MINILM}, headers=headers).status_code == 200

@@ -24,7 +24,8 @@ def test_metrics_are_tritons_statistics(client: httpx.Client) -> None:
     text = {"model_name": MINILM, "text": "counted twice, computed once"}
     for _ in range(2):
         assert client.post("/infer_text", json=text).status_code == 200
-    stats = client.get("/metrics").json()["model_stats"]
+    for accept in ("*/*", "application/json"):
+        stats = client.get("/metrics", headers={"Accept": accept}).json()["model_stats"]
     model = next(model for model in stats if model["name"] == MINILM.replace("/", "_"))
     figures = {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
     assert figures | {"cache_hit", "cache_miss"} <= set(model["inference_stats"])
@@ -34,8 +35,13 @@ def test_metrics_are_tritons_statistics(client: httpx.Client) -> None:
 def test_metrics_are_prometheus_text_where_that_is_asked_for(client: httpx.Client) -> None:
     client.post("/infer_text", json={"model_name": MINILM, "text": "a"})
     client.post("/infer_text", json={"model_name": "no/such", "text": "a"})
-    for accept in ("text/plain", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"):
-        answer = client.get("/metrics", headers={"Accept": accept})
+    for path, accept in (
+        ("/metrics", "text/plain"),
+        ("/metrics", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"),
+        ("/metrics/prometheus", "*/*"),
+        ("/metrics/prometheus", "application/json"),
+    ):
+        answer = client.get(path, headers={"Accept": accept})
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert 'embedding_http_requests_total{route="/infer_text",status="200"}' in answer.text
         assert 'embedding_http_requests_total{route="/infer_text",status="404"}' in answer.text

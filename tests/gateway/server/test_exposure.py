@@ -45,6 +45,20 @@ def test_sockets_that_listen_are_found() -> None:
     asyncio.run(run())
 
 
+def test_an_empty_host_is_all_addresses_and_a_host_of_ipv6_is_ipv6_alone() -> None:
+    """As docs/guides/deployment.md says of HOST."""
+
+    async def run() -> None:
+        both, one = await listening_on(""), await listening_on("::")
+        assert listening_addresses(both) == {"0.0.0.0", "::"}
+        [listening] = one.servers[0].sockets
+        assert listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+        for server in (both, one):
+            server.servers[0].close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("address", "settings", "warns"),
     [

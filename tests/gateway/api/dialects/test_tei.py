@@ -23,6 +23,7 @@ from gateway.inference.admission import Admission
 from gateway.inference.text import TextEmbedder
 from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog
+from gateway.models.names import Names
 from gateway.models.readiness import ReadinessGate
 from tests.conftest import MINILM, Server
 from tests.support.converted_models import CLIP, NORMALIZED, Stock
@@ -218,7 +219,7 @@ def test_a_backend_that_pools_is_never_taken_for_one_of_tokens(server: Server) -
         async with Triton(server.repository, "", grpc_url=f"127.0.0.1:{port}") as triton:
             monitor = Monitor(repository, triton, compute_seconds=5)
             monitor.lost = None
-            readiness = ReadinessGate(repository, triton, monitor)
+            readiness = ReadinessGate(repository, triton, monitor, Names(repository))
             embedder = TextEmbedder(
                 Catalog(repository),
                 triton,
