@@ -144,11 +144,8 @@ class TextTokenizer:
             raise InvalidInput(
                 f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
             )
-        return self._tokenized(
-            [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)],
-            0,
-            options,
-        )
+        kept = [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)]
+        return self._tokenized(kept, 0, options)
 
     def tokens(
         self,
