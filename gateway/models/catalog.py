@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
 from gateway.memory import give_back
 from gateway.model_id import ModelId
-from gateway.models.names import Names
+from gateway.models.names import Names, Spellings
 from gateway.text.tokenizer import TextTokenizer
 from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError
 from triton_models.contract.names import TEXT_SUFFIX, InvalidModelName
@@ -76,6 +76,7 @@ class Models(Generic[Kept]):
     def __init__(self, read: Callable[[ModelId], Kept], find: Callable[[ModelId], ModelId]) -> None:
         self._read = read
         self._find = find
+        self._spellings: Spellings[ModelId] = Spellings()
         self._models: dict[ModelId, Kept] = {}
         self.other_tower: Models[TextModel] | Models[ImageModel] | None = None
         self._reading: dict[ModelId, asyncio.Task[Kept]] = {}
@@ -93,10 +94,14 @@ class Models(Generic[Kept]):
         Raises:
             ModelNotFound: The model has not been converted, or another model has its name in Triton.
         """
-        if (known := self.known(model_id)) is not None:
-            return known
-        model_id = await asyncio.to_thread(self._find, model_id)
-        return self.known(model_id) or await self.refresh(model_id)
+        for spelling in (model_id, self._spellings.get(model_id)):
+            if spelling is not None and (known := self.known(spelling)) is not None:
+                return known
+        meant = await asyncio.to_thread(self._find, model_id)
+        model = self.known(meant) or await self.refresh(meant)
+        if meant != model_id:
+            self._spellings.remember(model_id, meant)
+        return model
 
     async def refresh(self, model_id: ModelId) -> Kept:
         """Read the model again.
@@ -142,6 +147,7 @@ class Catalog:
         self.texts = Models(self._read_text, self.names.find)
         self.images = Models(self._read_image, self.names.find)
         self.texts.other_tower, self.images.other_tower = self.images, self.texts
+        self._spellings: Spellings[str] = Spellings()
 
     async def keep_only(self, wanted: set[str]) -> None:
         """Drop all models except these names in Triton, and return their memory to the system."""
@@ -161,9 +167,12 @@ class Catalog:
             model_id = ModelId.parse(name)
         except InvalidModelName as error:
             raise ModelNotFound(f"no model can be named {name[:200]!r}: {error}") from error
-        if model_id in self.texts or model_id in self.images:
-            return model_id
-        return await asyncio.to_thread(self._named, name, model_id)
+        for spelling in (model_id, self._spellings.get(name)):
+            if spelling is not None and (spelling in self.texts or spelling in self.images):
+                return spelling
+        meant = await asyncio.to_thread(self._named, name, model_id)
+        self._spellings.remember(name, meant)
+        return meant
 
     def _named(self, name: str, first: ModelId) -> ModelId:
         model_name, _, pretrained = name.partition("/")

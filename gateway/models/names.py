@@ -5,9 +5,11 @@ All spellings mean one model, unless a directory of MODEL_SOURCES has the bare n
 """
 
 import importlib.util
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from gateway.errors import ModelNotFound
 from gateway.model_id import ModelId
@@ -21,6 +23,34 @@ MOST_LISTED = 10
 
 LONGEST_LIST = 600
 """Most characters of that list."""
+
+KEPT_SECONDS = 1.0
+"""The time for which a spelling is remembered."""
+
+MOST_KEPT = 1000
+
+Spelling = TypeVar("Spelling", str, ModelId)
+
+
+class Spellings(Generic[Spelling]):
+    """Remembers for a moment which model a spelling means, because `Names` reads files to find it.
+
+    A model that takes over a spelling is therefore found after `KEPT_SECONDS` at the latest.
+    """
+
+    def __init__(self) -> None:
+        self._meant: dict[Spelling, tuple[float, ModelId]] = {}
+
+    def get(self, spelling: Spelling) -> ModelId | None:
+        """Return the model that the spelling meant a moment ago; None if it is not known."""
+        until, meant = self._meant.get(spelling, (0.0, None))
+        return meant if time.monotonic() < until else None
+
+    def remember(self, spelling: Spelling, model_id: ModelId) -> None:
+        """Remember what the spelling means."""
+        if len(self._meant) >= MOST_KEPT:
+            self._meant.clear()
+        self._meant[spelling] = time.monotonic() + KEPT_SECONDS, model_id
 
 
 class Names:

@@ -145,6 +145,29 @@ def test_a_model_that_is_not_converted(repository: Repository) -> None:
         asyncio.run(Catalog(repository).texts.get(ModelId("default")))
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_spelling_is_remembered_for_a_moment_and_no_longer(
+    repository: Repository, stock: Stock, monkeypatch: pytest.MonkeyPatch, remembered: bool
+) -> None:
+    """Requests under the other spelling need no thread and no file, and no other model's vectors come."""
+    monkeypatch.setattr("gateway.models.names.KEPT_SECONDS", 60.0 if remembered else 0.0)
+    stock.put(repository.root, NORMALIZED, "sentence-transformers/tiny")
+
+    async def run() -> None:
+        catalog = Catalog(repository)
+        full, bare = ModelId("sentence-transformers/tiny"), ModelId("tiny")
+        model = await catalog.texts.get(bare)
+        assert model.model_id == full
+        assert await catalog.named("tiny") == full
+        stock.put(repository.root, NORMALIZED, "tiny")
+        expected = full if remembered else bare
+        assert (await catalog.texts.get(bare)).model_id == expected
+        assert await catalog.named("tiny") == expected
+        assert await catalog.texts.get(full) is model
+
+    asyncio.run(run())
+
+
 @pytest.fixture
 def put(own: Server, stock: Stock) -> Callable[[str], Path]:
     return lambda name: stock.put(own.repository, NORMALIZED, name)[0]
