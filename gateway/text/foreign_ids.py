@@ -29,8 +29,8 @@ _PROBES = (
 _STRICT_BELOW = 32
 """Ids from which the ends of a text are not compared: callers cut long ones, also in the middle of a word."""
 
-_END_SHARE = 8
-"""An end is the text's length over this."""
+_END = 4
+"""Ids of an end at least: a word or a character of several bytes, cut. Of long texts it is an eighth."""
 
 
 class ForeignIds:
@@ -50,7 +50,10 @@ class ForeignIds:
         unknown: str | None = getattr(tokenizer.model, "unk_token", None)
         named = {getattr(tokenizer.model, "unk_id", None), unknown and tokenizer.token_to_id(unknown)}
         self._special_ids = {*special_ids, *tokenizer.get_added_tokens_decoder(), *named}
-        self._is_left = (tokenizer.truncation or {}).get("direction") == "left"
+        truncation = tokenizer.truncation or {}
+        self._is_left = truncation.get("direction") == "left"
+        # Where the model itself takes few ids, callers cut to so few.
+        self._strict_below = min(_STRICT_BELOW, truncation.get("max_length", _STRICT_BELOW) // 2)
         self._decoder = _decoder(tokenizer)
         # A decoder that loses something loses it of these texts too, and can tell nothing.
         survive = [self._survive(ids) for ids in map(self._encode, _PROBES) if self._is_checked(ids)]
@@ -69,9 +72,9 @@ class ForeignIds:
         if len(text) > self._most:
             return True
         again = self._encode(text)
-        if len(ids) < _STRICT_BELOW:
+        if len(ids) < self._strict_below:
             return again == list(ids)
-        end = len(ids) // _END_SHARE
+        end = max(_END, len(ids) // 8)
         middle = np.array(ids[end:-end], np.int64).tobytes()
         return middle in np.array(again, np.int64).tobytes()
 

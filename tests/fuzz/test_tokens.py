@@ -134,6 +134,7 @@ def test_prompts_stand_before_the_text(kind: str, text: str, name: str | None) -
 
 
 @given(st.sampled_from(sorted(MAKERS)), texts())
+@example("byte-level", "노래 노래 노래 노래")
 def test_ids_sent_are_ids_made(kind: str, text: str) -> None:
     """A caller who tokenises gets the vectors of one who does not."""
     options = TextOptions(prompt="")
