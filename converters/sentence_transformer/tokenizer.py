@@ -87,17 +87,12 @@ class ReferenceTokenizer:
     @property
     def unusual(self) -> dict[str, Any]:
         """Settings that change ids and differ from those of nearly all models."""
-        if self.routed:
-            return {"routed": self.routed, **self._unusual_ids}
-        return self._unusual_ids
-
-    @property
-    def _unusual_ids(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"routed": self.routed} if self.routed else {}
         if self.word_lookup is not None:
-            return {"word_lookup": asdict(self.word_lookup)}
-        return (
-            {"add_special_tokens": False} if self.has_special_tokens and not self.add_special_tokens else {}
-        )
+            found["word_lookup"] = asdict(self.word_lookup)
+        elif self.has_special_tokens and not self.add_special_tokens:
+            found["add_special_tokens"] = False
+        return found
 
     @property
     def max_seq_length(self) -> int | None:
