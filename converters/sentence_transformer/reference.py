@@ -153,9 +153,8 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
             model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
     except LOADING_ERRORS as error:
-        raise InvalidModel(
-            f"sentence-transformers cannot load the model: {describe(error, directory)}"
-        ) from error
+        reason = _mismatch(error, layout) or describe(error, directory)
+        raise InvalidModel(f"sentence-transformers cannot load the model: {reason}") from error
     model.eval().float()
     first = model[0]
     if isinstance(first, Transformer):
@@ -170,6 +169,26 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
         default_prompt_name=model.default_prompt_name,
         include_prompt=all(module.include_prompt for module in pooling),
         truncate=model.truncate_dim,
+    )
+
+
+def _mismatch(error: Exception, layout: SourceLayout) -> str | None:
+    """Return which weight has another shape than config.json asks for; transformers' error only logs it."""
+    if "ignore_mismatched_sizes" not in str(error):
+        return None
+    try:
+        _, report = AutoModel.from_pretrained(
+            layout.transformer_dir,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        name, stored, asked = min(report["mismatched_keys"])
+    except LOADING_ERRORS:
+        return None
+    return (
+        f"{name} has the shape {list(stored)} in the weights, and config.json asks for {list(asked)}; "
+        "weights and configuration do not belong together"
     )
 
 
