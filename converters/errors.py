@@ -66,13 +66,19 @@ class NameCollision(ConversionError):
 
 
 _LONGEST_MESSAGE = 300
+_SHORT = 60
+_BARE = (ArithmeticError, LookupError, TypeError, AttributeError)
+"""Errors of Python itself, such as "integer modulo by zero"; only the library's line shows their cause."""
+
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 
 
 def describe(error: BaseException, directory: Path | None = None) -> str:
     """Format a library's error as one line without paths of this machine."""
-    text = one_line(str(error)) or _failed_line(error)
+    text = one_line(str(error))
+    if not text or (isinstance(error, _BARE) and len(text) < _SHORT):
+        text = f"{text} ({_failed_line(error)})" if text else _failed_line(error)
     if directory is not None:
         text = text.replace(str(directory), "the model")
     text = re.sub(r"(?<![\w.])(/[\w.@+-]+){2,}/?", "...", text)
@@ -88,9 +94,9 @@ def one_line(text: str) -> str:
 
 
 def _failed_line(error: BaseException) -> str:
-    """Return where an error without a text was raised: the function and its line, often an `assert`."""
+    """Return where an error was raised: the function and its line, which may be an `assert`."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].name}: {one_line(frames[-1].line or '')}" if frames else ""
+    return f"{frames[-1].name}: {one_line(frames[-1].line or '')}" if frames else "in a library"
 
 
 def shorten(text: str, length: int = 60) -> str:

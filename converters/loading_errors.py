@@ -10,6 +10,7 @@ LOADING_ERRORS = (
     OSError,
     ValueError,
     LookupError,
+    ArithmeticError,
     RuntimeError,
     TypeError,
     AttributeError,

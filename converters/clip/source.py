@@ -21,7 +21,7 @@ import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-from converters.errors import InvalidModel, SourceNotFound
+from converters.errors import InvalidModel, SourceNotFound, describe
 from converters.progress import Progress
 from converters.sources import configuration, hub
 from converters.sources.configuration import check_keys
@@ -206,7 +206,7 @@ def _repository(repo: str, places: _Places) -> ClipFound:
         parts = [data["model_cfg"], data.get("preprocess_cfg") or {}]
         parts += [parts[0]["text_cfg"], parts[0]["vision_cfg"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InvalidModel(f"{CONFIG} is broken: {error!r}") from error
+        raise InvalidModel(f"{CONFIG} is broken: {describe(error)}") from error
     if not all(isinstance(part, dict) for part in parts):
         raise InvalidModel(f"{CONFIG} is broken: its parts must be JSON objects")
     # A directory contains its tokenizer. For a repository, open_clip uses the tokenizer that the

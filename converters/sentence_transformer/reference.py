@@ -4,7 +4,6 @@ The reference always runs in float32 on the CPU, from a local directory that `in
 """
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,20 +20,17 @@ from sentence_transformers.sentence_transformer.modules import (
     WordEmbeddings,
 )
 from torch import nn
-from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedModel
+from transformers import CLIPModel, PreTrainedModel
 
 from converters.causes import blamed_on_the_model
 from converters.errors import InvalidModel, describe
 from converters.graph import experts
 from converters.loading_errors import LOADING_ERRORS
-from converters.sentence_transformer import routes
+from converters.sentence_transformer import checkpoint, routes
 from converters.sources.inspection import SourceLayout
-from converters.sources.weights import Stored
 from triton_models.contract.prompts import InputType
 from triton_models.contract.tokens import token_ids
 
-# Weights that no embedding depends on: a pre-training head that pooling never reads.
-_UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
 # Options of `processing_kwargs`: those of the first list are read back from the tokenizer, and so are special
 # tokens. Padding to max_length has a check of its own, see `padding`. The rest does not affect a text that is
 # alone in its batch.
@@ -167,7 +163,7 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
         InvalidModel: The model cannot be loaded, lacks weights, or does something that a graph cannot do.
     """
     for home, stored in ((layout.transformer_dir, layout.stored), *layout.others):
-        _check_size(home, stored, trust_remote_code=trust_remote_code)
+        checkpoint.check_size(home, stored, trust_remote_code=trust_remote_code)
     try:
         model = SentenceTransformer(
             str(directory),
@@ -178,16 +174,15 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
             model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
         )
     except LOADING_ERRORS as error:
-        raise InvalidModel(
-            f"sentence-transformers cannot load the model: {describe(error, directory)}"
-        ) from error
+        reason = checkpoint.mismatch(error, layout.transformer_dir) or describe(error, directory)
+        raise InvalidModel(f"sentence-transformers cannot load the model: {reason}") from error
     model.eval().float()
     routed = routes.routed(model)
     modules = routes.chain(model)
     first = modules[0]
     if isinstance(first, Transformer):
         _check_interface(first)
-        _check_complete(first, layout.transformer_dir, trust_remote_code=trust_remote_code)
+        checkpoint.check_complete(first, layout.transformer_dir, trust_remote_code=trust_remote_code)
     elif not isinstance(first, StaticEmbedding | WordEmbeddings | BoW):
         raise InvalidModel(f"the first module is {type(first).__name__}, which is not supported")
     # Only a Transformer tells the pooling how long the prompt is.
@@ -201,23 +196,6 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
         truncate=model.truncate_dim,
         routed=routed,
     )
-
-
-def _check_size(home: Path, stored: Stored, *, trust_remote_code: bool) -> None:
-    """Refuse a configuration with more weights than are stored, before memory for them is allocated."""
-    if not (home / "config.json").is_file() or trust_remote_code:
-        return
-    try:
-        config = AutoConfig.from_pretrained(home, local_files_only=True)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
-    except LOADING_ERRORS:
-        # The library gives a better message when it loads the model.
-        return
-    claimed = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
-    # Of an encoder-decoder model, sentence-transformers loads only the encoder.
-    factor = 6 if config.is_encoder_decoder else 2
-    stored.refuse_beyond(claimed, "config.json", factor)
 
 
 def _check_interface(first: Transformer) -> None:
@@ -264,22 +242,3 @@ def _check_positions(first: Transformer) -> None:
                 f"beyond {longest} tokens, the positions of a text (rope_type {part['rope_type']}) depend on "
                 f"the texts beside it, which is not supported; set max_seq_length to {longest}"
             )
-
-
-def _check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
-    """Refuse a checkpoint that lacks weights, because transformers would fill them with random numbers."""
-    kind: Any = type(first.model)
-    _, report = kind.from_pretrained(
-        home,
-        config=first.model.config,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-    )
-    lost = sorted(key for key in report["missing_keys"] if not _UNUSED_WEIGHTS.match(key))
-    lost += sorted(str(entry[0]) for entry in report["mismatched_keys"])
-    if lost:
-        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise InvalidModel(f"the checkpoint lacks weights of the model: {lost[0]}{more}")
