@@ -1,7 +1,9 @@
 """Keys and tokens: in the processes that need them, and nowhere that another process finds them."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,17 +52,27 @@ def test_linux_shows_no_key_of_any_process_that_serves(guarded: Server) -> None:
             assert answer.status_code == status, answer.text
 
 
-def test_the_memory_of_a_process_that_keeps_others_out_is_its_own() -> None:
-    """As where TRUST_REMOTE_CODE is on: the model's own code runs as the same user."""
+@pytest.mark.parametrize("trust", [False, True])
+def test_where_code_of_models_runs_the_server_s_memory_is_its_own(trust: bool) -> None:
     # Changing the user does the same, which is taken back.
     begin = AS_NOBODY + "import ctypes; ctypes.CDLL(None).prctl(4, 1); "
-    program = "from gateway.credentials import keep_others_out as k; {}{}; print(flush=True); input()"
-    for call, readable in (("0", True), ("k()", False)):
-        command = [sys.executable, "-c", program.format(begin, call)]
-        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
-            assert one.stdout is not None
-            assert one.stdout.readline() == b"\n"
-            read = f"{AS_NOBODY}open('/proc/{one.pid}/environ', 'rb').read(1)"
-            other = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=False)
-            assert (other.returncode == 0) is readable, other.stderr
-            one.communicate(b"\n")
+    program = f"from app import start_settings; {begin}start_settings(); print(flush=True); input()"
+    # Its settings need a directory that everybody may write to; nothing is put there.
+    environment = {
+        **os.environ,
+        "TRUST_REMOTE_CODE": str(trust),
+        "MODEL_REPOSITORY": tempfile.gettempdir(),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"\n"
+        read = f"{AS_NOBODY}open('/proc/{one.pid}/environ', 'rb').read(1)"
+        other = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=False)
+        assert (other.returncode != 0) is trust, other.stderr
+        one.communicate(b"\n")

@@ -128,24 +128,34 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[ConversionError], str]] =
             path, lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"vocab_file": "/etc/passwd"})
         ),
         InvalidModel,
-        "'vocab_file'",
+        "the key 'vocab_file', which is not accepted",
+    ),
+    "a tokenizer's vocabulary elsewhere": (
+        lambda path: tokenizer_with_arguments(path, vocab_file="/etc/passwd"),
+        InvalidModel,
+        "the key 'vocab_file', which is not accepted",
+    ),
+    "a tokenizer's code": (
+        lambda path: tokenizer_with_arguments(path, trust_remote_code=True),
+        InvalidModel,
+        "the key 'trust_remote_code', which is not accepted",
     ),
     "code of a repository": (
         lambda path: change_config(
             path, lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"trust_remote_code": True})
         ),
         InvalidModel,
-        "'trust_remote_code'",
+        "the key 'trust_remote_code', which is not accepted",
     ),
     "an unknown key": (
         lambda path: change_config(path, lambda cfg: cfg["vision_cfg"].update(timm_kwargs={"a": 1})),
         InvalidModel,
-        "'timm_kwargs'",
+        "the key 'timm_kwargs', which is not accepted",
     ),
     "an unknown part": (
         lambda path: change_config(path, lambda cfg: cfg.update(pretrained_path="x")),
         InvalidModel,
-        "'pretrained_path'",
+        "the key 'pretrained_path', which is not accepted",
     ),
     "a vocabulary without end": (
         lambda path: change_config(path, lambda cfg: cfg["text_cfg"].update(vocab_size=12_000_000)),
@@ -186,6 +196,12 @@ def tokenizer_that_leads_elsewhere(path: Path) -> None:
     (path / "special_tokens_map.json").write_text('{"vocab_file": "/etc/passwd"}')
 
 
+def tokenizer_with_arguments(path: Path, **arguments: object) -> None:
+    tokenizer = {"hf_tokenizer_name": "tiny/clip", "tokenizer_kwargs": arguments}
+    change_config(path, lambda cfg: cfg["text_cfg"].update(tokenizer))
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+
+
 def text_model(path: Path, settings: dict[str, Any]) -> None:
     change_config(path, lambda cfg: cfg["text_cfg"].update(hf_model_name="tiny/text"))
     (path.parent / "text").mkdir()
@@ -198,6 +214,18 @@ def test_broken_models(case: str, tmp_path: Path, model: Path, monkeypatch: pyte
     breaking, kind, reason = BROKEN[case]
     breaking(model)
     assert reason in refused(tmp_path, kind, NAME)
+
+
+@pytest.mark.parametrize("key", ["hf_tokenizer_name", "hf_model_name"])
+def test_links_out_of_what_the_configuration_names(key: str, model: Path, sources: Path) -> None:
+    named = sources / "tiny" / "text"
+    named.mkdir()
+    (named / "config.json").write_text('{"model_type": "bert"}')
+    change_config(model, lambda cfg: cfg["text_cfg"].update({key: "tiny/text"}))
+    assert find(NAME, "", [sources], Steps()).source.kind == "directory"
+    (named / "vocab.txt").symlink_to("/etc/passwd")
+    with pytest.raises(InvalidModel, match=r"vocab.txt is a link to a file outside"):
+        find(NAME, "", [sources], Steps())
 
 
 @pytest.mark.usefixtures("sources")

@@ -19,9 +19,9 @@ from converters.clip import source
 from converters.errors import InvalidModel
 from converters.sentence_transformer.reference import load
 from converters.sources import configuration, weights
-from converters.sources.find import refuse_links_out
+from converters.sources.find import find
 from converters.sources.inspection import inspect
-from tests.converters.conftest import Convert
+from tests.converters.conftest import Convert, Steps
 from tests.converters.sources.test_inspection import add_module, edit
 from tests.support.tiny_models import transformer_model
 
@@ -210,13 +210,13 @@ def test_links_out_of_the_source_directories(model: Path, sources: Path, tmp_pat
     (tmp_path / "secret").write_text("x")
     (sources / "shared.txt").write_text("x")
     (model / "vocab.txt").symlink_to(sources / "shared.txt")
-    refuse_links_out(model, [sources])
+    assert find("model", None, [sources], tmp_path, Steps()).directory == model
     (model / "1_Pooling" / "inner").symlink_to("../config.json")
     (model / "loop").symlink_to("loop")
-    refuse_links_out(model, [sources])
+    assert find("model", None, [sources], tmp_path, Steps()).directory == model
     (model / "1_Pooling" / "outer").symlink_to("../../../secret")
     with pytest.raises(InvalidModel, match="1_Pooling/outer is a link"):
-        refuse_links_out(model, [sources])
+        find("model", None, [sources], tmp_path, Steps())
 
 
 def test_a_link_to_a_snapshot_of_the_hub_s_cache(sources: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_link_to_a_snapshot_of_the_hub_s_cache(sources: Path, tmp_path: Path) 
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").symlink_to("../../blobs/0123")
     (sources / "linked").symlink_to(snapshot)
-    refuse_links_out(sources / "linked", [sources])
+    assert find("linked", None, [sources], tmp_path, Steps()).directory == sources / "linked"
 
 
 CLAIMS: dict[str, Any] = {
