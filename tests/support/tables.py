@@ -5,13 +5,14 @@ before it is committed.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
 MODELS = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 
-_LONGEST = 160
+_LONGEST = 240
 """Characters of a cell; longer ones are cut."""
 
 
@@ -22,7 +23,7 @@ def check_row(heading: str, name: str, seen: str) -> None:
     if os.environ.get("UPDATE_TABLES") != "1":
         assert row in _section(MODELS.read_text(), heading), f"docs/reference/models.md should hold: {row}"
         return
-    with FileLock(f"{MODELS}.lock"):
+    with FileLock(Path(tempfile.gettempdir()) / "models.md.lock"):
         content = MODELS.read_text()
         before = _section(content, heading)
         kept = [line for line in before if not line.startswith(f"| {name} |")]
