@@ -60,8 +60,7 @@ class TextTokenizer:
         self._special_ids = frozenset(manifest.special_ids)
         self._include_prompt, self._routed = manifest.include_prompt, manifest.routed
         self._clean = self._file.cleaning(manifest)
-        self._fixed_length = manifest.fixed_length
-        self._pad_id = manifest.pad_id
+        self._fixed_length, self._pad_id = manifest.fixed_length, manifest.pad_id
         self._vocab_size = manifest.vocab_size
         self._prompts, self._default_prompt_name = manifest.prompts, manifest.default_prompt_name
         self._prompt = DEFAULT.resolve_prompt(self._prompts, self._default_prompt_name)
@@ -144,6 +143,8 @@ class TextTokenizer:
             raise InvalidInput(
                 f"{field}: a prompt goes before text, not before token ids; send text, or an empty prompt"
             )
+        for index, ids in enumerate(rows, first):
+            self._check_vocabulary(ids, f"{field}.{index}", f"; if another tokenizer made it, {ADVICE}")
         kept = [self._around(ids, options, f"{field}.{index}") for index, ids in enumerate(rows, first)]
         return self._tokenized(kept, 0, options)
 
@@ -218,8 +219,7 @@ class TextTokenizer:
         )
 
     def _around(self, ids: Sequence[int], options: TextOptions, where: str) -> Sequence[int]:
-        """Put the special tokens around the caller's ids, and truncate them."""
-        self._check_vocabulary(ids, where, f"; if another tokenizer made it, {ADVICE}")
+        """Put the special tokens around the caller's ids, which are in the vocabulary, and truncate them."""
         content = self._content(ids)
         if self._file.foreign.are(content):
             raise InvalidInput(f"{where}: another tokenizer than the model's made these ids; {ADVICE}")

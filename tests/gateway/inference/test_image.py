@@ -14,6 +14,7 @@ from gateway.images import decoder
 from gateway.lifespan import embedders
 from gateway.model_id import ModelId
 from gateway.models.catalog import Catalog, ImageModel
+from gateway.models.names import Names
 from gateway.models.readiness import ReadinessGate
 from gateway.settings import Settings
 from tests.support.pictures import encoded
@@ -36,7 +37,8 @@ def test_an_image_that_takes_longer_than_its_request_has_is_not_decoded(
     async def case() -> None:
         repository = Repository(tmp_path)
         async with Triton(tmp_path, "", grpc_url="127.0.0.1:9") as triton:
-            readiness = ReadinessGate(repository, triton, Monitor(repository, triton, compute_seconds=5))
+            monitor = Monitor(repository, triton, compute_seconds=5)
+            readiness = ReadinessGate(repository, triton, monitor, Names(repository))
             settings = Settings(load_models=())
             _, images, readers = embedders(settings, Catalog(repository), triton, readiness)
             try:
