@@ -1,0 +1,46 @@
+"""The converter's errors, as the callers of the server get them."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from converters.errors import ConversionError
+from gateway.errors import GatewayError
+from gateway.model_id import ModelId
+from gateway.models.converter import convert
+from gateway.settings import Settings
+
+STATUSES = {
+    "not_found": 404,
+    "collision": 409,
+    "invalid_model": 422,
+    "check_failed": 422,
+    "no_memory": 507,
+    "no_space": 507,
+}
+
+
+def test_every_error_of_the_converter_has_a_status() -> None:
+    assert {error.kind for error in ConversionError.__subclasses__()} == set(STATUSES)
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_a_failed_conversion_has_the_status_of_its_error(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It comes before the converter, and ends as that would.
+    nice = tmp_path / "nice"
+    nice.write_text(f"#!/bin/sh\necho '{json.dumps({'error': kind, 'message': 'the reason'})}'\nexit 1\n")
+    nice.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    settings = Settings(load_models=(), model_repository=tmp_path / "repository")
+
+    async def conversion() -> None:
+        await convert(settings, ModelId("owner/name"), None, lambda _: None)
+
+    with pytest.raises(GatewayError, match=r"^the reason$") as failed:
+        asyncio.run(conversion())
+    assert failed.value.status == STATUSES[kind]
