@@ -1,6 +1,7 @@
 """The threads that decode: what they hold, and when they stop."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -10,8 +11,9 @@ from PIL import Image
 
 from gateway.concurrency import Deadline
 from gateway.errors import DeadlineExceeded
+from gateway.images import decoder as decoding
 from gateway.images.decoder import MEMORY, ImageDecoder, Unwanted, _Reading, _Work
-from gateway.images.preprocessing import open_image
+from gateway.images.preprocessing import Pixels, open_image, preprocess
 from tests.support.pictures import encoded
 from triton_models.contract.manifest import ImagePreprocessing
 
@@ -81,6 +83,33 @@ def test_an_image_that_cannot_be_done_in_time_is_not_begun(seconds: float) -> No
         late = Deadline(time.monotonic() + 60)
         assert (await decoder.decode(LARGE, SPEC, late)).shape == (32, 32, 3)
 
+    run(case)
+
+
+def test_the_thread_of_a_request_that_is_gone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, gone, stopped = (threading.Event() for _ in range(3))
+
+    def after_the_request(image: Image.Image, spec: ImagePreprocessing, check: Callable[[], None]) -> Pixels:
+        begun.set()
+        assert gone.wait(60)
+        try:
+            return preprocess(image, spec, check)
+        except Unwanted:
+            stopped.set()
+            raise
+
+    async def case(decoder: ImageDecoder) -> None:
+        asked = asyncio.create_task(decoder.decode(encoded(Image.new("RGB", (90, 60)), "PNG"), SPEC))
+        assert await asyncio.to_thread(begun.wait, 60)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        gone.set()
+        # It returns when the thread has.
+        decoder._threads.shutdown(wait=True)
+        assert stopped.is_set()
+
+    monkeypatch.setattr(decoding, "preprocess", after_the_request)
     run(case)
 
 
