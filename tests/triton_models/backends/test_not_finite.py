@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +18,9 @@ from tests.support.tiny_onnx import DIMENSIONS, expected
 from tests.support.tiny_repository import LOAD_SECONDS, RunningTriton, install, with_server
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import InferenceRejected, NotFinite
+from triton_models.client.requests import text_request
 from triton_models.contract.accuracy import first_not_finite
+from triton_models.contract.tokens import mark_rows
 from triton_models.repository.repository import MODEL
 
 ROWS = np.array([[2, 3, 4], [5, 6, 7]], np.int64)
@@ -96,6 +100,28 @@ def test_a_text_without_a_finite_vector_gets_its_error_each_time(triton: Running
     async def run() -> None:
         async with TritonClient(triton.url) as client:
             await work(client)
+
+    asyncio.run(run())
+
+
+def test_triton_s_cache_gets_no_vector_that_is_not_finite(triton: RunningTriton) -> None:
+    """Asked without our client, which would refuse such a vector too."""
+    recorded = install(triton.repository, "uncached", seed=1)
+    spoil(triton.repository.version_dir("uncached") / MODEL, {50: np.nan})
+    bad = text_request("uncached", recorded.version, mark_rows(np.array([[1, 2], [3, 50]])))
+
+    async def run() -> None:
+        async with (
+            TritonClient(triton.url) as client,
+            grpc.aio.insecure_channel(triton.url) as channel,
+        ):
+            await client.load("uncached", LOAD_SECONDS)
+            infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+            with pytest.raises(grpc.aio.AioRpcError, match="the vector of row 1 is not finite") as raised:
+                await infer(bad, timeout=LOAD_SECONDS)
+            assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            # The cache has the failure, and no number of it.
+            assert not (await infer(bad, timeout=LOAD_SECONDS)).raw_output_contents
 
     asyncio.run(run())
 
