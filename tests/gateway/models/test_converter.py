@@ -38,8 +38,12 @@ def test_a_failed_conversion_has_the_status_of_its_error(
     nice.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     settings = Settings(load_models=(), model_repository=tmp_path / "repository")
+
+    async def conversion() -> None:
+        await convert(settings, ModelId("owner/name"), None, lambda _: None)
+
     with pytest.raises(GatewayError, match=r"^the reason$") as failed:
-        asyncio.run(convert(settings, ModelId("owner/name"), None, lambda _: None))
+        asyncio.run(conversion())
     assert failed.value.status == STATUSES[kind]
 
 

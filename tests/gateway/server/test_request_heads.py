@@ -150,6 +150,14 @@ def test_a_request_by_head_is_refused_without_a_body(port: int) -> None:
     assert sent(port, b"HEAD / HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 36\r\n", CHUNKED], ids=["length", "chunked"])
+def test_a_response_in_place_of_100_continue_is_the_last(port: int, framing: bytes) -> None:
+    """The client need not send the body then, and the server would take its next request for it."""
+    answer = sent(port, b"POST /early HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n" + framing + b"\r\n")
+    assert statuses(answer) == [b"200"]
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_trailers_are_no_headers(port: int, application: Application) -> None:
     trailers = b"3\r\nabc\r\n0\r\nX-Forwarded-For: 9.9.9.9\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n"
     assert statuses(sent(port, POST + CHUNKED + b"\r\n" + trailers + LAST)) == [b"200"] * 2
