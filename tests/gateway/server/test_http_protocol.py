@@ -295,14 +295,3 @@ def test_a_client_that_is_still_sending_reads_the_response(port: int, head: byte
                 connection.sendall(b"x")
                 time.sleep(0.1)
             pytest.fail("still open")
-
-
-@pytest.mark.parametrize("framing", [b"Content-Length: 36", b"Transfer-Encoding: chunked"])
-def test_a_response_in_place_of_100_continue_is_the_last(port: int, framing: bytes) -> None:
-    """The client need not send the body then, and the server would take its next request for it."""
-    with connected(port) as connection:
-        head = b"POST /early HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n" + framing + b"\r\n\r\n"
-        connection.sendall(head)
-        answer = rest(connection)
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert b"\r\nconnection: close\r\n" in answer
