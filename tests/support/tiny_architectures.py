@@ -35,7 +35,7 @@ _SIZES = {
 """Values of the fields of a configuration that has them; the ids are those of `byte_level`."""
 
 NAMES = """
-afmoe albert apertus arcee aria_text bart beam bert bert-generation big_bird bigbird_pegasus biogpt
+afmoe albert apertus arcee aria_text beam bert bert-generation big_bird bigbird_pegasus biogpt
 bitnet bloom camembert clip_text_model cohere cohere2 cohere2_moe convbert cpmant ctrl cwm
 data2vec-text deberta deberta-v2 deepseek_v4 diffllama distilbert doge electra ernie ernie4_5
 ernie4_5_moe esm eurobert exaone4 exaone_moe falcon_h1 falcon_mamba flaubert flex_olmo flint fnet
@@ -43,13 +43,13 @@ fsmt gemma gemma2 gemma3_text glm glm4 glm4_moe gpt-sw3 gpt2 gpt_bigcode gpt_neo
 gpt_oss granite granite_docling_text granite_swa granitemoe granitemoe_swa granitemoeshared gte
 helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax ibert imagegpt inkling2_text
 inkling_text internlm3 iquestcoder jais2 jetmoe jina_embeddings_v3 kolibri1 laguna layoutlm led lfm2
-llama llama4_text longformer mamba markuplm mbart megatron-bert mellum mimo_v2_flash minimax
+llama llama4_text longformer mamba mbart megatron-bert mellum mimo_v2_flash minimax
 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral mobilebert modernbert
-modernbert-decoder molmo2_text moshi mpnet mpt mra muse_glimmer_text muse_spark_text mvp nanochat
+modernbert-decoder molmo2_text moshi mpnet mpt mra muse_glimmer_text muse_spark_text nanochat
 nemotron nemotron_h nomic_bert nystromformer olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt
 openai_privacy_filter opt persimmon phi phi3 phimoe plbart qwen2 qwen2_moe qwen3 qwen3_moe
-qwen3_vl_moe_text qwen3_vl_text rembert roberta roberta-prelayernorm roformer rwkv
-sam3_lite_text_text_model seed_oss smollm3 solar_open splinter squeezebert stablelm starcoder2 tapas
+qwen3_vl_moe_text qwen3_vl_text rembert roberta roberta-prelayernorm rwkv
+seed_oss smollm3 solar_open splinter squeezebert stablelm starcoder2 tapas
 tipsv2_text_model ultrabert vaultgemma visual_bert xglm xlm xlm-roberta xlm-roberta-xl yoso
 """.split()
 """Values of `model_type` of the architectures that become tiny so, and take a text."""
