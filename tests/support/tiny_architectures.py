@@ -60,7 +60,7 @@ def tiny_backbone(model_type: str) -> PreTrainedModel:
     kind: Any = CONFIG_MAPPING[model_type]
     sizes = {name: size for names, size in _SIZES.items() for name in names.split()}
     config = kind(**{name: size for name, size in sizes.items() if hasattr(kind(), name)})
-    found = MODEL_MAPPING[kind]
+    found: Any = MODEL_MAPPING[kind]
     model: PreTrainedModel = (found[0] if isinstance(found, tuple) else found)(config)
     return model
 
