@@ -107,7 +107,8 @@ def _t5() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return transformers.T5EncoderModel(config), unigram(ends=True)
 
 
-def _decoder(**more: object) -> dict[str, Any]:
+def decoder_sizes(**more: object) -> dict[str, Any]:
+    """Return the sizes of a tiny decoder's configuration; the ids are those of `byte_level`."""
     return {
         **_SIZES,
         "vocab_size": VOCAB,
@@ -121,18 +122,17 @@ def _decoder(**more: object) -> dict[str, Any]:
 
 
 def _qwen3() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    return transformers.Qwen3Model(transformers.Qwen3Config(**_decoder())), byte_level(ends=True)
+    return transformers.Qwen3Model(transformers.Qwen3Config(**decoder_sizes())), byte_level(ends=True)
 
 
 def _mistral() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    return transformers.MistralModel(transformers.MistralConfig(**_decoder(sliding_window=6))), byte_level(
-        ends=True
-    )
+    config = transformers.MistralConfig(**decoder_sizes(sliding_window=6))
+    return transformers.MistralModel(config), byte_level(ends=True)
 
 
 def _gemma3(**more: object) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     config = transformers.Gemma3TextConfig(
-        **_decoder(
+        **decoder_sizes(
             num_hidden_layers=2,
             sliding_window=6,
             layer_types=["sliding_attention", "full_attention"],

@@ -83,6 +83,20 @@ def assert_texts_are_kept_apart(converted: Converted, parts: int = 1) -> None:
     )
 
 
+def assert_everything_is_the_librarys(converted: Converted, path: Path, within: float) -> None:
+    """Vectors of texts and tokens, in any batch, and beside a text whose vector is not finite.
+
+    `within` is the largest difference of the vectors of texts, as a share of the largest number in them.
+    """
+    reference = SentenceTransformer(str(path), device="cpu")
+    expected = reference.encode(TEXTS, batch_size=1)
+    rows = [converted.ids(text) for text in TEXTS]
+    np.testing.assert_allclose(converted.embed(rows), expected, atol=within * np.abs(expected).max())
+    assert_same_vectors(converted, reference)
+    assert_same_tokens(converted, tokens_of(reference))
+    assert_texts_are_kept_apart(converted)
+
+
 def tokens_of(reference: SentenceTransformer) -> list[NDArray[np.float32]]:
     vectors = reference.encode(TEXTS, batch_size=1, output_value="token_embeddings")
     return [np.asarray(rows) for rows in vectors]

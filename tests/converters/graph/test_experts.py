@@ -4,41 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedModel
 
 from converters.errors import InvalidModel
 from converters.graph import experts
 from tests.converters.conftest import Convert
-from tests.converters.graph.test_architectures import (
-    TEXTS,
-    assert_same_tokens,
-    assert_same_vectors,
-    assert_texts_are_kept_apart,
-    tokens_of,
-)
+from tests.converters.graph.test_architectures import assert_everything_is_the_librarys
 from tests.support.odd_models import saved
-from tests.support.tiny_models import HIDDEN
+from tests.support.tiny_models import HIDDEN, decoder_sizes
 from tests.support.tiny_tokenizers import VOCAB, byte_level, unigram
 
-_SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-    "max_position_embeddings": 130,
-    "num_experts_per_tok": 2,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
+_SIZES = decoder_sizes(num_experts_per_tok=2)
 
 
 def _mixtral() -> PreTrainedModel:
@@ -111,13 +90,7 @@ def test_the_librarys_vectors(kind: str, attention: str, sources: Path, convert:
     path = saved(sources / "model", MIXTURES[kind](), byte_level(ends=True), "lasttoken")
     converted = convert("model")
     assert converted.manifest.attention == attention
-    reference = SentenceTransformer(str(path), device="cpu")
-    expected = reference.encode(TEXTS, batch_size=1)
-    rows = [converted.ids(text) for text in TEXTS]
-    np.testing.assert_allclose(converted.embed(rows), expected, atol=3e-6 * np.abs(expected).max())
-    assert_same_vectors(converted, reference)
-    assert_same_tokens(converted, tokens_of(reference))
-    assert_texts_are_kept_apart(converted)
+    assert_everything_is_the_librarys(converted, path, within=3e-6)
 
 
 def test_experts_of_another_interface_are_named(sources: Path, convert: Convert) -> None:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -12,13 +11,7 @@ from torch import nn
 
 from converters.errors import InvalidModel
 from tests.converters.conftest import Convert
-from tests.converters.graph.test_architectures import (
-    TEXTS,
-    assert_same_tokens,
-    assert_same_vectors,
-    assert_texts_are_kept_apart,
-    tokens_of,
-)
+from tests.converters.graph.test_architectures import assert_everything_is_the_librarys, assert_same_vectors
 from tests.support.odd_models import saved
 from tests.support.tiny_models import ARCHITECTURES, HIDDEN
 
@@ -44,13 +37,7 @@ def test_the_librarys_vectors(architecture: str, attention: str, sources: Path, 
     converted = convert("model")
     assert converted.manifest.attention == attention
     assert converted.manifest.notice is None
-    reference = SentenceTransformer(str(path), device="cpu")
-    expected = reference.encode(TEXTS, batch_size=1)
-    rows = [converted.ids(text) for text in TEXTS]
-    np.testing.assert_allclose(converted.embed(rows), expected, atol=2e-6 * np.abs(expected).max())
-    assert_same_vectors(converted, reference)
-    assert_same_tokens(converted, tokens_of(reference))
-    assert_texts_are_kept_apart(converted)
+    assert_everything_is_the_librarys(converted, path, within=2e-6)
 
 
 def test_layers_that_the_transformer_does_not_give_are_passed_over(sources: Path, convert: Convert) -> None:
