@@ -23,6 +23,7 @@ from converters.errors import ConversionError, InvalidModel, NoMemory, NoSpace, 
 from converters.job import Request
 from converters.progress import BarProgress, JsonProgress, Progress
 from converters.sentence_transformer import pipeline as sentence_transformer
+from converters.verification.budget import check_seconds
 from triton_models.contract.accuracy import Precision
 from triton_models.contract.names import InvalidModelName
 
@@ -44,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     # that serve. On busy cores they wait for each other: a step of about a second then took up to 29 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress: Progress = JsonProgress(stream) if options.progress == "json" else BarProgress(stream)
-    if (problem := _engine_problem()) is not None:
-        progress.result({"error": ConversionError.kind, "message": f"ENGINE: {problem}"})
+    if (problem := _problem_of_settings()) is not None:
+        progress.result({"error": ConversionError.kind, "message": problem})
         return 1
     request = Request(
         model_name=options.name,
@@ -105,14 +106,19 @@ def _unforeseen(error: BaseException) -> dict[str, object]:
     return {"error": "internal", "message": message}
 
 
-def _engine_problem() -> str | None:
-    """Return why ENGINE cannot run here, so that a conversion fails before the long work; None if it can."""
+def _problem_of_settings() -> str | None:
+    """Return why a variable cannot be used here, before the long work; None if all can."""
+    try:
+        check_seconds()
+    except ValueError as error:
+        return f"CHECK_SECONDS: {error}"
     engine = os.environ.get("ENGINE", "auto")
     if engine == "auto":
         return None
     from triton_models.backends.onnxruntime.sessions import problem_of
 
-    return problem_of(engine)
+    problem = problem_of(engine)
+    return problem and f"ENGINE: {problem}"
 
 
 def _be_first_to_go() -> None:

@@ -139,10 +139,11 @@ class Settings(BaseSettings):
     image_fetch_timeout: float = Field(10, gt=0, description="Seconds that fetching one image may take.")
     image_fetch_concurrency: int = Field(32, ge=1, description="Images fetched at a time.")
     load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
+    check_seconds: float = Field(
+        20, ge=0, description="Seconds of each part of a conversion's check; 0: the long check."
+    )
     max_conversions: int = Field(
-        4,
-        ge=1,
-        description="Conversions at a time in each worker process; others wait, beyond 32 are refused.",
+        4, ge=1, description="Conversions at a time in each worker; others wait, beyond 32 are refused."
     )
     conversion_timeout: float = Field(3600, gt=0, description="Seconds one conversion may take.")
     shutdown_timeout: float = Field(

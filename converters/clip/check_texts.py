@@ -34,23 +34,18 @@ _PLACES = "on a sofa|in the rain|at night|near the sea|under a bridge|in a kitch
 _ENDS = "in black and white|with a shallow depth of field|as a watercolor|at sunset|close up|in fog".split(
     "|"
 )
-_FORWARD_FLOPS = 6e12
-"""Limit of operations for the reference's vectors of the texts: about a minute on two cores."""
-_FEWEST = 48
-_TOKENS = 77
+CLIP_ALWAYS = len(CLIP_EDGE_TEXTS) + len(EDGE_TEXTS) + 23
+"""Number of the first `clip_texts` that every check has: the edge texts, and some of the others."""
 
 
-def clip_texts(weights: int) -> list[str]:
-    """Return the same texts at every call, but fewer for a tower of many `weights`; all for 0."""
+def clip_texts() -> list[str]:
+    """Return the same texts at every call, in the order in which a check that ends early has them."""
     choice = random.Random(4)  # noqa: S311 - the same texts every time, no secret
     captions = [_caption(choice) for _ in range(120)]
     captions.append(" ".join(_caption(choice) for _ in range(20)))
-    texts = [*CLIP_EDGE_TEXTS, *EDGE_TEXTS, *captions, *check_texts()[len(EDGE_TEXTS) :]]
-    most = len(texts) if weights == 0 else max(_FEWEST, int(_FORWARD_FLOPS / (2 * _TOKENS * weights)))
-    if most >= len(texts):
-        return texts
-    step = len(texts) / most
-    return [texts[int(place * step)] for place in range(most)]
+    others = [*captions, *check_texts()[len(EDGE_TEXTS) :]]
+    choice.shuffle(others)
+    return [*CLIP_EDGE_TEXTS, *EDGE_TEXTS, *others]
 
 
 def _caption(choice: random.Random) -> str:

@@ -15,18 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from converters.clip import image_tower as clip_image
-from converters.clip.check_texts import clip_texts
+from converters.clip.check_texts import CLIP_ALWAYS, clip_texts
 from converters.clip.image_tower import ImageGraph
 from converters.clip.reference import ClipReference
-from converters.clip.text_tower import TextPlan, packed, unpacked, without, word_table
+from converters.clip.text_tower import TextPlan, packed, unpacked, word_table
 from converters.content_hash import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel, describe
 from converters.graph import onnx_export
 from converters.graph.packed_attention import CannotPack
 from converters.graph.sentence_graph import plant
 from converters.progress import Progress, part
-from converters.verification import check, engine_check
-from converters.verification.check import CheckResult, Samples
+from converters.verification import engine_check
+from converters.verification.budget import Budget, check_seconds
+from converters.verification.check import CheckResult
+from converters.verification.samples import KEPT_TOKENS, Samples, save
 from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.contract.checks import ImageCheck
 from triton_models.contract.manifest import Manifest, Source, pair_digest
@@ -98,18 +100,21 @@ def build(
 
 def _build_text(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
     tokenizer = reference.tokenizer
-    texts = clip_texts(sum(p.numel() for p in without(reference.model, "visual").parameters()))
-    tokenizer.check_same([*clip_texts(0), *texts])
+    texts = clip_texts()
+    tokenizer.check_same(texts)
     filled = np.stack([tokenizer.filled(text) for text in texts])
     if tokenizer.separator is not None:
         filled[filled == tokenizer.separator] = 0
-    vectors = _encode(reference.encode_texts, filled, part(progress, "convert", 0.1, 0.3, "check texts"))
+    report = part(progress, "convert", 0.1, 0.3, "check texts")
+    vectors = _encode(reference.encode_texts, filled, CLIP_ALWAYS, report)
     planted_id = plant(reference.model, word_table(reference.model))
-    samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None, planted_id=planted_id)
+    texts = texts[: len(vectors)]
+    ids = [tokenizer.ids(text) for text in texts]
+    samples = Samples(texts, ids, vectors, None, planted_id=planted_id, always=CLIP_ALWAYS)
     path = into / "model.onnx"
     plan, result, samples = _convert_text(reference, samples, path, threads, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
-    check.save(samples, into / "check.npz")
+    save(samples, into / "check.npz")
     settings = {
         "vocab_size": _vocab_size(reference),
         "planted_id": planted_id,
@@ -159,7 +164,7 @@ def _try(plan: TextPlan, samples: Samples) -> None:
         CheckFailed: The vectors differ from the reference's.
         InvalidModel: The graph cannot be computed.
     """
-    rows = samples.spread(_TRIAL_TEXTS, check.KEPT_TOKENS)
+    rows = samples.spread(_TRIAL_TEXTS, KEPT_TOKENS)
     ids, lengths = (torch.from_numpy(array) for array in samples.batch(rows))
     try:
         with torch.inference_mode():
@@ -184,7 +189,8 @@ def _export_text(
 def _build_image(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
     shape = reference.preprocessing
     images = np.stack(clip_image.check_images(shape.height, shape.width, reference.resized))
-    vectors = _encode(reference.encode_images, images, part(progress, "convert", 0.5, 0.8, "check images"))
+    report = part(progress, "convert", 0.5, 0.8, "check images")
+    vectors = _encode(reference.encode_images, images, clip_image.ALWAYS, report)
     preprocess = reference.preprocess
     graph = ImageGraph(
         reference.model.visual, preprocess.mean, preprocess.std, normalize=reference.image_unit
@@ -193,7 +199,7 @@ def _build_image(reference: ClipReference, into: Path, threads: int, progress: P
     path = into / "model.onnx"
     _export(lambda: onnx_export.trace_images(graph.eval(), shape.height, shape.width), path)
     progress.step("verify", 0.5, "Measuring the engines for the image tower")
-    images_check = ImageCheck(images, vectors)
+    images_check = ImageCheck(images[: len(vectors)], vectors)
     result = clip_image.verify(images_check, path, threads, part(progress, "verify", 0.6, 1.0))
     kept = clip_image.kept(images_check)
     np.savez(into / "check.npz", images=kept.images, embeddings=kept.embeddings)
@@ -221,17 +227,22 @@ def _export(trace: Callable[[], torch.onnx.ONNXProgram], path: Path) -> None:
 def _encode(
     encode: Callable[[Rows], NDArray[np.float32]],
     rows: Rows,
+    always: int,
     report: Callable[[float, str], None],
 ) -> NDArray[np.float32]:
-    """Return the reference's vectors of all rows (ids or images): float32 [n, D].
+    """Return the reference's vectors of the first rows (ids or images): float32 [n, D].
 
-    The rows are encoded in small batches, which are fast and take little memory.
+    These are the first `always` rows, and as many more as CHECK_SECONDS allow. They are encoded in small
+    batches, which are fast and take little memory.
 
     Raises:
         InvalidModel: A vector is not finite, or differs when it is computed again.
     """
     parts = []
+    budget = Budget(check_seconds())
     for start in range(0, len(rows), _REFERENCE_BATCH):
+        if start >= always and budget.is_over:
+            break
         parts.append(encode(rows[start : start + _REFERENCE_BATCH]))
         report(min(1.0, (start + _REFERENCE_BATCH) / len(rows)), "Embedding with the reference")
     vectors = np.concatenate(parts)

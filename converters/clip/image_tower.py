@@ -4,6 +4,7 @@ image uint8 [batch, H, W, 3]  ->  image_embedding float32 [batch, D]
 """
 
 import importlib.util
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from converters.clip.text_tower import first_of
 from converters.errors import CheckFailed
+from converters.verification.budget import Budget, check_seconds
 from converters.verification.check import NORM_TOLERANCE, CheckResult
 from converters.verification.engine_check import check_with_fastest
 from triton_models.backends.onnxruntime.engine_selection import Selection
@@ -36,7 +38,9 @@ PHOTOGRAPHS = (
     "camera.png",
 )
 """Files of scikit-image, used if it is installed."""
-BATCHES = 16
+ALWAYS = 12
+"""Number of the first check images that every check has."""
+LEAST_BATCHES, BATCHES = 8, 16
 LARGEST_BATCH = 12
 KEPT_IMAGES = 6
 
@@ -75,16 +79,23 @@ class ImageGraph(nn.Module):
 def check_images(height: int, width: int, resized: Callable[[Image.Image], Pixels]) -> list[Pixels]:
     """Return noise, gradients, plain images and photographs, the same at every call: uint8 [H, W, 3] each.
 
+    A check that ends early has the first of them, which are of all kinds.
+
     Args:
         height: Height in pixels.
         width: Width in pixels.
         resized: Brings a picture to this size as open_clip does.
     """
     random_numbers = np.random.default_rng(20240917)
-    images = [random_numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(NOISE)]
-    images += [_gradient(random_numbers, height, width) for _ in range(GRADIENTS)]
-    images += [np.full((height, width, 3), level, np.uint8) for level in (0, 255)]
-    return images + [resized(picture) for picture in _photographs()]
+    images = [np.full((height, width, 3), level, np.uint8) for level in (0, 255)]
+    images += [resized(picture) for picture in _photographs()]
+    noise = [random_numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(NOISE)]
+    gradients = [_gradient(random_numbers, height, width) for _ in range(GRADIENTS)]
+    return [
+        *images,
+        *(image for pair in zip(noise, gradients, strict=False) for image in pair),
+        *noise[GRADIENTS:],
+    ]
 
 
 def _gradient(random_numbers: np.random.Generator, height: int, width: int) -> Pixels:
@@ -118,7 +129,8 @@ def verify(check: ImageCheck, path: Path, threads: int, report: Callable[[float,
 
     def checked(selection: Selection) -> CheckResult:
         least_alone = LEAST_COSINE if selection.fixed_by_operator else LEAST_ALONE
-        return compare(ImageEngine(path, threads, selection.name).run, check, report, least_alone)
+        engine = ImageEngine(path, threads, selection.name)
+        return compare(engine.run, check, report, least_alone, check_seconds())
 
     return check_with_fastest(
         lambda without: select_for_images(path, kept(check), threads, without), checked, path.parent
@@ -126,26 +138,40 @@ def verify(check: ImageCheck, path: Path, threads: int, report: Callable[[float,
 
 
 def compare(
-    run: Run, check: ImageCheck, report: Callable[[float, str], None], least_alone: float
+    run: Run,
+    check: ImageCheck,
+    report: Callable[[float, str], None],
+    least_alone: float,
+    seconds: float = math.inf,
 ) -> CheckResult:
-    """Compare every image, alone and in `BATCHES` mixed batches, with the reference.
+    """Compare images, alone and in mixed batches, with the reference: the first `ALWAYS`, and more in time.
 
     Raises:
         CheckFailed: A vector is wrong or depends on its batch; if a cosine is too low, the message has the
             number of the worst image.
     """
-    images, vectors = check.images, check.embeddings
-    alone = np.concatenate([run(image[np.newaxis]) for image in images])
-    report(0.4, "Comparing every image alone")
+    parts = []
+    budget = Budget(seconds / 2)
+    for number, image in enumerate(check.images):
+        if number >= ALWAYS and budget.is_over:
+            break
+        parts.append(run(image[np.newaxis]))
+        report(0.4 * (number + 1) / len(check.images), "Comparing every image alone")
+    alone = np.concatenate(parts)
+    images, vectors = check.images[: len(alone)], check.embeddings[: len(alone)]
     _check_norms(alone, vectors)
     to_reference = cosines(alone, vectors)
     to_alone = np.ones_like(to_reference)
+    budget = Budget(seconds / 2)
     batches = mixed_batches(len(images))
+    number = 0
     for number, rows in enumerate(batches, start=1):
         together = run(images[rows])
         to_reference[rows] = np.minimum(to_reference[rows], cosines(together, vectors[rows]))
         to_alone[rows] = np.minimum(to_alone[rows], cosines(together, alone[rows]))
         report(0.4 + 0.6 * number / len(batches), "Comparing mixed batches")
+        if number >= LEAST_BATCHES and budget.is_over:
+            break
     for values, least, what in (
         (to_reference, LEAST_COSINE, "the converted image tower differs from the reference"),
         (to_alone, least_alone, "an image's vector depends on its batch"),
@@ -156,7 +182,7 @@ def compare(
                 f"{int(values.argmin())}"
             )
     worst = f"check image {int(to_reference.argmin())}"
-    return CheckResult(len(images), len(batches), float(to_reference.min()), float(to_alone.min()), worst)
+    return CheckResult(len(images), number, float(to_reference.min()), float(to_alone.min()), worst)
 
 
 def mixed_batches(count: int) -> list[list[int]]:

@@ -30,8 +30,10 @@ from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.sources.inspection import SourceLayout
-from converters.verification import check, engine_check
-from converters.verification.check import CheckResult, Samples
+from converters.verification import engine_check
+from converters.verification.budget import Budget, check_seconds
+from converters.verification.check import CheckResult
+from converters.verification.samples import Samples, save
 from triton_models.backends.onnxruntime.sessions import POOLED, TOKENS
 from triton_models.contract.accuracy import LEAST_COSINE, Precision, cosines
 from triton_models.contract.manifest import Manifest, Source
@@ -120,14 +122,18 @@ def build(
     notices.append(tokenizer.notice(first_module.vocab_size(loaded)))
     origin = replace(origin, notice="; ".join(filter(None, notices)) or None)
     samples = prepare(
-        loaded, tokenizer, first_module.vocab_size(loaded), part(progress, "convert", 0.15, 0.45)
+        loaded,
+        tokenizer,
+        first_module.vocab_size(loaded),
+        Budget(check_seconds()),
+        part(progress, "convert", 0.15, 0.45),
     )
     # This comes after all calls of the reference, because from here on its table belongs to the graph.
     samples = replace(samples, planted_id=first_module.plant_flaw(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
     plan, result = _convert(_Parts(loaded, tails), samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
-    check.save(samples, into / "check.npz")
+    save(samples, into / "check.npz")
     manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, into)
     (into / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     progress.step("verify", 1.0, f"Verified: cosine to the reference at least {result.min_cosine:.6f}")

@@ -101,7 +101,7 @@ class ReferenceModel:
     def encode(
         self, texts: Sequence[str], prompt: str | None = None, input_type: InputType | None = None
     ) -> NDArray[np.float32]:
-        """Embed each text alone in its batch.
+        """Embed texts in one batch; all have equally many tokens, so that none is padded.
 
         Args:
             texts: Texts without their prompt.
@@ -115,7 +115,7 @@ class ReferenceModel:
         Raises:
             InvalidModel: The reference itself fails on a text.
         """
-        options: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
+        options: dict[str, Any] = {"batch_size": len(texts), "show_progress_bar": False}
         if input_type == "query":
             return _vectors(self.model.encode_query, list(texts), **options)
         if input_type == "document":

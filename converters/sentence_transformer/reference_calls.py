@@ -5,8 +5,9 @@ The reference is called in every way that callers can use: `encode` with each pr
 they cannot be compared with.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
-from converters.verification.check_texts import check_texts
+from converters.verification.budget import Budget
+from converters.verification.check_texts import ALWAYS, EDGE_TEXTS, check_texts
 from triton_models.contract.accuracy import LEAST_ALONE, cosines
 from triton_models.contract.prompts import INPUT_TYPES, InputType, prompt_name_of
 
 _OTHER_PROMPT_TEXTS = 12
 _AT_A_TIME = 32
-_WORDS_ASKED_TWICE = (1000, 330, 80, 12, 1)
+_WORDS_ASKED_TWICE = (1000, 80, 1)
 
 
 @dataclass(frozen=True)
@@ -52,36 +54,71 @@ def jobs(reference: ReferenceModel, tokenizer: ReferenceTokenizer) -> list[Job]:
     for kind in INPUT_TYPES:
         name = prompt_name_of(kind, reference.prompts)
         prompt = default if name is None else reference.prompts[name]
-        few = [texts[1], texts[-1]]
+        longest = texts[len(EDGE_TEXTS)]
+        few = [texts[1], longest]
         if (prompt, tokenizer.length(kind), kind in tokenizer.routed) not in seen:
-            few = [*texts[: _OTHER_PROMPT_TEXTS // 2], *texts[-_OTHER_PROMPT_TEXTS // 2 :]]
+            few = [
+                *texts[: _OTHER_PROMPT_TEXTS // 2],
+                *texts[ALWAYS - _OTHER_PROMPT_TEXTS // 2 : ALWAYS],
+                longest,
+            ]
         found.append(Job(few, prompt, kind))
     return found
 
 
 def vectors(
-    reference: ReferenceModel, asked: Sequence[Job], report: Callable[[float, str], None]
-) -> list[NDArray[np.float32]]:
-    """Return the reference's vectors of each job, float32 [n, D].
+    reference: ReferenceModel,
+    tokenizer: ReferenceTokenizer,
+    asked: Sequence[Job],
+    budget: Budget,
+    report: Callable[[float, str], None],
+) -> tuple[list[Job], NDArray[np.float32]]:
+    """Embed the jobs' texts: those that every check has, and as many more as the budget allows.
 
-    The first job's texts are those that are asked twice.
+    Texts of one length are embedded together, which adds no padding to any. The first job's texts are those
+    that are asked twice.
+
+    Returns:
+        The jobs with the texts that were embedded, and the vectors of these, float32 [n, D].
 
     Raises:
         InvalidModel: The reference fails on a text, or gives other vectors when it is called again.
     """
     again = _Again(reference, asked[0].texts)
-    parts: list[NDArray[np.float32]] = []
-    done, total = 0, sum(len(job.texts) for job in asked)
-    for job in asked:
-        for start in range(0, len(job.texts), _AT_A_TIME):
-            some = job.texts[start : start + _AT_A_TIME]
-            parts.append(reference.encode(some, job.prompt, job.input_type))
-            done += len(some)
-            report(done / total, "Embedding the check texts with the reference")
+    always = frozenset(check_texts()[:ALWAYS])
+    first = [place for place, text in enumerate(asked[0].texts) if text in always]
+    rest = [place for place, text in enumerate(asked[0].texts) if text not in always]
+    groups = [(0, group) for group in _of_one_length(asked[0], first, tokenizer)]
+    for number, job in enumerate(asked[1:], start=1):
+        groups += [(number, group) for group in _of_one_length(job, range(len(job.texts)), tokenizer)]
+    least = len(groups)
+    groups += [(0, group) for group in _of_one_length(asked[0], rest, tokenizer)]
+    found: list[dict[int, NDArray[np.float32]]] = [{} for _ in asked]
+    for done, (number, group) in enumerate(groups, start=1):
+        if done > least and budget.is_over:
+            break
+        job = asked[number]
+        texts = [job.texts[place] for place in group]
+        found[number] |= zip(group, reference.encode(texts, job.prompt, job.input_type), strict=True)
+        report(done / len(groups), "Embedding the check texts with the reference")
     again.require_same()
-    found = np.concatenate(parts)
-    ends = np.cumsum([len(job.texts) for job in asked])
-    return np.split(found, ends[:-1])
+    jobs = [
+        replace(job, texts=[text for place, text in enumerate(job.texts) if place in rows])
+        for job, rows in zip(asked, found, strict=True)
+    ]
+    return jobs, np.stack([rows[place] for rows in found for place in sorted(rows)])
+
+
+def _of_one_length(job: Job, places: Iterable[int], tokenizer: ReferenceTokenizer) -> list[list[int]]:
+    """Return groups of the texts at these places with equally many tokens, small enough for one batch."""
+    by_length = defaultdict(list)
+    for place in places:
+        by_length[len(tokenizer.ids(job.texts[place], job.prompt, job.input_type))].append(place)
+    return [
+        group[start : start + _AT_A_TIME]
+        for group in by_length.values()
+        for start in range(0, len(group), _AT_A_TIME)
+    ]
 
 
 def require_same_for_same_ids(

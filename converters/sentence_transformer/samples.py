@@ -12,10 +12,12 @@ from converters.sentence_transformer import reference_calls
 from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.reference_calls import Job
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
-from converters.verification.check import _TOKEN_TEXTS, KEPT_TOKENS, Samples, TokenSample
-from converters.verification.check_texts import overlong_text
+from converters.verification.budget import Budget
+from converters.verification.check_texts import ALWAYS, check_texts, overlong_text
+from converters.verification.samples import KEPT_TOKENS, Samples, TokenSample
 from triton_models.contract.tokens import token_ids
 
+_TOKEN_TEXTS = 8
 _LEAST_SHARE = 0.5
 """Share of the check texts that must have a vector; in a model with fewer, something is broken."""
 
@@ -24,9 +26,10 @@ def prepare(
     reference: ReferenceModel,
     tokenizer: ReferenceTokenizer,
     vocab_size: int,
+    budget: Budget,
     report: Callable[[float, str], None],
 ) -> Samples:
-    """Tokenize the check texts, and embed them with the reference.
+    """Tokenize the check texts, and embed as many of them with the reference as the budget allows.
 
     Some texts have no vector, which callers are told when they send one: the tokenizer fails on a text or
     makes no token of it, a token is not below `vocab_size`, or a vector is not finite. They are left out as
@@ -38,7 +41,7 @@ def prepare(
     """
     every = reference_calls.jobs(reference, tokenizer)
     jobs, without_tokens = _with_tokens(reference, tokenizer, every, vocab_size)
-    vectors = np.concatenate(reference_calls.vectors(reference, jobs, report))
+    jobs, vectors = reference_calls.vectors(reference, tokenizer, jobs, budget, report)
     shown = [job.prompt + text for job in jobs for text in job.texts]
     kinds = [job.input_type for job in jobs for _ in job.texts]
     ids = [tokenizer.ids(text, job.prompt, job.input_type) for job in jobs for text in job.texts]
@@ -48,13 +51,16 @@ def prepare(
             f"sentence-transformers gives no finite vector for {shorten(shown[int(finite.argmin())])} and "
             f"most other texts ({int((~finite).sum())} of {len(finite)}); the weights are broken"
         )
-    rows = np.flatnonzero(finite)
+    rest = frozenset(check_texts()[ALWAYS:])
+    optional = np.array([job is jobs[0] and text in rest for job in jobs for text in job.texts])
+    rows = np.concatenate([np.flatnonzero(finite & ~optional), np.flatnonzero(finite & optional)])
     samples = Samples(
         [shown[row] for row in rows],
         [ids[row] for row in rows],
         vectors[rows],
         _empty(reference, without_tokens),
         not_finite=[ids[row] for row in np.flatnonzero(~finite)],
+        always=int((finite & ~optional).sum()),
     )
     reference_calls.require_same_for_same_ids(samples.texts, samples.ids, samples.vectors)
     if not reference.has_tokens and not isinstance(reference.first, StaticEmbedding):

@@ -1,102 +1,38 @@
-"""Comparison of a converted model with its reference, and the part of it that later loads repeat.
+"""Comparison of a converted model with its reference.
 
 The check runs with the engine and the threads that will serve, in many large mixed batches. A race in a
 kernel or a row that leaks into its neighbour shows in a few batches out of many, and never in small ones.
+It compares what every check must have, and more while its time lasts.
 """
 
+import itertools
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import CheckFailed, shorten
+from converters.verification.budget import Budget
+from converters.verification.samples import Samples
 from triton_models.contract.accuracy import BOUNDS, Bounds, cosines
-from triton_models.contract.tokens import ROW_START
 
 NORM_TOLERANCE = 0.01
 """Relative tolerance of a vector's length, because a cosine does not detect a wrong scale."""
-BATCHES = 64
-"""Minimum number of mixed batches; the last round over all texts is finished."""
+LEAST_BATCHES = 8
+"""Mixed batches of every check, each of `LARGEST_BATCH` texts."""
+BATCHES = 24
+"""The most mixed batches of a check with a limit of time."""
+LONG_CHECK_BATCHES = 64
 LARGEST_BATCH = 48
 _LONG = 96
-_TOKEN_TEXTS = 16
-_PLANTED_BATCHES = 8
-KEPT_SAMPLES = 24
-KEPT_TOKENS = 512
+
+_LEAST_PLANTED, _PLANTED_BATCHES = 2, 8
 
 Run = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.float32]]
 """Maps input_ids int64 [total] and lengths int32 [batch] to float32 [batch, D], or [total, H] for tokens."""
-
-
-@dataclass(frozen=True)
-class TokenSample:
-    """Reference vectors of one text's tokens.
-
-    Attributes:
-        row: Index of the text in `Samples`.
-        vectors: float32 [L, H].
-    """
-
-    row: int
-    vectors: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Texts with their ids and reference vectors.
-
-    Attributes:
-        texts: Texts including their prompt.
-        ids: int64 [L] for each text, L >= 1, flags included.
-        vectors: float32 [n, D].
-        empty: Vector of a text without tokens, float32 [D]; None if every text has tokens.
-        tokens: Token vectors of some texts; empty for CLIP models, which give no token vectors.
-        planted_id: A token without a finite vector, see `sentence_graph.plant`; None skips its check.
-        not_finite: int64 [L] of each text whose reference vector is not finite; they are not in the others.
-    """
-
-    texts: list[str]
-    ids: list[NDArray[np.int64]]
-    vectors: NDArray[np.float32]
-    empty: NDArray[np.float32] | None
-    tokens: Sequence[TokenSample] = ()
-    planted_id: int | None = None
-    not_finite: Sequence[NDArray[np.int64]] = ()
-
-    def batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return the flat ids, int64 [total], and the lengths, int32 [batch], of the given rows."""
-        chosen = [self.ids[row] for row in rows]
-        return np.concatenate(chosen), np.array([len(ids) for ids in chosen], dtype=np.int32)
-
-    def marked_batch(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return `batch(rows)` with ROW_START on the first token of every row.
-
-        Grouped requests are marked like this, and the flag must not change any vector.
-        """
-        ids, lengths = self.batch(rows)
-        ids[np.cumsum(lengths) - lengths] |= ROW_START
-        return ids, lengths
-
-    def planted_batch(self, rows: Sequence[int], place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return `marked_batch(rows)` with the row at `place` filled with the planted id."""
-        ids, lengths = self.marked_batch(rows)
-        start = int(lengths[:place].sum())
-        ids[start : start + lengths[place]] = self.planted_id
-        return ids, lengths
-
-    def spread(self, count: int, longest: int) -> list[int]:
-        """Return at most `count` rows of evenly spread lengths up to `longest` tokens, the longest included.
-
-        If every text is longer than that, the shortest one is returned.
-        """
-        order = sorted(range(len(self.ids)), key=lambda row: len(self.ids[row]))
-        order = [row for row in order if len(self.ids[row]) <= longest] or order[:1]
-        places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
-        return [order[place] for place in places]
 
 
 @dataclass(frozen=True)
@@ -104,8 +40,8 @@ class CheckResult:
     """Result of a passed check.
 
     Attributes:
-        texts: Number of texts, or of images for an image tower.
-        batches: Number of mixed batches.
+        texts: Number of texts that were compared, or of images for an image tower.
+        batches: Number of mixed batches that were compared.
         min_cosine: Lowest cosine to the reference.
         min_alone: Lowest cosine between the vector of a text alone and its vector in a batch.
         worst_text: The text with `min_cosine`, shortened.
@@ -121,48 +57,42 @@ class CheckResult:
 
 
 def verify(
-    run: Run, samples: Samples, report: Callable[[float, str], None], least: Bounds = BOUNDS["fp32"]
+    run: Run,
+    samples: Samples,
+    report: Callable[[float, str], None],
+    least: Bounds = BOUNDS["fp32"],
+    seconds: float = math.inf,
 ) -> CheckResult:
-    """Compare every text, alone and in at least `BATCHES` mixed batches, with the reference.
+    """Compare texts, alone and in mixed batches, with the reference.
+
+    Half of the time is for texts alone, half for the batches. Without a limit all texts are compared, in
+    `LONG_CHECK_BATCHES` batches.
 
     Raises:
         CheckFailed: A vector is wrong or depends on its batch; the message names the worst text, except in
             the check with the planted token.
     """
-    alone = np.empty_like(samples.vectors)
-    for row in range(len(samples.ids)):
-        alone[row] = run(*samples.batch([row]))[0]
-        report(0.5 * (row + 1) / len(samples.ids), "Comparing every text alone")
+    alone = _alone(run, samples, Budget(seconds / 2), report)
+    samples = samples.first(len(alone))
     worst = _Worst()
-    worst.see(cosines(alone, samples.vectors), range(len(samples.ids)))
+    worst.see(cosines(alone, samples.vectors), range(len(alone)))
     _check_norms(alone, samples.vectors, samples.texts)
     worst_alone = _Worst()
-    batches = mixed_batches([len(ids) for ids in samples.ids])
+    budget = Budget(seconds / 2)
+    most = LONG_CHECK_BATCHES if math.isinf(seconds) else BATCHES
+    batches = itertools.islice(mixed_batches([len(ids) for ids in samples.ids]), most)
+    number = 0
     for number, rows in enumerate(batches, start=1):
         together = run(*samples.marked_batch(rows))
         worst.see(cosines(together, samples.vectors[rows]), rows)
         worst_alone.see(cosines(together, alone[rows]), rows)
-        report(0.5 + 0.5 * number / len(batches), "Comparing mixed batches")
+        report(0.5 + 0.5 * number / most, "Comparing mixed batches")
+        if number >= LEAST_BATCHES and budget.is_over:
+            break
+    _require(worst, worst_alone, samples, least)
+    _check_not_finite(run, samples, alone, least, budget)
     text = shorten(samples.texts[worst.row])
-    if worst.cosine < least.reference:
-        raise CheckFailed(
-            f"the converted model differs from the reference: cosine {worst.cosine:.6f}, "
-            f"at least {least.reference} is needed, for the text {text}"
-        )
-    if worst_alone.cosine < least.alone:
-        other = shorten(samples.texts[worst_alone.row])
-        raise CheckFailed(
-            f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
-            f"at least {least.alone} is needed, for the text {other}"
-        )
-    for ids in samples.not_finite:
-        if np.isfinite(run(ids, np.array([ids.size], np.int32))).all():
-            raise CheckFailed("the converted model gives a finite vector where the reference gives none")
-    if samples.planted_id is not None:
-        for number, rows in enumerate(batches[:_PLANTED_BATCHES]):
-            place = number % len(rows)
-            _check_planted(run(*samples.planted_batch(rows, place)), place, alone[rows], least)
-    return CheckResult(len(samples.ids), len(batches), worst.cosine, worst_alone.cosine, text)
+    return CheckResult(len(alone), number, worst.cosine, worst_alone.cosine, text)
 
 
 def verify_tokens(run: Run, samples: Samples, least: Bounds = BOUNDS["fp32"]) -> float:
@@ -197,39 +127,82 @@ def verify_tokens(run: Run, samples: Samples, least: Bounds = BOUNDS["fp32"]) ->
     return lowest
 
 
-def mixed_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the rows of each batch, the same at every call.
+def mixed_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the rows of one batch after another without end, the same at every call.
 
-    Each round has all rows, in a new order and in new batch sizes. Long texts share batches with as many
-    short ones: in padded models, each long text would otherwise make a whole batch as long as itself.
+    The first `LEAST_BATCHES` are large, and then every other. Long texts are spread over all batches: two
+    threads are most often at work on one text, and race for it, if it is long.
     """
     choice = random.Random(11)  # noqa: S311 - the same batches every time, no secret
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    cut = next((place for place, row in enumerate(order) if lengths[row] > _LONG), len(order))
-    short, long = order[:cut] or order, order[cut:]
-    batches: list[list[int]] = []
-    while len(batches) < BATCHES:
-        rest = choice.sample(short, len(short))
-        mixed = choice.sample(long, len(long))
-        for start in range(0, len(long), LARGEST_BATCH // 2):
-            some = mixed[start : start + LARGEST_BATCH // 2]
-            some += rest[: len(some)]
-            batches.append(choice.sample(some, len(some)))
-        while rest:
-            size = choice.choice((4, 8, 16, 32, LARGEST_BATCH))
-            batches.append(rest[:size])
-            rest = rest[size:]
-    return batches
+    long = _Deck([row for row, length in enumerate(lengths) if length > _LONG], choice)
+    short = _Deck([row for row, length in enumerate(lengths) if length <= _LONG] or long.rows, choice)
+    share = min(math.ceil(len(long.rows) / LEAST_BATCHES), LARGEST_BATCH // 2)
+    for made in itertools.count():
+        large = made < LEAST_BATCHES or made % 2
+        size = LARGEST_BATCH if large else choice.choice((4, 8, 16, 32))
+        rows = long.draw(min(share, size // 2))
+        rows += short.draw(size - len(rows))
+        yield choice.sample(rows, len(rows))
 
 
-def save(samples: Samples, path: Path) -> None:
-    """Write `check.npz`, the part of the check that is repeated after each load."""
-    rows = samples.spread(KEPT_SAMPLES, KEPT_TOKENS)
-    input_ids, lengths = samples.batch(rows)
-    arrays: dict[str, Any] = {"input_ids": input_ids, "lengths": lengths, "embeddings": samples.vectors[rows]}
-    if samples.empty is not None:
-        arrays["empty_embedding"] = samples.empty
-    np.savez(path, **arrays)
+class _Deck:
+    """Rows in random order; each is drawn once before any is drawn again."""
+
+    def __init__(self, rows: Sequence[int], choice: random.Random) -> None:
+        self.rows, self._choice = rows, choice
+        self._left: list[int] = []
+
+    def draw(self, count: int) -> list[int]:
+        """Return this many rows; none if there are no rows."""
+        drawn: list[int] = []
+        while self.rows and len(drawn) < count:
+            self._left = self._left or self._choice.sample(self.rows, len(self.rows))
+            drawn.append(self._left.pop())
+        return drawn
+
+
+def _alone(
+    run: Run, samples: Samples, budget: Budget, report: Callable[[float, str], None]
+) -> NDArray[np.float32]:
+    """Return the vectors of the first texts, each alone: of those that every check has, and more in time."""
+    least = len(samples.ids) if samples.always is None else samples.always
+    vectors = []
+    for row in range(len(samples.ids)):
+        if row >= least and budget.is_over:
+            break
+        vectors.append(run(*samples.batch([row]))[0])
+        report(0.5 * (row + 1) / len(samples.ids), "Comparing every text alone")
+    return np.stack(vectors)
+
+
+def _require(worst: "_Worst", worst_alone: "_Worst", samples: Samples, least: Bounds) -> None:
+    if worst.cosine < least.reference:
+        raise CheckFailed(
+            f"the converted model differs from the reference: cosine {worst.cosine:.6f}, "
+            f"at least {least.reference} is needed, for the text {shorten(samples.texts[worst.row])}"
+        )
+    if worst_alone.cosine < least.alone:
+        raise CheckFailed(
+            f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
+            f"at least {least.alone} is needed, for the text {shorten(samples.texts[worst_alone.row])}"
+        )
+
+
+def _check_not_finite(
+    run: Run, samples: Samples, alone: NDArray[np.float32], least: Bounds, budget: Budget
+) -> None:
+    """Require that what has no finite vector gets none, and changes no vector beside it."""
+    for ids in samples.not_finite:
+        if np.isfinite(run(ids, np.array([ids.size], np.int32))).all():
+            raise CheckFailed("the converted model gives a finite vector where the reference gives none")
+    if samples.planted_id is None:
+        return
+    batches = mixed_batches([1] * len(samples.ids))
+    for number, rows in enumerate(itertools.islice(batches, _PLANTED_BATCHES)):
+        if number >= _LEAST_PLANTED and budget.is_over:
+            return
+        place = number % len(rows)
+        _check_planted(run(*samples.planted_batch(rows, place)), place, alone[rows], least)
 
 
 def _check_planted(

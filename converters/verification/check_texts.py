@@ -61,14 +61,22 @@ EDGE_TEXTS: tuple[str, ...] = (
 )
 
 
+ALWAYS = len(EDGE_TEXTS) + 41
+"""Number of the first `check_texts` that every check has: the edge texts, the longest, and some of others."""
+
+
 def check_texts() -> list[str]:
-    """Return about 300 texts, the same at every call."""
+    """Return about 300 texts, the same at every call, in the order in which a check that ends early has them.
+
+    The edge texts are the first. Then there is one of a thousand words, and then those of all lengths.
+    """
     choice = random.Random(20240917)  # noqa: S311 - the same texts every time, no secret
     lengths = [1, 2, 3, 4, 5, 6, 8] * 12 + [10, 12, 14, 16, 20] * 20 + [25, 30, 40, 50] * 12 + [80, 120] * 8
     lengths += [180, 240, 330, 500]
     texts = [" ".join(choice.choices(_WORDS, k=length)) for length in lengths]
     thousand = " ".join(choice.choices(_WORDS, k=1000))
-    return [*EDGE_TEXTS, *texts, thousand]
+    choice.shuffle(texts)
+    return [*EDGE_TEXTS, thousand, *texts]
 
 
 def overlong_text() -> str:

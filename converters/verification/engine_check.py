@@ -12,9 +12,11 @@ from pathlib import Path
 from converters.causes import blamed_on_the_model
 from converters.errors import CheckFailed, InvalidModel
 from converters.verification import check
-from converters.verification.check import CheckResult, Samples
+from converters.verification.budget import check_seconds
+from converters.verification.check import CheckResult
+from converters.verification.samples import KEPT_SAMPLES, Samples
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.engine_selection import Sample, Selection, select, write
+from triton_models.backends.onnxruntime.engine_selection import LONGEST, Sample, Selection, select, write
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
 from triton_models.contract.accuracy import BOUNDS, Bounds, Precision
 
@@ -71,7 +73,8 @@ def verify(
     if precision == "fp16":
         with cannot_run():
             return _verify(Engine(path, threads), samples, report, bounds)
-    rows = samples.spread(check.KEPT_SAMPLES, check.KEPT_TOKENS)
+    # Longer texts would take most of the time here; the check itself has them.
+    rows = samples.spread(KEPT_SAMPLES, LONGEST)
     sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
 
     def checked(selection: Selection) -> CheckResult:
@@ -85,7 +88,7 @@ def verify(
 def _verify(
     engine: Engine, samples: Samples, report: Callable[[float, str], None], least: Bounds
 ) -> CheckResult:
-    result = check.verify(engine.run, samples, report, least)
+    result = check.verify(engine.run, samples, report, least, check_seconds())
     if not samples.tokens:
         return result
     return replace(result, min_token_cosine=check.verify_tokens(engine.run_tokens, samples, least))

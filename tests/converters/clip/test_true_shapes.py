@@ -51,7 +51,7 @@ def test_siglip_with_a_tokenizer_of_its_kind(sources: Path, tmp_path: Path) -> N
 def compare(converted: ConvertedClip, model_name: str, path: Path, tokenizer: Tokenizer) -> None:
     model = open_clip.create_model(model_name, pretrained=str(path), pretrained_text=False).eval()
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    texts = [*CLIP_EDGE_TEXTS, *clip_texts(0)[60:160:5]]
+    texts = [*CLIP_EDGE_TEXTS, *clip_texts()[60:160:5]]
     images = converted.images(4)
     with torch.inference_mode():
         text_vectors = model.encode_text(tokenizer(texts)).numpy()

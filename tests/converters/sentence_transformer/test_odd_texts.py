@@ -10,8 +10,9 @@ from sentence_transformers import SentenceTransformer
 from converters.errors import InvalidModel
 from converters.sentence_transformer import samples
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
-from converters.verification.check import Samples
+from converters.verification.budget import SECONDS, Budget
 from converters.verification.check_texts import EDGE_TEXTS
+from converters.verification.samples import Samples
 from gateway.errors import InvalidInput
 from gateway.text.tokenizer import TextTokenizer
 from tests.converters.conftest import Convert, Converted
@@ -39,7 +40,7 @@ def assert_same_vectors(converted: Converted, path: Path, texts: list[str]) -> N
 def prepared(path: Path) -> tuple[Samples, ReferenceTokenizer]:
     loaded = opened(path)
     tokenizer = ReferenceTokenizer(loaded)
-    return samples.prepare(loaded, tokenizer, VOCAB, lambda *_: None), tokenizer
+    return samples.prepare(loaded, tokenizer, VOCAB, Budget(SECONDS), lambda *_: None), tokenizer
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_reference_that_fails_on_most_texts_is_refused(tmp_path: Path) -> None
     path = saved(tmp_path / "model", backbone, tokenizer)
     loaded = opened(path)
     with pytest.raises(InvalidModel, match="tokenizer and weights do not belong together"):
-        samples.prepare(loaded, ReferenceTokenizer(loaded), 50, lambda *_: None)
+        samples.prepare(loaded, ReferenceTokenizer(loaded), 50, Budget(SECONDS), lambda *_: None)
 
 
 def test_a_token_of_the_tokenizer_alone(sources: Path, convert: Convert) -> None:

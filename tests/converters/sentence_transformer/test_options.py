@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import InputModule, Module
@@ -37,6 +36,7 @@ from converters.sentence_transformer import reference, reference_calls
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.sources.inspection import SUPPORTED_MODULES
 from converters.sources.inspection import inspect as inspect_source
+from converters.verification.budget import SECONDS, Budget
 from tests.support.tiny_models import transformer_model
 from tests.support.tiny_tokenizers import unigram
 
@@ -246,12 +246,11 @@ def test_a_task_that_changes_more_than_the_tokens_is_refused(
 
     monkeypatch.setattr(loaded.first, "forward", by_task)
     loaded.model.module_kwargs = {"0": ["task"]}
-    jobs = reference_calls.jobs(loaded, tokenizer)
+    asked = reference_calls.jobs(loaded, tokenizer)
+    jobs, vectors = reference_calls.vectors(loaded, tokenizer, asked, Budget(SECONDS), lambda *_: None)
     with pytest.raises(InvalidModel, match="another vector of the same tokens"):
         reference_calls.require_same_for_same_ids(
             [text for job in jobs for text in job.texts],
             [tokenizer.ids(text, job.prompt, job.input_type) for job in jobs for text in job.texts],
-            torch.cat(
-                [torch.from_numpy(part) for part in reference_calls.vectors(loaded, jobs, lambda *_: None)]
-            ).numpy(),
+            vectors,
         )

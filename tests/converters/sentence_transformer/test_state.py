@@ -12,6 +12,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from converters.errors import InvalidModel
 from converters.sentence_transformer import reference, reference_calls
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer
+from converters.verification.budget import SECONDS, Budget
 from converters.verification.check_texts import check_texts
 from tests.converters.sentence_transformer.test_options import opened
 from tests.support.tiny_models import transformer_model
@@ -50,7 +52,8 @@ def big_bird(path: Path, **changes: object) -> Path:
 
 def ask_all(loaded: reference.ReferenceModel) -> None:
     texts = {len(text.split()): text for text in check_texts()}
-    reference_calls.vectors(loaded, [reference_calls.Job(list(texts.values()), "")], lambda *_: None)
+    jobs = [reference_calls.Job(list(texts.values()), "")]
+    reference_calls.vectors(loaded, ReferenceTokenizer(loaded), jobs, Budget(SECONDS), lambda *_: None)
 
 
 def test_a_reference_that_a_short_text_changes_for_good_is_refused(tmp_path: Path) -> None:

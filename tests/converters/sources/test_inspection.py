@@ -3,22 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import CNN, Pooling
 
-from converters.errors import CheckFailed, InvalidModel, NameCollision
-from converters.verification.check import Samples, TokenSample, mixed_batches, verify, verify_tokens
+from converters.errors import InvalidModel, NameCollision
 from tests.converters.conftest import Convert
 from tests.support.tiny_models import HIDDEN, static_model, transformer_model
-from triton_models.contract.tokens import token_ids
 
 PROOF = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
 
@@ -191,80 +187,3 @@ def test_two_names_that_are_served_under_one(sources: Path, convert: Convert) ->
     with pytest.raises(NameCollision, match="owner/model"):
         convert("owner_model")
     assert first.directory.is_dir()
-
-
-def some_samples() -> Samples:
-    generator = np.random.default_rng(0)
-    ids = [np.full(1 + row % 7, row, dtype=np.int64) for row in range(40)]
-    return Samples(
-        [f"text {row}" for row in range(40)], ids, generator.normal(size=(40, 8)).astype(np.float32), None
-    )
-
-
-@pytest.mark.parametrize(("bad_batch", "fault"), [(None, None), (30, "noise"), (60, "nan"), (45, "leak")])
-def test_one_wrong_row_in_one_batch_is_found(bad_batch: int | None, fault: str | None) -> None:
-    samples = some_samples()
-    batches = 0
-
-    def run(ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        nonlocal batches
-        rows = token_ids(ids)[np.cumsum(lengths) - 1]
-        vectors: NDArray[np.float32] = samples.vectors[rows].copy()
-        if len(rows) > 1:
-            batches += 1
-            if batches == bad_batch:
-                vectors[-1] = {
-                    "noise": vectors[-1] * 1.1 + 0.1,
-                    "nan": vectors[-1] * np.nan,
-                    "leak": vectors[0],
-                }[str(fault)]
-        return vectors
-
-    if bad_batch is None:
-        assert verify(run, samples, lambda *_: None).min_cosine > 0.999999
-    else:
-        with pytest.raises(CheckFailed, match="'text "):
-            verify(run, samples, lambda *_: None)
-
-
-def test_a_wrong_scale_is_found() -> None:
-    samples = some_samples()
-    with pytest.raises(CheckFailed, match="another length"):
-        verify(
-            lambda ids, lengths: 1.05 * samples.vectors[ids[np.cumsum(lengths) - 1]], samples, lambda *_: None
-        )
-
-
-@pytest.mark.parametrize("fault", [None, "order", "scale", "one too few", "leak"])
-def test_wrong_vectors_of_tokens_are_found(fault: str | None) -> None:
-    table = np.random.default_rng(1).normal(size=(100, 8)).astype(np.float32)
-    samples = some_samples()
-    samples = replace(samples, ids=[np.arange(ids.size) + row for row, ids in enumerate(samples.ids)])
-    samples = replace(samples, tokens=[TokenSample(row, table[samples.ids[row]]) for row in (3, 11, 38)])
-
-    def run(ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = table[token_ids(ids)]
-        if fault == "scale":
-            vectors *= 1.05
-        if fault == "order":
-            vectors = vectors[::-1]
-        if fault == "one too few":
-            vectors = vectors[:-1]
-        if fault == "leak" and lengths.size > 1:
-            vectors[-1] = vectors[0]
-        return vectors
-
-    if fault is None:
-        assert verify_tokens(run, samples) > 0.999999
-    else:
-        with pytest.raises(CheckFailed, match="'text "):
-            verify_tokens(run, samples)
-
-
-def test_batches_are_many_large_and_mixed() -> None:
-    lengths = [5] * 250 + [200] * 30
-    batches = mixed_batches(lengths)
-    assert len(batches) >= 60
-    assert sum(len(rows) >= 32 for rows in batches) >= 15
-    assert {row for rows in batches for row in rows} == set(range(280))
-    assert sum(len({lengths[row] for row in rows}) == 2 for rows in batches) >= 5

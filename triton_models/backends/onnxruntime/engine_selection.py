@@ -32,9 +32,11 @@ from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
 from triton_models.contract.tokens import mark_past_cache
 
 RECORD = "engine.json"
-ROUNDS = 3
+ROUNDS = 5
+ROUND_SECONDS = 3.0
+"""No round begins after this time, since the runs of large models vary little."""
 TOGETHER = 6
-"""The number of runs of all rows together for each run of the rows one by one."""
+"""Weight of the time for all rows together against that for the rows one by one."""
 
 WORTHWHILE = 0.95
 """The largest share of one stream's time that more streams may take, as they need more memory."""
@@ -284,15 +286,16 @@ def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float3
 
 
 def _seconds(engine: Engine, sample: Sample) -> float:
-    """Return the median time for the sample's shorter rows, each alone, then all together several times."""
+    """Return the median time for the sample's shorter rows: each alone, plus `TOGETHER` times all at once."""
     rows = [row for row in sample.rows if row.size <= LONGEST] or sample.rows[:1]
-    taken = []
-    for _ in range(ROUNDS + 1):
+    taken: list[float] = []
+    first = time.perf_counter()
+    # The runs that were compared with the reference have warmed up.
+    while not taken or (len(taken) < ROUNDS and time.perf_counter() - first < ROUND_SECONDS):
         start = time.perf_counter()
         for row in rows:
             _run(engine, [row])
-        for _ in range(TOGETHER):
-            _run(engine, rows)
-        taken.append(time.perf_counter() - start)
-    # The first round warms up.
-    return float(np.median(taken[1:]))
+        between = time.perf_counter()
+        _run(engine, rows)
+        taken.append(between - start + TOGETHER * (time.perf_counter() - between))
+    return float(np.median(taken))
