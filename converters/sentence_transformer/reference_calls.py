@@ -21,7 +21,7 @@ from triton_models.contract.accuracy import LEAST_ALONE, cosines
 from triton_models.contract.prompts import INPUT_TYPES, InputType, prompt_name_of
 
 _OTHER_PROMPT_TEXTS = 12
-_AT_A_TIME = 32
+_AT_A_TIME, _TOKENS_AT_A_TIME = 32, 4096
 _WORDS_ASKED_TWICE = (1000, 80, 1)
 
 
@@ -114,11 +114,11 @@ def _of_one_length(job: Job, places: Iterable[int], tokenizer: ReferenceTokenize
     by_length = defaultdict(list)
     for place in places:
         by_length[len(tokenizer.ids(job.texts[place], job.prompt, job.input_type))].append(place)
-    return [
-        group[start : start + _AT_A_TIME]
-        for group in by_length.values()
-        for start in range(0, len(group), _AT_A_TIME)
-    ]
+    groups = []
+    for length, group in by_length.items():
+        size = max(1, min(_AT_A_TIME, _TOKENS_AT_A_TIME // max(1, length)))
+        groups += [group[start : start + size] for start in range(0, len(group), size)]
+    return groups
 
 
 def require_same_for_same_ids(
