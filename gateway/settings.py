@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     image_fetch_concurrency: int = Field(32, ge=1, description="Images fetched at a time.")
     load_timeout: float = Field(120, gt=0, description="Seconds Triton may take to load one model.")
     check_seconds: float = Field(
-        20, ge=0, description="Seconds of each part of a conversion's check; 0: the long check."
+        20, ge=0, description="Seconds of a conversion's check beyond its minimum; 0: the long check."
     )
     max_conversions: int = Field(
         4, ge=1, description="Conversions at a time in each worker; others wait, beyond 32 are refused."

@@ -151,7 +151,7 @@ def compare(
             number of the worst image.
     """
     parts = []
-    budget = Budget(seconds / 2)
+    budget = Budget(seconds)
     for number, image in enumerate(check.images):
         if number >= ALWAYS and budget.is_over:
             break
@@ -162,7 +162,7 @@ def compare(
     _check_norms(alone, vectors)
     to_reference = cosines(alone, vectors)
     to_alone = np.ones_like(to_reference)
-    budget = Budget(seconds / 2)
+    budget = Budget(seconds)
     batches = mixed_batches(len(images))
     number = 0
     for number, rows in enumerate(batches, start=1):

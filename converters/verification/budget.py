@@ -6,17 +6,18 @@ import time
 
 SECONDS = 20.0
 
+_PARTS = 3
+
 
 class Budget:
-    """Time of one part of the check: the reference's vectors, the comparison of texts, or that of batches.
+    """Time of one of the three parts: the reference's vectors, inputs alone, and inputs in batches.
 
     Args:
-        seconds: Length; infinite for the long check.
+        seconds: Length of all parts together; infinite for the long check.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + seconds / _PARTS
 
     @property
     def is_over(self) -> bool:

@@ -65,20 +65,20 @@ def verify(
 ) -> CheckResult:
     """Compare texts, alone and in mixed batches, with the reference.
 
-    Half of the time is for texts alone, half for the batches. Without a limit all texts are compared, in
+    Without a limit all texts are compared, in
     `LONG_CHECK_BATCHES` batches.
 
     Raises:
         CheckFailed: A vector is wrong or depends on its batch; the message names the worst text, except in
             the check with the planted token.
     """
-    alone = _alone(run, samples, Budget(seconds / 2), report)
+    alone = _alone(run, samples, Budget(seconds), report)
     samples = samples.first(len(alone))
     worst = _Worst()
     worst.see(cosines(alone, samples.vectors), range(len(alone)))
     _check_norms(alone, samples.vectors, samples.texts)
     worst_alone = _Worst()
-    budget = Budget(seconds / 2)
+    budget = Budget(seconds)
     most = LONG_CHECK_BATCHES if math.isinf(seconds) else BATCHES
     batches = itertools.islice(mixed_batches([len(ids) for ids in samples.ids]), most)
     number = 0

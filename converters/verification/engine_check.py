@@ -14,11 +14,13 @@ from converters.errors import CheckFailed, InvalidModel
 from converters.verification import check
 from converters.verification.budget import check_seconds
 from converters.verification.check import CheckResult
-from converters.verification.samples import KEPT_SAMPLES, Samples
+from converters.verification.samples import Samples
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.engine_selection import LONGEST, Sample, Selection, select, write
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
 from triton_models.contract.accuracy import BOUNDS, Bounds, Precision
+
+_TRIAL_TEXTS = 12
 
 Without = Sequence[EngineName]
 
@@ -73,8 +75,8 @@ def verify(
     if precision == "fp16":
         with cannot_run():
             return _verify(Engine(path, threads), samples, report, bounds)
-    # Longer texts would take most of the time here; the check itself has them.
-    rows = samples.spread(KEPT_SAMPLES, LONGEST)
+    # More or longer texts would take most of the time here; the check itself has them.
+    rows = samples.spread(_TRIAL_TEXTS, LONGEST)
     sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
 
     def checked(selection: Selection) -> CheckResult:

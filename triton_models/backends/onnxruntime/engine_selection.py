@@ -33,7 +33,7 @@ from triton_models.contract.tokens import mark_past_cache
 
 RECORD = "engine.json"
 ROUNDS = 5
-ROUND_SECONDS = 3.0
+ROUND_SECONDS = 2.0
 """No round begins after this time, since the runs of large models vary little."""
 TOGETHER = 6
 """Weight of the time for all rows together against that for the rows one by one."""
