@@ -31,6 +31,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, help=f"every server once a round (default {FULL_ROUNDS})")
     made.add_argument("--seconds", type=float, help=f"duration of one load (default {FULL_SECONDS:g})")
     made.add_argument("--quick", action="store_true", help="one round of 3 s a load: a try, not a result")
+    made.add_argument("--publish", action="store_true", help="write the page though the run is a part")
     return made
 
 
@@ -50,7 +51,7 @@ def run(
         options: The command line.
         wanted: The servers, whose environments are installed first.
         run_round: Measures one round, given the servers, the round's number and the seconds of a load.
-        full: Whether the published results are replaced.
+        full: Whether the published results are replaced without `--publish`.
         soak_seconds: Duration of the mixed load, for the record.
 
     Returns:
@@ -58,8 +59,9 @@ def run(
     """
     seconds = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
     rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
-    data = ROOT / "benchmarks" / "results" if full else WORK / "results"
-    page = ROOT / "docs" / "benchmarks" if full else WORK / "results"
+    published = full or options.publish
+    data = ROOT / "benchmarks" / "results" if published else WORK / "results"
+    page = ROOT / "docs" / "benchmarks" if published else WORK / "results"
     WORK.mkdir(exist_ok=True)
     busy = os.getloadavg()[0]
     try:

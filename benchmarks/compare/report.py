@@ -120,7 +120,7 @@ def _heading(result: Summary) -> str:
     warning = f" **The machine was not idle**: load average {busy:.1f} before the start." * (busy > 0.7)
     line = (
         f"{machine['date']}, commit `{machine['commit']}`. {cpu['model']}, {cpu['cores']} cores"
-        f"{' with bf16' if cpu['bf16'] else ''}, {machine['memory_gib']} GiB, "
+        f"{' with' if cpu['bf16'] else ' without'} bf16, {machine['memory_gib']} GiB, "
         f"{machine['gpu'] or 'no GPU'}, Linux {machine['kernel']}, Python {machine['python']}. "
         f"Medians of {settings['rounds']} round(s), {settings['seconds_per_load']:g} s a load.{warning}"
     )
@@ -206,17 +206,23 @@ def _short(text: str) -> str:
 
 
 def write(comparison: Comparison, result: Summary, data_directory: Path, page_directory: Path) -> None:
-    """Write the JSON, the picture, and the tables between the markers of `comparison.md`."""
+    """Write the JSON, the picture, and the tables between the markers of `comparison.md`.
+
+    Each kind of CPU has its own: those with bfloat16, and those without it, which compute in fp32.
+    """
     for directory in (data_directory, page_directory):
         directory.mkdir(parents=True, exist_ok=True)
-    data, page = data_directory / f"{comparison.file}.json", page_directory / "comparison.md"
+    bf16 = result["machine"]["cpu"]["bf16"]
+    suffix = "" if bf16 else "-without-bf16"
+    data, page = data_directory / f"{comparison.file}{suffix}.json", page_directory / "comparison.md"
     data.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     tables = markdown(comparison, result)
     if comparison.panels:
-        picture = page_directory / "results.png"
+        picture = page_directory / f"results{suffix}.png"
         draw(comparison, result, picture)
         tables = f"![results]({picture.name})\n\n{tables}"
-    begin, end = comparison.markers
+    kind = "with bf16" if bf16 else "without bf16"
+    begin, end = (marker.format(cpu=kind) for marker in comparison.markers)
     whole = page.read_text(encoding="utf-8") if page.is_file() else "# Comparison\n"
     if begin not in whole:
         whole = f"{whole}\n{begin}\n{end}\n"
@@ -228,7 +234,8 @@ def write(comparison: Comparison, result: Summary, data_directory: Path, page_di
 def draw(comparison: Comparison, result: Summary, picture: Path) -> None:
     """Draw a panel for each load, with a dashed line for the engine in process, without a server."""
     machine = result["machine"]
-    place = f"{machine['cpu']['model']}, {machine['cpu']['cores']} cores"
+    cpu = machine["cpu"]
+    place = f"{cpu['model']}, {cpu['cores']} cores {'with' if cpu['bf16'] else 'without'} bf16"
     title = f"all-MiniLM-L6-v2 on {place}, {machine['date'][:10]}"
     figure, panels = plot.canvas(3, 2, (12, 9.5), title)
     for axes, (load, name, unit, row) in zip(panels, comparison.panels, strict=True):

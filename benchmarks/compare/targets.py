@@ -63,7 +63,7 @@ class Comparison:
     file: str
     """The name of the results' files, without its suffix."""
     markers: tuple[str, str]
-    """The lines before and after the tables in docs/benchmarks/comparison.md."""
+    """The lines before and after the tables in docs/benchmarks/comparison.md, with `{cpu}` for its kind."""
     servers: Sequence[Server]
     loads: Sequence[Load]
     figures: Sequence[Figure]
@@ -142,7 +142,7 @@ def _in_process(_rounds: Sequence[Round]) -> dict[str, Value]:
 
 TEXTS = Comparison(
     file="benchmarks",
-    markers=("<!-- results: written by benchmarks/run -->", "<!-- end of results -->"),
+    markers=("<!-- results {cpu}: written by benchmarks/run -->", "<!-- end of results {cpu} -->"),
     servers=SERVERS,
     loads=LOADS,
     figures=FIGURES,

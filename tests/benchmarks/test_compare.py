@@ -87,19 +87,22 @@ def test_a_void_load_of_one_round_voids_its_figure(reason: str) -> None:
     assert "- void: ours: " in report.markdown(TEXTS, result)
 
 
-def test_results_are_written_between_the_markers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bf16", "suffix"), [(True, ""), (False, "-without-bf16")])
+def test_results_are_written_between_the_markers_of_the_cpu(tmp_path: Path, bf16: bool, suffix: str) -> None:
     page = tmp_path / "docs" / "comparison.md"
     page.parent.mkdir()
-    begin, end = TEXTS.markers
-    page.write_text(f"before\n{begin}\nformer tables\n{end}\nafter\n")
-    result = report.summary(TEXTS, [measures(1000.0)], MACHINE, SETTINGS)
+    begin, end = (marker.format(cpu="with bf16" if bf16 else "without bf16") for marker in TEXTS.markers)
+    other = TEXTS.markers[0].format(cpu="without bf16" if bf16 else "with bf16")
+    page.write_text(f"before\n{other}\nkept\n{begin}\nformer tables\n{end}\nafter\n")
+    machine = {**MACHINE, "cpu": {**MACHINE["cpu"], "bf16": bf16}}
+    result = report.summary(TEXTS, [measures(1000.0)], machine, SETTINGS)
     report.write(TEXTS, result, tmp_path / "results", page.parent)
     written = page.read_text()
-    assert written.startswith(f"before\n{begin}\n![results](results.png)\n")
+    assert written.startswith(f"before\n{other}\nkept\n{begin}\n![results](results{suffix}.png)\n")
     assert written.endswith(f"{end}\nafter\n")
     assert "former tables" not in written
-    assert json.loads((tmp_path / "results" / "benchmarks.json").read_text()) == result
-    with Image.open(tmp_path / "docs" / "results.png") as picture:
+    assert json.loads((tmp_path / "results" / f"benchmarks{suffix}.json").read_text()) == result
+    with Image.open(tmp_path / "docs" / f"results{suffix}.png") as picture:
         assert picture.width > 1000
     assert "machine" not in result["rounds"][0]
 

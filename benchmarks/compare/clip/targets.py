@@ -53,7 +53,10 @@ def _in_process(rounds: Sequence[Round]) -> dict[str, Value]:
 
 CLIP = Comparison(
     file="benchmarks-clip",
-    markers=("<!-- CLIP results: written by benchmarks/run clip -->", "<!-- end of CLIP results -->"),
+    markers=(
+        "<!-- CLIP results {cpu}: written by benchmarks/run clip -->",
+        "<!-- end of CLIP results {cpu} -->",
+    ),
     servers=(OURS, INFINITY),
     loads=LOADS,
     figures=FIGURES,
