@@ -21,13 +21,13 @@ from converters.clip.reference import ClipReference
 from converters.clip.text_tower import TextPlan, packed, unpacked, without, word_table
 from converters.content_hash import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel, describe
-from converters.graph import onnx_export
-from converters.graph.packed_attention import CannotPack
+from converters.graph import onnx_export, torch_export
 from converters.graph.sentence_graph import plant
+from converters.graph.varlen import CannotPack
 from converters.progress import Progress, part
-from converters.verification import check, engine_check
+from converters.verification import check, engine_check, packed_check
 from converters.verification.check import CheckResult, Samples
-from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, Precision, cosines
 from triton_models.contract.checks import ImageCheck
 from triton_models.contract.manifest import Manifest, Source, pair_digest
 
@@ -44,6 +44,7 @@ class ClipOrigin:
     model_name: str
     pretrained: str
     source: Source
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ def build(
         CheckFailed: A converted tower does not give the reference's vectors.
         OSError: The disk is full.
     """
-    text_tower = _build_text(reference, text, threads, progress)
-    image_tower = _build_image(reference, image, threads, progress)
+    torch_too = packed_check.is_wanted(origin.precision)
+    text_tower = _build_text(reference, text, threads, progress, torch_too=torch_too)
+    image_tower = _build_image(reference, image, threads, progress, torch_too=torch_too)
     pair = pair_digest(text_tower.sha256, image_tower.sha256)
     # Each hash covers both towers, so that no version of a tower belongs to two pairs: several versions of a
     # tower can exist side by side.
@@ -96,7 +98,9 @@ def build(
     return manifests[0], manifests[1]
 
 
-def _build_text(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+def _build_text(
+    reference: ClipReference, into: Path, threads: int, progress: Progress, *, torch_too: bool
+) -> _Tower:
     tokenizer = reference.tokenizer
     texts = clip_texts(sum(p.numel() for p in without(reference.model, "visual").parameters()))
     tokenizer.check_same([*clip_texts(0), *texts])
@@ -108,6 +112,8 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
     samples = Samples(texts, [tokenizer.ids(text) for text in texts], vectors, None, planted_id=planted_id)
     path = into / "model.onnx"
     plan, result, samples = _convert_text(reference, samples, path, threads, progress)
+    if torch_too:
+        _add_torch(plan, reference, samples, into, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     check.save(samples, into / "check.npz")
     settings = {
@@ -181,7 +187,23 @@ def _export_text(
     return engine_check.verify(samples, path, threads, "fp32", part(progress, "verify", 0.05, 0.5))
 
 
-def _build_image(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+def _add_torch(
+    plan: TextPlan, reference: ClipReference, samples: Samples, into: Path, progress: Progress
+) -> None:
+    """Write the files of the torch engine, or the reason why there are none."""
+    if plan.how != "packed":
+        torch_export.refuse(f"its attention is not packed: {plan.reason}", into)
+        return
+    limits = [reference.tokenizer.context_length]
+    report = part(progress, "verify", 0.5, 0.5)
+    packed_check.write_texts(
+        plan.graph, plan.graph, samples, _vocab_size(reference), limits, into, "fp32", report
+    )
+
+
+def _build_image(
+    reference: ClipReference, into: Path, threads: int, progress: Progress, *, torch_too: bool
+) -> _Tower:
     shape = reference.preprocessing
     images = np.stack(clip_image.check_images(shape.height, shape.width, reference.resized))
     vectors = _encode(reference.encode_images, images, part(progress, "convert", 0.5, 0.8, "check images"))
@@ -195,6 +217,8 @@ def _build_image(reference: ClipReference, into: Path, threads: int, progress: P
     progress.step("verify", 0.5, "Measuring the engines for the image tower")
     images_check = ImageCheck(images, vectors)
     result = clip_image.verify(images_check, path, threads, part(progress, "verify", 0.6, 1.0))
+    if torch_too:
+        packed_check.write_images(graph, graph.visual, images_check, into)
     kept = clip_image.kept(images_check)
     np.savez(into / "check.npz", images=kept.images, embeddings=kept.embeddings)
     settings = {
