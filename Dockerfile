@@ -16,11 +16,10 @@ RUN apt-get update \
 
 WORKDIR /app
 COPY requirements.txt constraints.txt pyproject.toml ./
-# torch converts models, on the CPU: its CPU build spares the image several gigabytes of CUDA libraries.
+# torch is PyPI's build for CUDA 13, which needs a driver of 580 or later. It converts models on the GPU, and serves
+# them with ENGINE=torch:fp16. With an older driver, conversion takes the CPU, and ENGINE=torch:fp16 is refused.
 RUN python3 -m venv .venv \
  && .venv/bin/pip install --no-cache-dir --constraint constraints.txt uv \
- && .venv/bin/uv pip install --no-cache --python .venv/bin/python torch==2.13.0 torchvision==0.28.0 \
-    --index-url https://download.pytorch.org/whl/cpu \
  && .venv/bin/uv pip install --no-cache --python .venv/bin/python -c constraints.txt -r requirements.txt
 
 COPY app.py ./

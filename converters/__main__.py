@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         threads=options.threads,
         locked=options.locked,
         beside=options.beside,
-        precision=getattr(options, "precision", "fp32"),
+        precision=options.precision,
     )
     return _run(request, getattr(options, "pretrained", None), progress)
 
@@ -142,9 +142,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run code that the model brings along; never for a request",
     )
-    command.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="of the weights; fp16 is for GPUs"
-    )
     _add_common(command)
     command = commands.add_parser("clip", help="a model of open_clip: text and images")
     command.add_argument("name", help="open_clip's name of the architecture, or 'hf-hub:owner/name'")
@@ -159,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="of the weights; fp16 is for GPUs"
+    )
     command.add_argument("--output", type=Path, required=True, help="the model repository's directory")
     command.add_argument(
         "--sources",

@@ -21,7 +21,8 @@ from triton_models.contract.accuracy import Precision
 from triton_models.contract.names import InvalidModelName
 from triton_models.server.response_cache import parse_response_cache
 
-ENGINE_NAMES = ("auto", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16-mixed", "openvino:bf16")
+_CPU_ENGINES = "onnxruntime:fp32 openvino:fp32 openvino:bf16-mixed openvino:bf16"
+ENGINE_NAMES = ("auto", *_CPU_ENGINES.split(), "torch:fp16", "torch:bf16")
 """Same as in the backend's `sessions.py`, which the gateway cannot import; a test compares them."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@]+", re.IGNORECASE)

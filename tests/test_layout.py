@@ -42,7 +42,7 @@ ORDER: dict[str, tuple[set[str], ...]] = {
         {"errors"},
     ),
     "triton_models": ({"server"}, {"client", "repository", "backends"}, {"contract"}),
-    "benchmarks": ({"studies"}, {"compare"}, {"loadtest"}),
+    "benchmarks": ({"studies", "gpu"}, {"compare"}, {"loadtest"}),
 }
 """Rooms of each package from above to below. A room imports itself and rooms below it, none beside it."""
 
@@ -50,6 +50,11 @@ NO_BEGINNING = re.compile(r"(What|Who|Of|Whether|How many)\b")
 """Words with which no docstring begins: its first line says what a thing is or does."""
 
 ONLY_IN_CONVERTERS = {"torch", "transformers", "sentence_transformers", "open_clip"}
+TORCH_ENGINE = {
+    f"triton_models/backends/onnxruntime/{name}.py"
+    for name in ("packed_program", "torch_session", "varlen_attention")
+}
+"""Modules of the torch engine. `sessions.py` asks torch for a GPU, in a process of its own."""
 SOURCES = sorted(
     path
     for path in (*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")))
@@ -87,6 +92,8 @@ def test_imports_go_one_way(path: Path) -> None:
     allowed = MAY_IMPORT.get(part, set())
     imported = imports_of(path)
     assert imported & set(PACKAGES) <= allowed
+    if relative(path) in TORCH_ENGINE or path.name == "sessions.py":
+        imported -= {"torch"}
     if part != "converters":
         assert not imported & ONLY_IN_CONVERTERS
 

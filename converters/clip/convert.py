@@ -8,34 +8,30 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from converters.clip import image_tower as clip_image
 from converters.clip.check_texts import CLIP_ALWAYS, clip_texts
 from converters.clip.image_tower import ImageGraph
-from converters.clip.reference import ClipReference
+from converters.clip.reference import ClipReference, encode
 from converters.clip.text_tower import TextPlan, packed, unpacked, word_table
 from converters.content_hash import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel, describe
-from converters.graph import onnx_export
-from converters.graph.packed_attention import CannotPack
+from converters.graph import onnx_export, torch_export
 from converters.graph.sentence_graph import plant
+from converters.graph.varlen import CannotPack
 from converters.progress import Progress, part
-from converters.verification import engine_check
-from converters.verification.budget import Budget, check_seconds
+from converters.verification import engine_check, packed_check
 from converters.verification.check import CheckResult
 from converters.verification.samples import KEPT_TOKENS, Samples, save
-from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.accuracy import LEAST_COSINE, Precision, cosines
 from triton_models.contract.checks import ImageCheck
 from triton_models.contract.manifest import Manifest, Source, pair_digest
 
-_REFERENCE_BATCH = 8
 _TRIAL_TEXTS = 10
-Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.uint8])
 _PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "onnx", "onnxruntime")
 
 
@@ -46,6 +42,7 @@ class ClipOrigin:
     model_name: str
     pretrained: str
     source: Source
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,9 @@ def build(
         CheckFailed: A converted tower does not give the reference's vectors.
         OSError: The disk is full.
     """
-    text_tower = _build_text(reference, text, threads, progress)
-    image_tower = _build_image(reference, image, threads, progress)
+    torch_too = packed_check.is_wanted(origin.precision)
+    text_tower = _build_text(reference, text, threads, progress, torch_too=torch_too)
+    image_tower = _build_image(reference, image, threads, progress, torch_too=torch_too)
     pair = pair_digest(text_tower.sha256, image_tower.sha256)
     # Each hash covers both towers, so that no version of a tower belongs to two pairs: several versions of a
     # tower can exist side by side.
@@ -98,7 +96,9 @@ def build(
     return manifests[0], manifests[1]
 
 
-def _build_text(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+def _build_text(
+    reference: ClipReference, into: Path, threads: int, progress: Progress, *, torch_too: bool
+) -> _Tower:
     tokenizer = reference.tokenizer
     texts = clip_texts()
     tokenizer.check_same(texts)
@@ -106,13 +106,15 @@ def _build_text(reference: ClipReference, into: Path, threads: int, progress: Pr
     if tokenizer.separator is not None:
         filled[filled == tokenizer.separator] = 0
     report = part(progress, "convert", 0.1, 0.3, "check texts")
-    vectors = _encode(reference.encode_texts, filled, CLIP_ALWAYS, report)
+    vectors = encode(reference.encode_texts, filled, CLIP_ALWAYS, report)
     planted_id = plant(reference.model, word_table(reference.model))
     texts = texts[: len(vectors)]
     ids = [tokenizer.ids(text) for text in texts]
     samples = Samples(texts, ids, vectors, None, planted_id=planted_id, always=CLIP_ALWAYS)
     path = into / "model.onnx"
     plan, result, samples = _convert_text(reference, samples, path, threads, progress)
+    if torch_too:
+        _add_torch(plan, reference, samples, into, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     save(samples, into / "check.npz")
     settings = {
@@ -186,11 +188,27 @@ def _export_text(
     return engine_check.verify(samples, path, threads, "fp32", part(progress, "verify", 0.05, 0.5))
 
 
-def _build_image(reference: ClipReference, into: Path, threads: int, progress: Progress) -> _Tower:
+def _add_torch(
+    plan: TextPlan, reference: ClipReference, samples: Samples, into: Path, progress: Progress
+) -> None:
+    """Write the files of the torch engine, or the reason why there are none."""
+    if plan.how != "packed":
+        torch_export.refuse(f"its attention is not packed: {plan.reason}", into)
+        return
+    limits = [reference.tokenizer.context_length]
+    report = part(progress, "verify", 0.5, 0.5)
+    packed_check.write_texts(
+        plan.graph, plan.graph, samples, _vocab_size(reference), limits, into, "fp32", report
+    )
+
+
+def _build_image(
+    reference: ClipReference, into: Path, threads: int, progress: Progress, *, torch_too: bool
+) -> _Tower:
     shape = reference.preprocessing
     images = np.stack(clip_image.check_images(shape.height, shape.width, reference.resized))
     report = part(progress, "convert", 0.5, 0.8, "check images")
-    vectors = _encode(reference.encode_images, images, clip_image.ALWAYS, report)
+    vectors = encode(reference.encode_images, images, clip_image.ALWAYS, report)
     preprocess = reference.preprocess
     graph = ImageGraph(
         reference.model.visual, preprocess.mean, preprocess.std, normalize=reference.image_unit
@@ -201,6 +219,8 @@ def _build_image(reference: ClipReference, into: Path, threads: int, progress: P
     progress.step("verify", 0.5, "Measuring the engines for the image tower")
     images_check = ImageCheck(images[: len(vectors)], vectors)
     result = clip_image.verify(images_check, path, threads, part(progress, "verify", 0.6, 1.0))
+    if torch_too:
+        packed_check.write_images(graph, graph.visual, images_check, into)
     kept = clip_image.kept(images_check)
     np.savez(into / "check.npz", images=kept.images, embeddings=kept.embeddings)
     settings = {
@@ -222,37 +242,6 @@ def _export(trace: Callable[[], torch.onnx.ONNXProgram], path: Path) -> None:
     except onnx_export.ERRORS as error:
         raise InvalidModel(f"the model cannot be exported to ONNX: {describe(error)}") from error
     onnx_export.write(program, path)
-
-
-def _encode(
-    encode: Callable[[Rows], NDArray[np.float32]],
-    rows: Rows,
-    always: int,
-    report: Callable[[float, str], None],
-) -> NDArray[np.float32]:
-    """Return the reference's vectors of the first rows (ids or images): float32 [n, D].
-
-    These are the first `always` rows, and as many more as CHECK_SECONDS allow. They are encoded in small
-    batches, which are fast and take little memory.
-
-    Raises:
-        InvalidModel: A vector is not finite, or differs when it is computed again.
-    """
-    parts = []
-    budget = Budget(check_seconds())
-    for start in range(0, len(rows), _REFERENCE_BATCH):
-        if start >= always and budget.is_over:
-            break
-        parts.append(encode(rows[start : start + _REFERENCE_BATCH]))
-        report(min(1.0, (start + _REFERENCE_BATCH) / len(rows)), "Embedding with the reference")
-    vectors = np.concatenate(parts)
-    if not np.isfinite(vectors).all():
-        raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
-    # torch does not accept arrays with negative strides.
-    again = encode(np.ascontiguousarray(rows[:_REFERENCE_BATCH][::-1]))[::-1]
-    if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
-        raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")
-    return vectors
 
 
 def _vocab_size(reference: ClipReference) -> int:

@@ -72,7 +72,9 @@ class ImageGraph(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 [batch, D] for uint8 [batch, H, W, 3]."""
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
-        vectors = first_of(self.visual((pixels - self.mean) / self.std))
+        # The torch engine computes the tower in half precision.
+        scaled = ((pixels - self.mean) / self.std).to(next(self.visual.parameters()).dtype)
+        vectors = first_of(self.visual(scaled)).to(torch.float32)
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 

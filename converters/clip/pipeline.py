@@ -86,7 +86,7 @@ def _build(
         building.mkdir(parents=True)
     progress.step("convert", 0.05, "Loading the reference")
     reference = load(found, scratch)
-    origin = convert.ClipOrigin(request.model_name, pretrained, found.source)
+    origin = convert.ClipOrigin(request.model_name, pretrained, found.source, request.precision)
     manifests = convert.build(reference, origin, text, image, request.threads, progress)
     for building, manifest in zip((text, image), manifests, strict=True):
         os.rename(building, building.parent / str(manifest.version))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import open_clip
@@ -26,9 +26,13 @@ from converters.clip.tokenizer import ClipTokenizer
 from converters.errors import InvalidModel, describe
 from converters.loading_errors import LOADING_ERRORS
 from converters.sources.weights import Stored
+from converters.verification.budget import Budget, check_seconds
+from triton_models.contract.accuracy import LEAST_ALONE, cosines
 from triton_models.contract.manifest import ImagePreprocessing
 
 _CONFIG = "open_clip_config.json"
+_REFERENCE_BATCH = 8
+Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.uint8])
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,37 @@ class ClipReference:
         pixels: Tensor = image_transform_v2(plain, is_train=False)(picture)
         scaled: NDArray[np.uint8] = (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         return scaled
+
+
+def encode(
+    method: Callable[[Rows], NDArray[np.float32]],
+    rows: Rows,
+    always: int,
+    report: Callable[[float, str], None],
+) -> NDArray[np.float32]:
+    """Return the reference's vectors of the first rows (ids or images): float32 [n, D].
+
+    These are the first `always` rows, and as many more as CHECK_SECONDS allow. They are encoded in small
+    batches, which are fast and take little memory.
+
+    Raises:
+        InvalidModel: A vector is not finite, or differs when it is computed again.
+    """
+    parts = []
+    budget = Budget(check_seconds())
+    for start in range(0, len(rows), _REFERENCE_BATCH):
+        if start >= always and budget.is_over:
+            break
+        parts.append(method(rows[start : start + _REFERENCE_BATCH]))
+        report(min(1.0, (start + _REFERENCE_BATCH) / len(rows)), "Embedding with the reference")
+    vectors = np.concatenate(parts)
+    if not np.isfinite(vectors).all():
+        raise InvalidModel("open_clip gives no finite vector for what the model is checked with")
+    # torch does not accept arrays with negative strides.
+    again = method(np.ascontiguousarray(rows[:_REFERENCE_BATCH][::-1]))[::-1]
+    if cosines(again, vectors[: len(again)]).min() < LEAST_ALONE:
+        raise InvalidModel("open_clip's vectors of this model depend on what it embedded before")
+    return vectors
 
 
 def weight_bytes(checkpoint: Path) -> int:

@@ -22,6 +22,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
+from converters.graph import varlen
 from converters.graph.packed_attention import VECTOR, Layout
 from converters.graph.sentence_graph import use_attention
 from triton_models.contract.tokens import TOKEN_ID_BITS
@@ -124,10 +125,13 @@ class PackedText(nn.Module):
             self.end_of_text = int(getattr(tower, "text_eos_id", getattr(tower, "eos_id", 0)))
         self.normalize = normalize
 
-    def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
-        """Return float32 [batch, D] for int64 [total] and int32 [batch, 1]."""
+    def forward(self, input_ids: Tensor, item_shape: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return float32 [batch, D] for int64 [total] and int32 [batch, 1].
+
+        The torch engine passes `places`, see `Layout.of`.
+        """
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
-        layout = Layout.of(item_shape.reshape(-1).to(torch.int64), ids.shape[0], VECTOR)
+        layout = Layout.of(item_shape.reshape(-1).to(torch.int64), ids.shape[0], VECTOR, places)
         place = torch.arange(layout.longest)
         allowed = (place.unsqueeze(0) <= place.unsqueeze(1)) & layout.valid[:, None, :]
         bias = torch.where(allowed, 0.0, _FAR_BELOW).unsqueeze(1)
@@ -142,6 +146,7 @@ class PackedText(nn.Module):
             vectors = self.projection(vectors)
         elif self.projection is not None:
             vectors = vectors @ self.projection
+        vectors = vectors.to(torch.float32)
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _pooled(self, ids: Tensor, layout: Layout) -> Tensor:
@@ -160,6 +165,11 @@ def _attention(attention: nn.MultiheadAttention, states: Tensor, layout: Layout,
     """Return the self-attention of float32 [total, E]; bias: float32 [batch, 1, longest, longest]."""
     heads, width = attention.num_heads, attention.head_dim
     projected = functional.linear(states, attention.in_proj_weight, attention.in_proj_bias)
+    if layout.bounds is not None:
+        parts = projected.reshape(-1, 3, heads, width).unbind(1)
+        unpadded = varlen.attend(parts, layout.bounds, layout.longest, varlen.CAUSAL, width**-0.5)
+        found: Tensor = attention.out_proj(unpadded.flatten(1))
+        return found
     # From [total, 3 E] to [3, batch, heads, longest, d].
     padded = layout.pad(projected)
     padded = padded.reshape(*padded.shape[:2], 3, heads, width).permute(2, 0, 3, 1, 4)

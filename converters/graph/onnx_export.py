@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -72,16 +73,8 @@ def _trace(
 ) -> torch.onnx.ONNXProgram:
     """Trace a graph whose inputs have a variable first dimension."""
     dynamic = torch.export.Dim.DYNAMIC
-    chatter = logging.getLogger("torch.onnx")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # In evaluation mode, torch's own attention is a single operation that no exporter supports.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch itself uses something that it has deprecated.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        with quiet_tracing():
             traced = torch.export.export(
                 graph, example, dynamic_shapes=tuple({0: dynamic} for _ in example), strict=False
             )
@@ -94,12 +87,29 @@ def _trace(
                 verbose=False,
             )
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        chatter.setLevel(level)
         # Exporting leaves the module and its children in training mode.
         graph.eval()
     assert program is not None
     return program
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Set torch up for tracing a graph, without its messages."""
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # In evaluation mode, torch's own attention is a single operation that no exporter supports.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch itself uses something that it has deprecated.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        chatter.setLevel(level)
 
 
 def write(program: torch.onnx.ONNXProgram, path: Path) -> None:

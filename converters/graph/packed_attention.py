@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from converters.graph import varlen
+from converters.graph.varlen import CannotPack, Window
+
 VECTOR = 16
 """Number of fp32 values in the widest vector register.
 
@@ -48,10 +51,6 @@ _WITHOUT_EFFECT = frozenset(
 _FAR_BELOW = torch.finfo(torch.float32).min / 2  # half, so that adding a score cannot reach -inf
 
 
-class CannotPack(Exception):
-    """The architecture's attention does more than the packed function supports."""
-
-
 @dataclass(frozen=True)
 class Layout:
     """Positions of the tokens of a packed batch.
@@ -66,6 +65,8 @@ class Layout:
         cells: int64 [total], the place of each packed token in a flattened [batch * longest].
         rows: int64 [total], the text of each token.
         positions: int64 [total], the place of each token in its text, from 0.
+        bounds: Cumulative lengths from 0, int32 [batch + 1], for attention without padding (see `varlen`);
+            None for attention with padding.
     """
 
     longest: int
@@ -75,23 +76,23 @@ class Layout:
     cells: Tensor
     rows: Tensor
     positions: Tensor
+    bounds: Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: Tensor, total: int, multiple: int = 1) -> "Layout":
+    def of(cls, lengths: Tensor, total: int, multiple: int = 1, places: Tensor | None = None) -> "Layout":
         """Make the layout of a batch.
 
         Args:
             lengths: Token counts of the texts, int64 [batch], all at least 1.
             total: Sum of `lengths`.
             multiple: `longest` is rounded up to a multiple of it.
+            places: The numbers from 0 to `longest`, int64 [longest]; None computes them. A GPU would be
+                waited for to compute `longest`, so the torch engine passes them, and attention is unpadded.
         """
-        rounded = (lengths.max() + (multiple - 1)) // multiple * multiple
-        # A symbolic number while the graph is traced; int() would make it a constant.
-        longest: int = rounded.item()  # type: ignore[assignment]
-        torch._check(longest >= 1)  # type: ignore[no-untyped-call]
+        place = cls._places(lengths, multiple) if places is None else places
+        longest = place.shape[0]
         ends = lengths.cumsum(0)
         starts = ends - lengths
-        place = torch.arange(longest)
         index = torch.arange(total)
         rows = (index.unsqueeze(1) >= ends.unsqueeze(0)).to(torch.int64).sum(1)
         positions = index - starts.index_select(0, rows)
@@ -103,7 +104,16 @@ class Layout:
             cells=rows * longest + positions,
             rows=rows,
             positions=positions,
+            bounds=None if places is None else varlen.bounds(ends),
         )
+
+    @staticmethod
+    def _places(lengths: Tensor, multiple: int) -> Tensor:
+        rounded = (lengths.max() + (multiple - 1)) // multiple * multiple
+        # A symbolic number while the graph is traced; int() would make it a constant.
+        longest: int = rounded.item()  # type: ignore[assignment]
+        torch._check(longest >= 1)  # type: ignore[no-untyped-call]
+        return torch.arange(longest)
 
     def pad(self, packed: Tensor, dim: int = 0) -> Tensor:
         """Replace the dimension `total` by the two `batch, longest`; padding repeats a text's last token."""
@@ -123,6 +133,7 @@ class PackedAttention:
     def __init__(self) -> None:
         self._layout: Layout | None = None
         self._biases: list[Tensor] = []
+        self._windows: list[Window] = []
         self._calls = 0
 
     @contextmanager
@@ -147,6 +158,8 @@ class PackedAttention:
             mask_function: The architecture's rule, which maps indices (batch, head, query, key) to bool.
         """
         layout = self._require_layout()
+        if layout.bounds is not None:
+            return self._window(mask_function)
         batch = torch.arange(layout.lengths.shape[0]).view(-1, 1, 1, 1)
         place = torch.arange(layout.longest)
         allowed = mask_function(
@@ -189,11 +202,18 @@ class PackedAttention:
         if not any(attention_mask is bias for bias in self._biases):
             raise CannotPack("its attention takes a mask of its own making")
         assert attention_mask is not None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if layout.bounds is not None:
+            if softcap is not None:
+                raise CannotPack("its attention caps its scores")
+            kind = next(number for number, mark in enumerate(self._biases) if mark is attention_mask)
+            states = (part[0].transpose(0, 1) for part in (query, key, value))
+            own = varlen.attend(states, layout.bounds, layout.longest, self._windows[kind], scale)
+            return own.unsqueeze(0), None
         # Scaling before padding affects fewer numbers. `pad` makes [heads, batch, longest, d].
-        query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        query = query * scale
         query, key, value = (layout.pad(states[0], 1) for states in (query, key, value))
-        groups = query.shape[0] // key.shape[0]
-        if groups > 1:
+        if (groups := query.shape[0] // key.shape[0]) > 1:
             query = query.reshape(key.shape[0], groups, *query.shape[1:])
             key, value = key.unsqueeze(1), value.unsqueeze(1)
         scores = query @ key.transpose(-1, -2)
@@ -203,6 +223,15 @@ class PackedAttention:
         if groups > 1:
             mixed = mixed.flatten(0, 1)
         return layout.pack(mixed, 1).transpose(0, 1).unsqueeze(0), None
+
+    def _window(self, rule: Callable[..., Tensor]) -> Tensor:
+        """Return a mark for one kind of layer, by which `attend` finds its window."""
+        number = len(self._biases)
+        if not torch.compiler.is_exporting():
+            self._windows[number:] = [varlen.window_of(rule)]
+        mark = torch.zeros(())
+        self._biases.append(mark)
+        return mark
 
     def _require_layout(self) -> Layout:
         if self._layout is None:

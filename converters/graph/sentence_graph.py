@@ -77,6 +77,8 @@ class Backbone(nn.Module):
             padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
             # Padding comes last, so the model's own positions are right and need not be passed.
             found = [layout.pack(states) for states in self._run(padded, layout.valid, None)]
+        # The modules that follow compute in fp32, also after a transformer in half precision.
+        found = [states.to(torch.float32) for states in found]
         features = {TOKEN_VECTORS: found[0]}
         return {**features, LAYERS: torch.stack(found[1:])} if self.layers else features
 
@@ -188,9 +190,12 @@ class SentenceGraph(nn.Module):
         self.truncate = truncate
         self.prompt_flag = prompt_flag
 
-    def forward(self, input_ids: Tensor, item_shape: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, item_shape: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return float32 [batch, D] and [total, H] for int64 [total] and int32 [batch, 1].
 
+        The torch engine passes `places`, see `Layout.of`.
         Counts of words and texts of CLIP have no vectors of tokens to return.
         """
         # A bit mask and not Mod: OpenVINO computes Mod in fp32, which confuses ids.
@@ -204,7 +209,7 @@ class SentenceGraph(nn.Module):
         elif isinstance(self.first, WordCounts):
             features = {"sentence_embedding": self.first(ids, lengths)}
         else:
-            layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1)
+            layout = Layout.of(lengths, ids.shape[0], VECTOR if self.first.packed else 1, places)
             features = self.first(ids, layout)
             tokens = features.get(TOKEN_VECTORS)
         found = self._after(self.after, features, input_ids, layout, tokens)

@@ -13,10 +13,10 @@ import torch
 
 from converters.content_hash import digest, file_digest
 from converters.errors import CheckFailed, InvalidModel, describe
-from converters.graph import fp16, onnx_export
-from converters.graph.packed_attention import CannotPack
+from converters.graph import fp16, onnx_export, torch_export
 from converters.graph.pooling import LayerMean
 from converters.graph.sentence_graph import Attention, First, SentenceGraph, Tails
+from converters.graph.varlen import CannotPack
 from converters.progress import Progress, part
 from converters.sentence_transformer import (
     features,
@@ -30,7 +30,7 @@ from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.samples import prepare
 from converters.sentence_transformer.tokenizer import ReferenceTokenizer
 from converters.sources.inspection import SourceLayout
-from converters.verification import engine_check
+from converters.verification import engine_check, packed_check
 from converters.verification.budget import Budget, check_seconds
 from converters.verification.check import CheckResult
 from converters.verification.samples import Samples, save
@@ -121,17 +121,20 @@ def build(
     tokenizer = ReferenceTokenizer(loaded)
     notices.append(tokenizer.notice(first_module.vocab_size(loaded)))
     origin = replace(origin, notice="; ".join(filter(None, notices)) or None)
-    samples = prepare(
-        loaded,
-        tokenizer,
-        first_module.vocab_size(loaded),
-        Budget(check_seconds()),
-        part(progress, "convert", 0.15, 0.45),
-    )
+    with reference.on_gpu(loaded):
+        samples = prepare(
+            loaded,
+            tokenizer,
+            first_module.vocab_size(loaded),
+            Budget(check_seconds()),
+            part(progress, "convert", 0.15, 0.45),
+        )
     # This comes after all calls of the reference, because from here on its table belongs to the graph.
     samples = replace(samples, planted_id=first_module.plant_flaw(loaded))
     target = _Target(into / "model.onnx", threads, origin.precision)
     plan, result = _convert(_Parts(loaded, tails), samples, target, progress)
+    if packed_check.is_wanted(origin.precision):
+        _add_torch(plan, tokenizer, samples, target, progress)
     tokenizer.tokenizer.save(str(into / "tokenizer.json"))
     save(samples, into / "check.npz")
     manifest = _manifest(loaded, tokenizer, plan, samples, result, origin, into)
@@ -190,6 +193,25 @@ def _export_and_verify(plan: _Plan, samples: Samples, target: _Target, progress:
     progress.step("verify", 0.0, "Measuring the engines")
     report = part(progress, "verify", 0.1, 1.0)
     return engine_check.verify(samples, target.path, target.threads, target.precision, report)
+
+
+def _add_torch(
+    plan: _Plan, tokenizer: ReferenceTokenizer, samples: Samples, target: _Target, progress: Progress
+) -> None:
+    """Write the files of the torch engine, or the reason why there are none."""
+    progress.step("verify", 0.9, "Exporting for torch on GPUs")
+    directory = target.path.parent
+    if plan.attention != "packed":
+        torch_export.refuse(f"its attention is not packed: {plan.reason}", directory)
+        return
+    longest = tokenizer.max_seq_length
+    lengths = [longest, *(limit or longest for limit in tokenizer.lengths.values())]
+    half = plan.graph.first.model
+    assert isinstance(half, torch.nn.Module)
+    report = part(progress, "verify", 0.9, 1.0)
+    packed_check.write_texts(
+        plan.graph, half, samples, plan.vocab_size, lengths, directory, target.precision, report
+    )
 
 
 def _manifest(

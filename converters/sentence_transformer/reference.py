@@ -4,7 +4,8 @@ The reference always runs in float32 on the CPU, from a local directory that `in
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,23 @@ class ReferenceModel:
         """
         if isinstance(self.first, StaticEmbedding):
             # The library has no token embeddings for static models; they are the rows of the table.
-            table: NDArray[np.float32] = self.first.embedding.weight.detach().numpy()
+            table: NDArray[np.float32] = self.first.embedding.weight.detach().cpu().numpy()
             return table[token_ids(ids)]
         return _vectors(self.model.encode, text, prompt="", output_value="token_embeddings", task=input_type)
+
+
+@contextmanager
+def on_gpu(loaded: ReferenceModel) -> Iterator[None]:
+    """Compute the reference's vectors on a GPU inside the `with` block, in full fp32, if there is one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    loaded.model.to("cuda")
+    try:
+        yield
+    finally:
+        loaded.model.to("cpu")
 
 
 def _vectors(encode: Callable[..., Any], given: str | list[str], **options: Any) -> NDArray[np.float32]:  # noqa: ANN401 - of `encode`
@@ -153,6 +168,8 @@ def _vectors(encode: Callable[..., Any], given: str | list[str], **options: Any)
     """
     with blamed_on_the_model(lambda: "sentence-transformers itself fails on a text"):
         vectors = encode(given, **options)
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.cpu()
     return np.asarray(vectors, dtype=np.float32)
 
 

@@ -156,12 +156,13 @@ def _how_it_ended(model_id: ModelId, status: int) -> str:
 def _command(settings: Settings, model_id: ModelId, revision: str | None) -> list[str]:
     command = [sys.executable, "-m", "converters"]
     if model_id.pretrained is None:
-        command += ["sentence-transformer", model_id.model_name, "--precision", settings.export_precision]
+        command += ["sentence-transformer", model_id.model_name]
         if settings.trust_remote_code:
             command.append("--trust-remote-code")
     else:
         command += ["clip", model_id.model_name, model_id.pretrained]
     command += ["--output", str(settings.model_repository), "--progress", "json", "--locked"]
+    command += ["--precision", settings.export_precision]
     if revision is not None:
         command += ["--revision", revision]
     if settings.model_sources:

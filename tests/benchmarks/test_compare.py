@@ -15,7 +15,7 @@ from benchmarks.compare.clip.targets import CLIP
 from benchmarks.compare.inputs import Inputs, grouped, sample
 from benchmarks.compare.targets import TEXTS, Round
 
-MACHINE = {
+MACHINE: dict[str, Any] = {
     "date": "2026-01-02 03:04 UTC",
     "commit": "abc",
     "cpu": {"model": "A CPU", "cores": 4, "bf16": True},

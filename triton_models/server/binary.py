@@ -48,7 +48,8 @@ class TritonBinary:
 def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
     """Return the Triton to start: inside NVIDIA's container its own, otherwise the one from PyPI.
 
-    Triton from PyPI gets a directory of backends at `backends`; the container has its own.
+    Triton from PyPI gets a directory of backends at `backends`; the container has its own. If ENGINE asks for
+    torch, the container's Triton gets that directory, too: NVIDIA's backend for `model.onnx` has no torch.
 
     Raises:
         EmbeddedTritonError: Triton is not installed or cannot run on this machine. The message says which,
@@ -56,7 +57,7 @@ def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
     """
     server = container / "bin" / "tritonserver"
     if server.is_file():
-        return TritonBinary(server, container / "caches", container / "backends", dict(os.environ))
+        return _in_container(server, container, backends)
     package = _find_package()
     carried = package / "tritonserver"
     stub = carried / "python_backend_stubs" / _PYTHON / _STUB
@@ -75,6 +76,17 @@ def find_triton(backends: Path, container: Path = CONTAINER) -> TritonBinary:
     _check_runs([str(carried / "bin" / "tritonserver"), "--help"], "Usage", environment)
     prepare_backends(carried, stub, backends)
     return TritonBinary(carried / "bin" / "tritonserver", carried / "caches", backends, environment)
+
+
+def _in_container(server: Path, container: Path, backends: Path) -> TritonBinary:
+    """Return NVIDIA's Triton with its own backends, or with ours for the torch engine."""
+    environment = dict(os.environ)
+    if not environment.get("ENGINE", "").startswith("torch:"):
+        return TritonBinary(server, container / "caches", container / "backends", environment)
+    _check_numpy()
+    prepare_backends(container, container / "backends" / "python" / _STUB, backends)
+    environment["PATH"] = _path_with_python(environment)
+    return TritonBinary(server, container / "caches", backends, environment)
 
 
 def prepare_backends(carried: Path, stub: Path, backends: Path) -> None:
@@ -144,14 +156,16 @@ def _environment(package: Path) -> dict[str, str]:
     if environment.get("LD_LIBRARY_PATH"):
         libraries.append(environment["LD_LIBRARY_PATH"])
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    # The stub takes its environment from the first python3 in PATH.
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
-    )
+    environment["PATH"] = _path_with_python(environment)
     environment.pop("PYTHONHOME", None)
     # ONNX Runtime sends telemetry to its maker unless this is set (`backends/onnxruntime/sessions.py`).
     environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return environment
+
+
+def _path_with_python(environment: dict[str, str]) -> str:
+    """Return PATH with this environment's Python first: the stub takes the first python3."""
+    return os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
 
 
 def _check_numpy() -> None:

@@ -12,9 +12,11 @@ from gateway.settings import ENGINE_NAMES
 from tests.support.tiny_onnx import VOCAB_SIZE, expected, write_model
 from triton_models.backends.onnxruntime import engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.machine import machine
 from triton_models.backends.onnxruntime.sessions import (
     DEFAULT,
     ENGINES,
+    TORCH_ENGINES,
     UnknownEngine,
     parse_engine,
 )
@@ -54,7 +56,7 @@ def use_modulus(path: Path) -> None:
 
 
 def test_the_front_end_knows_every_engine() -> None:
-    assert ("auto", *map(str, ENGINES)) == ENGINE_NAMES
+    assert ("auto", *map(str, ENGINES + TORCH_ENGINES)) == ENGINE_NAMES
 
 
 @pytest.mark.parametrize("name", ["", "onnxruntime", "openvino:int8", "auto"])
@@ -76,7 +78,7 @@ def test_the_choice_is_recorded_and_used_again(directory: Path) -> None:
     recorded["machine"] = "another"
     (directory / "engine.json").write_text(json.dumps(recorded))
     assert engine_selection.engine_for(directory, 2) == engine_selection.read(directory)
-    assert json.loads((directory / "engine.json").read_text())["machine"] == engine_selection.machine()
+    assert json.loads((directory / "engine.json").read_text())["machine"] == machine()
 
 
 def test_cpus_of_one_name_and_other_abilities_are_two_machines(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_cpus_of_one_name_and_other_abilities_are_two_machines(tmp_path: Path) -
     for number, flags in enumerate(("fpu avx2 avx512_bf16", "fpu avx2", "avx2 fpu")):
         cpuinfo = tmp_path / str(number)
         cpuinfo.write_text(said.format(0, flags) + said.format(1, flags))
-        machines.append(engine_selection.machine(cpuinfo))
+        machines.append(machine(cpuinfo))
     assert machines[0] != machines[1] == machines[2]
     assert all(one.startswith("AMD EPYC (") for one in machines)
 
@@ -118,7 +120,7 @@ def test_a_recorded_engine_that_computes_wrong_is_measured_anew(directory: Path)
     recorded = dataclasses.asdict(engine_selection.engine_for(directory, 2)) | {"engine": "openvino:fp32"}
     (directory / "engine.json").write_text(json.dumps(recorded))
     assert engine_selection.engine_for(directory, 2).engine == "openvino:fp32"
-    tower = TextTower(directory, 2, "input_ids", gpu=False)
+    tower = TextTower(directory, 2, "input_ids")
     assert tower.name.startswith("onnxruntime:fp32")
     assert engine_selection.engine_for(directory, 2).name == DEFAULT
 

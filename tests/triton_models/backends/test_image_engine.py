@@ -62,7 +62,7 @@ def test_what_the_operator_fixes_is_not_measured(directory: Path, monkeypatch: p
 
 def test_an_engine_fixed_for_the_cpu_does_not_take_a_gpu_s_tower(directory: Path) -> None:
     name = EngineName("openvino", "fp32")
-    session = image_engine.open_images(directory / "model.onnx", 2, name, gpu=True)
+    session = image_engine.open_images(directory / "model.onnx", 2, name, "cuda:0")
     assert isinstance(session, image_engine.OnnxRuntimeImages)
 
 
@@ -77,10 +77,10 @@ def test_a_recorded_engine_that_computes_wrong_is_measured_anew(
     monkeypatch.delenv("ENGINE", raising=False)
     image_engine_for(directory, 2)
     recorded = (directory / "engine.json").read_text()
-    ImageTower(directory, 2, "images", [24, 24, 3], gpu=False)
+    ImageTower(directory, 2, "images", [24, 24, 3])
     assert (directory / "engine.json").read_text() == recorded
     pixels = images(6)
     np.savez(directory / "check.npz", images=pixels, embeddings=expected(2, pixels))
     # By now no engine computes what the check wants.
-    assert ImageTower(directory, 2, "images", [24, 24, 3], gpu=False).name == str(DEFAULT)
+    assert ImageTower(directory, 2, "images", [24, 24, 3]).name == str(DEFAULT)
     assert (directory / "engine.json").read_text() != recorded

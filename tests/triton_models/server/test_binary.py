@@ -47,6 +47,24 @@ def test_nvidias_own_triton_comes_first(tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
+def test_nvidias_triton_gets_our_backend_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE", "torch:fp16")
+    container, backends = tmp_path / "container", tmp_path / "backends"
+    for name in ("triton_python_backend_stub", "triton_python_backend_utils.py", "libtriton_python.so"):
+        path = container / "backends" / "python" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (container / "bin").mkdir()
+    (container / "bin" / "tritonserver").touch()
+    found = find_triton(backends, container=container)
+    assert found.backends == backends
+    assert (backends / "onnxruntime" / "model.py").is_file()
+    assert {path.name for path in (backends / "python").iterdir()} == {
+        path.name for path in (container / "backends" / "python").iterdir()
+    }
+    assert found.environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
 def test_the_package_is_found_without_being_imported(tmp_path: Path) -> None:
     assert _find(tmp_path) == f"{tmp_path} False"
     # The stub finds its libraries relative to itself; Triton refuses a library that is linked.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.sessions import (
+    CPU,
     DEFAULT,
     TOKENS,
     EngineName,
@@ -31,7 +32,7 @@ class Engine:
         threads: Threads of all runs together, at least 1.
         name: Engine that computes the model.
         streams: Concurrent runs, from 1 to `threads`.
-        gpu: Use CUDA where ONNX Runtime offers it.
+        device: Where it runs, `cpu` or `cuda:0` and so on.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Engine:
         threads: int,
         name: EngineName = DEFAULT,
         streams: int = 1,
-        *,
-        gpu: bool = False,
+        device: str = CPU,
     ) -> None:
-        self._path, self._threads = model_path, threads
-        self._whole = open_session(model_path, threads, name, gpu=gpu)
+        self._path, self._threads, self._device = model_path, threads, device
+        self._whole = open_session(model_path, threads, name, device=device)
+        # Torch pads nothing, and bounds its memory itself.
+        self._is_cut = name.engine != "torch"
         self._for_tokens: OnnxRuntimeSession | None = None
         self._streams = streams
         self._pool: ThreadPoolExecutor | None = None
@@ -66,7 +68,7 @@ class Engine:
             ValueError: There are no rows, or the lengths do not fit input_ids.
         """
         _check(input_ids, lengths)
-        groups = sub_batches(lengths, self._streams) if lengths.size > 1 else []
+        groups = sub_batches(lengths, self._streams) if lengths.size > 1 and self._is_cut else []
         if len(groups) < 2:
             return self._whole.run(input_ids, lengths)
         session = self._shared if self._pool else self._whole
@@ -110,7 +112,7 @@ class Engine:
         if isinstance(self._whole, OnnxRuntimeSession):
             return self._whole
         if self._for_tokens is None:
-            self._for_tokens = OnnxRuntimeSession(self._path, self._threads)
+            self._for_tokens = OnnxRuntimeSession(self._path, self._threads, device=self._device)
         return self._for_tokens
 
 

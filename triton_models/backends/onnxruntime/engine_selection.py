@@ -5,15 +5,12 @@ The engines are measured once for each machine, at conversion or at the first lo
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.engine import Engine
+from triton_models.backends.onnxruntime.machine import machine
 from triton_models.backends.onnxruntime.sessions import (
+    CPU,
     DEFAULT,
     ENGINES,
     EngineName,
+    fixed_on_cpu,
     has_bfloat16,
     parse_engine,
 )
-from triton_models.contract.accuracy import LEAST_ALONE, LEAST_COSINE, cosines
+from triton_models.contract.accuracy import BOUNDS, Bounds, cosines
 from triton_models.contract.tokens import mark_past_cache
 
 RECORD = "engine.json"
@@ -121,10 +121,10 @@ class Selection:
         """The parsed name of the engine."""
         return parse_engine(self.engine)
 
-    def holds(self, threads: int, fixed: EngineName | None) -> bool:
-        """Return whether the choice was made on this machine, with these threads and this value of ENGINE."""
+    def holds(self, threads: int, fixed: EngineName | None, here: str) -> bool:
+        """Return whether the choice was made on the machine `here`, with these threads and this ENGINE."""
         asked = self.name == fixed if fixed else not self.fixed_by_operator
-        return asked and (self.machine, self.threads) == (machine(), threads)
+        return asked and (self.machine, self.threads) == (here, threads)
 
 
 def engine_for(directory: Path, threads: int, *, measured: bool = True, anew: bool = False) -> Selection:
@@ -136,7 +136,7 @@ def engine_for(directory: Path, threads: int, *, measured: bool = True, anew: bo
     Raises:
         UnknownEngine: ENGINE names no engine.
     """
-    fixed = fixed_engine()
+    fixed = fixed_on_cpu()
     sample = Sample.of(directory) if measured else None
     if sample is None:
         return Selection(str(fixed or DEFAULT), 1, machine(), threads, fixed is not None, [])
@@ -152,10 +152,14 @@ def recorded_or(
     choose: Callable[[], Selection],
     *,
     anew: bool = False,
+    here: str | None = None,
 ) -> Selection:
-    """Return the record beside the model if it holds here and now; otherwise call `choose` and record it."""
+    """Return the record beside the model if it holds here and now; otherwise call `choose` and record it.
+
+    `here` describes the machine; None describes its CPU.
+    """
     recorded = None if anew else read(directory)
-    if recorded is not None and recorded.holds(threads, fixed):
+    if recorded is not None and recorded.holds(threads, fixed, here or machine()):
         return recorded
     selection = choose()
     try:
@@ -165,13 +169,13 @@ def recorded_or(
     return selection
 
 
-def is_right(engine: Engine, directory: Path) -> bool:
+def is_right(engine: Engine, directory: Path, bounds: Bounds = BOUNDS["fp32"]) -> bool:
     """Return whether the sample, computed all at once, agrees with the reference; True if there is none."""
     sample = Sample.of(directory)
     if sample is None:
         return True
     together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
-    return bool(cosines(together, sample.vectors).min() >= LEAST_COSINE)
+    return bool(cosines(together, sample.vectors).min() >= bounds.reference)
 
 
 def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
@@ -179,7 +183,7 @@ def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineNam
 
     The engine that ENGINE fixes is chosen whatever its accuracy.
     """
-    fixed = fixed_engine()
+    fixed = fixed_on_cpu()
     names = [fixed] if fixed else [name for name in ENGINES if name not in without]
     measured = [measure(path, sample, threads, name) for name in names]
     best = fastest(measured) or Measurement(str(fixed or DEFAULT), 1, None, None, None, None)
@@ -190,25 +194,37 @@ def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineNam
     return Selection(best.engine, best.streams, machine(), threads, fixed is not None, measured + more)
 
 
-def measure(path: Path, sample: Sample, threads: int, name: EngineName, streams: int = 1) -> Measurement:
+def measure(
+    path: Path,
+    sample: Sample,
+    threads: int,
+    name: EngineName,
+    streams: int = 1,
+    device: str = CPU,
+    bounds: Bounds = BOUNDS["fp32"],
+) -> Measurement:
     """Measure the speed and accuracy of one engine."""
 
     def run() -> Trial:
-        engine = Engine(path, threads, name, streams)
+        engine = Engine(path, threads, name, streams, device)
         alone = np.concatenate([_run(engine, [row]) for row in sample.rows])
         # The rows are marked as in grouped requests: an engine that cannot handle the flag must not serve.
         together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
         return Trial(alone, together, lambda: _seconds(engine, sample))
 
-    return judge(name, streams, sample.vectors, run)
+    return judge(name, streams, sample.vectors, run, bounds)
 
 
 def judge(
-    name: EngineName, streams: int, reference: NDArray[np.float32], run: Callable[[], Trial]
+    name: EngineName,
+    streams: int,
+    reference: NDArray[np.float32],
+    run: Callable[[], Trial],
+    bounds: Bounds = BOUNDS["fp32"],
 ) -> Measurement:
     """Run a trial of an engine and judge it by the reference's vectors, float32 [n, D]."""
     try:
-        if name.precision != "fp32" and not has_bfloat16():
+        if name.engine == "openvino" and name.precision != "fp32" and not has_bfloat16():
             return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
         alone, together, seconds = run()
     except (RuntimeError, ImportError) as error:
@@ -217,17 +233,11 @@ def judge(
     to_reference = min(cosines(alone, reference).min(), cosines(together, reference).min())
     to_alone = cosines(alone, together).min()
     refused = None
-    if not to_reference >= LEAST_COSINE:
-        refused = f"cosine to the reference {to_reference:.6f}, at least {LEAST_COSINE} is needed"
-    elif not to_alone >= LEAST_ALONE:
-        refused = f"cosine alone to among others {to_alone:.6f}, at least {LEAST_ALONE} is needed"
+    if not to_reference >= bounds.reference:
+        refused = f"cosine to the reference {to_reference:.6f}, at least {bounds.reference} is needed"
+    elif not to_alone >= bounds.alone:
+        refused = f"cosine alone to among others {to_alone:.6f}, at least {bounds.alone} is needed"
     return Measurement(str(name), streams, seconds(), float(to_reference), float(to_alone), refused)
-
-
-def fixed_engine() -> EngineName | None:
-    """Return the engine that ENGINE names, or None for auto."""
-    name = os.environ.get("ENGINE", "auto")
-    return None if name == "auto" else parse_engine(name)
 
 
 def fastest(measured: Sequence[Measurement]) -> Measurement | None:
@@ -240,22 +250,6 @@ def _streams(threads: int) -> list[int]:
     """Return the numbers of streams to try besides one: powers of two, and one for each thread."""
     powers = {1 << bits for bits in range(1, threads.bit_length())}
     return sorted(powers | {threads}) if threads > 1 else []
-
-
-def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return what a measurement depends on: the CPU, a digest of its features, and the engines' versions."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    model = fields.get("model name") or platform.processor() or platform.machine()
-    # Clouds give CPUs of several generations one name, so the features count. ARM calls them "Features".
-    can = " ".join(sorted(set(fields.get("flags", fields.get("Features", "")).split())))
-    digest = hashlib.sha256(can.encode()).hexdigest()[:8]
-    cores = len(os.sched_getaffinity(0))
-    versions = f"onnxruntime {version('onnxruntime')}, openvino {version('openvino')}"
-    return f"{model} (flags {digest}), {cores} cores, {versions}"
 
 
 def read(directory: Path) -> Selection | None:

@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.sessions import (
+    CPU,
     DEFAULT,
     EngineName,
     compile_openvino,
@@ -24,6 +25,8 @@ Images = NDArray[np.uint8]
 PIXELS = 16 * 224 * 224
 """The most pixels of one run, to bound the memory of the layers' results. More gained nothing on a CPU."""
 
+GPU_PIXELS = 8 * PIXELS
+
 
 class ImageSession(Protocol):
     """One open image tower."""
@@ -33,12 +36,12 @@ class ImageSession(Protocol):
 
 
 class OnnxRuntimeImages:
-    """An image tower in ONNX Runtime, with `threads` for one run; `gpu` uses CUDA if this build has it."""
+    """An image tower in ONNX Runtime, with `threads` for one run; a GPU is used if this build has CUDA."""
 
-    def __init__(self, path: Path, threads: int, *, gpu: bool = False) -> None:
+    def __init__(self, path: Path, threads: int, device: str = CPU) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = open_onnxruntime(path, options, gpu=gpu)
+        self._session = open_onnxruntime(path, options, device)
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
@@ -62,28 +65,32 @@ class OpenVinoImages:
         return result
 
 
-def open_images(path: Path, threads: int, name: EngineName, *, gpu: bool = False) -> ImageSession:
+def open_images(path: Path, threads: int, name: EngineName, device: str = CPU) -> ImageSession:
     """Open an image tower on the engine `name`.
 
     Raises:
         RuntimeError, ImportError: The engine cannot run the tower here.
     """
-    if name.engine == "openvino" and not gpu:
+    if name.engine == "torch":
+        # The import takes seconds and hundreds of megabytes.
+        from triton_models.backends.onnxruntime.torch_session import TorchImages
+
+        return TorchImages(path.parent, device, name.precision)
+    if name.engine == "openvino" and device == CPU:
         return OpenVinoImages(path, threads, name.precision)
-    return OnnxRuntimeImages(path, threads, gpu=gpu)
+    return OnnxRuntimeImages(path, threads, device)
 
 
 class ImageEngine:
     """One open image tower; the arguments are those of `engine.Engine`."""
 
-    def __init__(
-        self, model_path: Path, threads: int, name: EngineName = DEFAULT, *, gpu: bool = False
-    ) -> None:
-        self._session = open_images(model_path, threads, name, gpu=gpu)
+    def __init__(self, model_path: Path, threads: int, name: EngineName = DEFAULT, device: str = CPU) -> None:
+        self._session = open_images(model_path, threads, name, device)
+        self._pixels = PIXELS if device == CPU else GPU_PIXELS
 
     def run(self, images: Images) -> NDArray[np.float32]:
         """Embed images, uint8 [b, H, W, 3] with b at least 1: float32 [b, D]."""
-        at_once = max(1, PIXELS // (images.shape[1] * images.shape[2]))
+        at_once = max(1, self._pixels // (images.shape[1] * images.shape[2]))
         runs = -(-len(images) // at_once)
         parts = [self._session.run(part) for part in np.array_split(images, runs)]
         return parts[0] if runs == 1 else np.concatenate(parts)

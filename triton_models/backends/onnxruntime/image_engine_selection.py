@@ -16,14 +16,13 @@ from triton_models.backends.onnxruntime.engine_selection import (
     Selection,
     Trial,
     fastest,
-    fixed_engine,
     judge,
-    machine,
     recorded_or,
 )
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
-from triton_models.backends.onnxruntime.sessions import DEFAULT, ENGINES, EngineName
-from triton_models.contract.accuracy import LEAST_COSINE, cosines
+from triton_models.backends.onnxruntime.machine import machine
+from triton_models.backends.onnxruntime.sessions import CPU, DEFAULT, ENGINES, EngineName, fixed_on_cpu
+from triton_models.contract.accuracy import BOUNDS, Bounds, cosines
 from triton_models.contract.checks import ImageCheck
 
 ROUNDS = 3
@@ -32,13 +31,12 @@ IMAGE_ENGINES = tuple(name for name in ENGINES if name.precision in ("fp32", "bf
 """The engines for image towers; the precision between fp32 and bf16 is made for text models."""
 
 
-def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: bool = False) -> EngineName:
+def image_engine_for(directory: Path, threads: int, *, anew: bool = False) -> EngineName:
     """Return the engine for the image tower in `directory`: fixed by ENGINE, recorded, or measured now.
 
     Args:
         directory: Directory of the tower's version.
         threads: Threads of one run.
-        gpu: Whether the tower runs on a GPU, for which there is no choice.
         anew: Measure even if there is a record.
 
     Raises:
@@ -48,7 +46,7 @@ def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: 
     if fixed is not None:
         return fixed
     path = directory / "check.npz"
-    if gpu or not path.is_file():
+    if not path.is_file():
         return DEFAULT
 
     def choose() -> Selection:
@@ -57,13 +55,13 @@ def image_engine_for(directory: Path, threads: int, *, gpu: bool = False, anew: 
     return recorded_or(directory, threads, None, choose, anew=anew).name
 
 
-def is_right(engine: ImageEngine, directory: Path) -> bool:
+def is_right(engine: ImageEngine, directory: Path, bounds: Bounds = BOUNDS["fp32"]) -> bool:
     """Return whether the check's images, computed at once, agree with the reference; True without a check."""
     path = directory / "check.npz"
     if not path.is_file():
         return True
     sample = ImageCheck.read(path.read_bytes())
-    return bool(cosines(engine.run(sample.images), sample.embeddings).min() >= LEAST_COSINE)
+    return bool(cosines(engine.run(sample.images), sample.embeddings).min() >= bounds.reference)
 
 
 def select_for_images(
@@ -76,26 +74,33 @@ def select_for_images(
     fixed = _fixed()
     if fixed is not None:
         return Selection(str(fixed), 1, machine(), threads, True, [])
-    measured = [_measure(path, sample, threads, name) for name in IMAGE_ENGINES if name not in without]
+    measured = [measure(path, sample, threads, name) for name in IMAGE_ENGINES if name not in without]
     best = fastest(measured)
     return Selection(best.engine if best else str(DEFAULT), 1, machine(), threads, False, measured)
 
 
 def _fixed() -> EngineName | None:
     """Return the engine that ENGINE fixes, or None; a precision for texts only becomes fp32."""
-    name = fixed_engine()
+    name = fixed_on_cpu()
     return name if name is None or name in IMAGE_ENGINES else EngineName(name.engine, "fp32")
 
 
-def _measure(path: Path, sample: ImageCheck, threads: int, name: EngineName) -> Measurement:
+def measure(
+    path: Path,
+    sample: ImageCheck,
+    threads: int,
+    name: EngineName,
+    device: str = CPU,
+    bounds: Bounds = BOUNDS["fp32"],
+) -> Measurement:
     """Measure the speed and accuracy of one engine."""
 
     def run() -> Trial:
-        engine = ImageEngine(path, threads, name)
+        engine = ImageEngine(path, threads, name, device)
         alone = np.concatenate([engine.run(image[np.newaxis]) for image in sample.images])
         return Trial(alone, engine.run(sample.images), lambda: _seconds(engine, sample))
 
-    return judge(name, 1, sample.embeddings, run)
+    return judge(name, 1, sample.embeddings, run, bounds)
 
 
 def _seconds(engine: ImageEngine, sample: ImageCheck) -> float:

@@ -1,7 +1,7 @@
 """A Python-based backend `onnxruntime` for a Triton that lacks the C++ one.
 
 It runs in Triton's stub process and serves the same `config.pbtxt` and `model.onnx` by the same contract. It
-imports neither torch nor anything of the gateway.
+imports nothing of the gateway, and torch only for its engine.
 """
 
 import json
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from triton_models.backends.onnxruntime.parent_death import end_with_triton, forget_shared_memory
+from triton_models.backends.onnxruntime.sessions import CPU
 from triton_models.backends.onnxruntime.towers import Run, open_tower
 from triton_models.contract.accuracy import first_not_finite
 
@@ -41,9 +42,11 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self._input = config["input"][0]["name"]
         self._output = config["output"][0]["name"]
-        threads, gpu = _threads(config), args["model_instance_kind"] == "GPU"
-        self._tower = open_tower(config, directory, threads, gpu=gpu)
-        pb_utils.Logger.log_info(f"{args['model_name']}: {self._tower.name}, {threads} threads")
+        threads = _threads(config)
+        # Each instance has a process of its own, and Triton spreads them over the GPUs of `instance_group`.
+        device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else CPU
+        self._tower = open_tower(config, directory, threads, device)
+        pb_utils.Logger.log_info(f"{args['model_name']}: {self._tower.name}, {threads} threads, {device}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests, each with any number of rows, with one run for each kind; see `towers`.

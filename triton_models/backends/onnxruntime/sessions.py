@@ -42,11 +42,11 @@ class EngineName:
         engine: The library.
         precision: `fp32` everywhere; `bf16-mixed`, bfloat16 in matrix products with weights and between them
             but fp32 in the residual stream and in normalisation (`openvino_bf16`); `bf16`, bfloat16 wherever
-            OpenVINO can use it.
+            OpenVINO can use it. `torch` has `fp16` and `bf16`, on a GPU (`torch_session`).
     """
 
-    engine: Literal["onnxruntime", "openvino"]
-    precision: Literal["fp32", "bf16-mixed", "bf16"]
+    engine: Literal["onnxruntime", "openvino", "torch"]
+    precision: Literal["fp32", "bf16-mixed", "bf16", "fp16"]
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.precision}"
@@ -59,6 +59,15 @@ ENGINES = (
     EngineName("openvino", "bf16-mixed"),
     EngineName("openvino", "bf16"),
 )
+"""The engines of a CPU."""
+
+TORCH_ENGINES = (EngineName("torch", "fp16"), EngineName("torch", "bf16"))
+"""The engines of a GPU, beside ONNX Runtime on CUDA."""
+
+CPU = "cpu"
+"""The name of a device that is no GPU; the others are `cuda:0` and so on."""
+
+CUDA = "CUDAExecutionProvider"
 
 
 def parse_engine(text: str) -> EngineName:
@@ -67,10 +76,22 @@ def parse_engine(text: str) -> EngineName:
     Raises:
         UnknownEngine: There is no such engine; the message lists those there are.
     """
-    for name in ENGINES:
+    for name in ENGINES + TORCH_ENGINES:
         if str(name) == text:
             return name
-    raise UnknownEngine(f"must be auto or one of {', '.join(map(str, ENGINES))}")
+    raise UnknownEngine(f"must be auto or one of {', '.join(map(str, ENGINES + TORCH_ENGINES))}")
+
+
+def fixed_engine() -> EngineName | None:
+    """Return the engine that ENGINE names, or None for auto."""
+    name = os.environ.get("ENGINE", "auto")
+    return None if name == "auto" else parse_engine(name)
+
+
+def fixed_on_cpu() -> EngineName | None:
+    """Return as `fixed_engine`; in place of torch, which is for a GPU, the default engine."""
+    fixed = fixed_engine()
+    return DEFAULT if fixed in TORCH_ENGINES else fixed
 
 
 class Session(Protocol):
@@ -83,20 +104,20 @@ class Session(Protocol):
         """
 
 
-def open_onnxruntime(path: Path, options: Any, *, gpu: bool) -> Any:  # noqa: ANN401 - without annotations
+def open_onnxruntime(path: Path, options: Any, device: str) -> Any:  # noqa: ANN401 - without annotations
     """Open an `InferenceSession`.
 
     Args:
         path: Path of `model.onnx`.
         options: `SessionOptions` with the number of threads.
-        gpu: Use CUDA if this build has it.
+        device: A GPU is used if this build has CUDA.
     """
     options.inter_op_num_threads = 1
     # Idle threads that spin would take the cores from the gateway and from Triton.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device != CPU and CUDA in onnxruntime.get_available_providers():
+        providers.insert(0, (CUDA, {"device_id": int(device.partition(":")[2])}))
     return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
@@ -127,15 +148,15 @@ def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1)
 
 
 class OnnxRuntimeSession:
-    """A text model in ONNX Runtime; all streams share `threads`, and `gpu` uses CUDA if this build has it."""
+    """A text model in ONNX Runtime; all streams share `threads`, and a GPU is used if this build has CUDA."""
 
-    def __init__(self, path: Path, threads: int, streams: int = 1, *, gpu: bool = False) -> None:
+    def __init__(self, path: Path, threads: int, streams: int = 1, device: str = CPU) -> None:
         options = onnxruntime.SessionOptions()
         # Each caller's thread works beside the pool, so one thread means no pool at all.
         options.intra_op_num_threads = max(1, threads - streams + 1)
         # ONNX Runtime would keep a plan for every shape, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
-        self._session = open_onnxruntime(path, options, gpu=gpu)
+        self._session = open_onnxruntime(path, options, device)
 
     def run(
         self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str = POOLED
@@ -172,17 +193,20 @@ class OpenVinoSession:
         return result
 
 
-def open_session(
-    path: Path, threads: int, name: EngineName, streams: int = 1, *, gpu: bool = False
-) -> Session:
+def open_session(path: Path, threads: int, name: EngineName, streams: int = 1, device: str = CPU) -> Session:
     """Open a text model on the engine `name`; `streams` concurrent runs share `threads` and the weights.
 
     Raises:
         RuntimeError, ImportError: The engine cannot run the model here.
     """
-    if name.engine == "openvino" and not gpu:
+    if name.engine == "torch":
+        # The import takes seconds and hundreds of megabytes.
+        from triton_models.backends.onnxruntime.torch_session import TorchTexts
+
+        return TorchTexts(path.parent, device, name.precision)
+    if name.engine == "openvino" and device == CPU:
         return OpenVinoSession(path, threads, name.precision, streams)
-    return OnnxRuntimeSession(path, threads, streams, gpu=gpu)
+    return OnnxRuntimeSession(path, threads, streams, device)
 
 
 def has_bfloat16() -> bool:
@@ -192,12 +216,21 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def has_gpu() -> bool:
+    """Return whether torch can compute on a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def problem_of(engine: str) -> str | None:
     """Return why ENGINE cannot have this value on this machine, or None if it can."""
     try:
         name = DEFAULT if engine == "auto" else parse_engine(engine)
     except UnknownEngine as error:
         return str(error)
+    if name.engine == "torch":
+        return None if has_gpu() else f"{name} needs a GPU; use auto"
     if name.precision == "fp32" or has_bfloat16():
         return None
     return f"{name} needs a CPU with bfloat16, which this one lacks; use auto or {name.engine}:fp32"

@@ -1,6 +1,7 @@
 """The models of the backend: a text model, or the image tower of a CLIP model.
 
-Each checks the requests that Triton passes on and computes all valid ones at once. Torch is not imported.
+Each checks the requests that Triton passes on and computes all valid ones at once. Torch is imported only for
+its engine.
 """
 
 import json
@@ -12,11 +13,20 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_models.backends.onnxruntime import engine_selection, image_engine_selection
+from triton_models.backends.onnxruntime import engine_selection, gpu_selection, image_engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.engine_selection import engine_for, fixed_engine
+from triton_models.backends.onnxruntime.engine_selection import (
+    Measurement,
+    Sample,
+    Selection,
+    engine_for,
+)
+from triton_models.backends.onnxruntime.gpu_selection import gpu_engine_for
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_engine_selection import image_engine_for
+from triton_models.backends.onnxruntime.sessions import CPU, EngineName, fixed_engine
+from triton_models.contract.accuracy import BOUNDS, Bounds
+from triton_models.contract.checks import ImageCheck
 from triton_models.contract.tokens import WANTS_TOKENS, token_ids
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]
@@ -45,13 +55,13 @@ class Tower(Protocol):
         """Return the function for a request; requests with the same function are computed at once."""
 
 
-def open_tower(config: dict[str, Any], directory: Path, threads: int, *, gpu: bool) -> Tower:
-    """Open the model in `directory` by the configuration that Triton passes."""
+def open_tower(config: dict[str, Any], directory: Path, threads: int, device: str) -> Tower:
+    """Open the model in `directory` on a device, by the configuration that Triton passes."""
     inputs = config["input"][0]
     if inputs["data_type"] == "TYPE_UINT8":
         shape = [int(size) for size in inputs["dims"]]
-        return ImageTower(directory, threads, inputs["name"], shape, gpu=gpu)
-    return TextTower(directory, threads, inputs["name"], gpu=gpu)
+        return ImageTower(directory, threads, inputs["name"], shape, device)
+    return TextTower(directory, threads, inputs["name"], device)
 
 
 def opened(
@@ -90,14 +100,26 @@ def opened(
 class TextTower:
     """A text model; requests are int64 [b, L], each with its own b and L."""
 
-    def __init__(self, directory: Path, threads: int, input_name: str, *, gpu: bool) -> None:
+    def __init__(self, directory: Path, threads: int, input_name: str, device: str = CPU) -> None:
         record = _record(directory)
-        # Weights in fp16 are for a GPU, where there is no engine to choose.
-        measured = not gpu and record.get("precision") != "fp16"
+        path, bounds = directory / "model.onnx", _bounds(record)
+        # Weights in fp16 are for a GPU; on a CPU there is no engine to choose for them.
+        measured = device != CPU or record.get("precision") != "fp16"
+        sample = Sample.of(directory)
+
+        def measure(name: EngineName) -> Measurement:
+            assert sample is not None
+            return engine_selection.measure(path, sample, threads, name, 1, device, bounds)
+
+        def choose(anew: bool) -> Selection:
+            if gpu_selection.applies(device):
+                return gpu_engine_for(directory, threads, device, measure if sample else None, anew=anew)
+            return engine_for(directory, threads, measured=measured, anew=anew)
+
         chosen, self._engine = opened(
-            lambda anew: engine_for(directory, threads, measured=measured, anew=anew),
-            lambda chosen: Engine(directory / "model.onnx", threads, chosen.name, chosen.streams, gpu=gpu),
-            lambda engine: not measured or engine_selection.is_right(engine, directory),
+            choose,
+            lambda chosen: Engine(path, threads, chosen.name, chosen.streams, device),
+            lambda engine: not measured or engine_selection.is_right(engine, directory, bounds),
         )
         self.name = f"{chosen.engine} in {chosen.streams} streams"
         self._input = input_name
@@ -140,12 +162,24 @@ class ImageTower:
     """The image tower of a CLIP model; requests are uint8 [b, H, W, 3], each with its own b."""
 
     def __init__(
-        self, directory: Path, threads: int, input_name: str, shape: list[int], *, gpu: bool
+        self, directory: Path, threads: int, input_name: str, shape: list[int], device: str = CPU
     ) -> None:
+        path, check, bounds = directory / "model.onnx", directory / "check.npz", _bounds(_record(directory))
+
+        def measure(name: EngineName) -> Measurement:
+            sample = ImageCheck.read(check.read_bytes())
+            return image_engine_selection.measure(path, sample, threads, name, device, bounds)
+
+        def choose(anew: bool) -> EngineName:
+            if gpu_selection.applies(device):
+                known = measure if check.is_file() else None
+                return gpu_engine_for(directory, threads, device, known, anew=anew).name
+            return image_engine_for(directory, threads, anew=anew)
+
         engine, self._engine = opened(
-            lambda anew: image_engine_for(directory, threads, gpu=gpu, anew=anew),
-            lambda name: ImageEngine(directory / "model.onnx", threads, name, gpu=gpu),
-            lambda model: gpu or image_engine_selection.is_right(model, directory),
+            choose,
+            lambda name: ImageEngine(path, threads, name, device),
+            lambda model: image_engine_selection.is_right(model, directory, bounds),
         )
         self.name = str(engine)
         self._input = input_name
@@ -182,6 +216,10 @@ def _parts(vectors: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[n
         parts.append(vectors[start : start + size])
         start += size
     return parts
+
+
+def _bounds(record: dict[str, Any]) -> Bounds:
+    return BOUNDS[record.get("precision", "fp32")]
 
 
 def _record(directory: Path) -> dict[str, Any]:
