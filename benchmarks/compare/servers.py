@@ -67,7 +67,7 @@ class Server:
     directory: Path = ROOT
     load_route: str | None = None
     """The route that answers once the model is ready and checked; without one, the first vector is enough."""
-    load_body: dict[str, str] = field(default_factory=dict)
+    load_body: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
