@@ -133,7 +133,11 @@ def main() -> None:
     """Run the command."""
     options = arguments().parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
-    found = Benchmark(options).run()
+    benchmark = Benchmark(options)
+    try:
+        found = benchmark.run()
+    finally:
+        shutil.rmtree(benchmark.work, ignore_errors=True)
     (options.into / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     page = report.table(found)
     (options.into / "gpu.md").write_text(page, encoding="utf-8")
