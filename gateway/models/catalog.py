@@ -248,7 +248,7 @@ class Catalog:
         manifest = self._manifests(model_id)[triton_name]
         if manifest.scoring is None:
             raise WrongKind(
-                f"model {model_id} embeds and scores no pairs of texts; send it texts by POST /infer or "
+                f"model {model_id} is not a re-ranker model, it embeds; send it texts by POST /infer or "
                 "POST /v1/embeddings, or load a cross-encoder to rank with"
             )
         directory = self._repository.version_dir(triton_name, manifest.version)
