@@ -72,7 +72,7 @@ def _run(request: Request, pretrained: str | None, progress: Progress) -> int:
         outcome = {
             "triton_names": list(converted),
             "versions": [manifest.version for manifest in converted.values()],
-            "min_cosine": [manifest.check["min_cosine"] for manifest in converted.values()],
+            "min_cosine": [manifest.check.get("min_cosine") for manifest in converted.values()],
         }
     except InvalidModelName as error:
         progress.result({"error": "not_found", "message": str(error)})

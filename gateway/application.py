@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.api import openapi
-from gateway.api.dialects import ingrain, openai, tei, weaviate
+from gateway.api.dialects import ingrain, openai, predict, rerank, tei, weaviate
 from gateway.api.error_responses import install
 from gateway.api.native import router
 from gateway.api.responses import DTYPE_HEADER, SHAPE_HEADER
@@ -57,7 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
         # FastAPI's own telemetry would send paths, queries and messages of exceptions.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    for one in (router, openai.router, tei.router, weaviate.router, ingrain.router):
+    # A route of `tei` takes any path below a model, so those of `rerank` and `predict` go before it.
+    dialects = (openai, rerank, predict, tei, weaviate, ingrain)
+    for one in (router, *(dialect.router for dialect in dialects)):
         app.include_router(one)
     install(app)
     openapi.install(app)

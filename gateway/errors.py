@@ -7,6 +7,7 @@
     ├── HeadersTooLarge     the headers exceed a limit
     ├── UrlTooLong          the URL exceeds a limit
     ├── ModelNotFound       the model does not exist at the source, or is not loaded
+    ├── WrongKind           the route is for another kind of model
     ├── ModelConflict       names collide, or the model is being changed
     ├── TooLarge            a size or a count exceeds a limit
     ├── UnknownEncoding     the body's compression is not supported
@@ -85,6 +86,13 @@ class ModelNotFound(GatewayError):
 
     status = 404
     code = "model_not_found"
+
+
+class WrongKind(GatewayError):
+    """The model is of another kind than the route is for, or has no score to rank by."""
+
+    status = 400
+    code = "wrong_kind"
 
 
 class ModelConflict(GatewayError):

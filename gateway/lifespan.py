@@ -13,6 +13,7 @@ from gateway.images.decoder import ImageDecoder
 from gateway.images.fetcher import ImageFetcher
 from gateway.inference.admission import Admission
 from gateway.inference.image import ImageEmbedder
+from gateway.inference.pairs import PairScorer
 from gateway.inference.text import TextEmbedder
 from gateway.models.capacity import Capacity
 from gateway.models.catalog import Catalog
@@ -68,11 +69,13 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
         status = Status(repository, triton, jobs, reconciler, monitor, lambda: shutdown.begun)
         prometheus = PrometheusMetrics(status, triton)
         embedder, images, (fetcher, decoder) = embedders(settings, catalog, triton, readiness)
+        scorer = pair_scorer(settings, catalog, triton, readiness)
         bodies = Bodies(settings.max_body_bytes, settings.request_timeout, settings.max_inputs)
         tasks = [asyncio.create_task(part.run()) for part in (reconciler, monitor)]
         try:
             with shutdown.handling(jobs.end_conversions):
-                yield Services(bodies, catalog, embedder, images, lifecycle, jobs, status, prometheus)
+                parts = (bodies, catalog, embedder, images, scorer, lifecycle, jobs, status, prometheus)
+                yield Services(*parts)
         finally:
             if triton.is_owner:
                 await shutdown.wait_for_others()
@@ -84,6 +87,7 @@ async def running(settings: Settings, shutdown: Shutdown) -> AsyncIterator[Servi
             await fetcher.close()
             decoder.close()
             embedder.close()
+            scorer.close()
 
 
 def embedders(
@@ -112,6 +116,19 @@ def embedders(
         catalog, triton, readiness, admission, fetcher, decoder, max_inputs=most, timeout=timeout
     )
     return texts, images, (fetcher, decoder)
+
+
+def pair_scorer(settings: Settings, catalog: Catalog, triton: Triton, readiness: ReadinessGate) -> PairScorer:
+    """Create the scorer of pairs; its models have queues of their own."""
+    return PairScorer(
+        catalog,
+        triton,
+        readiness,
+        Admission(settings.max_queued_inputs, settings.max_queue_seconds),
+        max_inputs=settings.max_inputs,
+        timeout=settings.request_timeout,
+        max_characters=settings.max_text_characters,
+    )
 
 
 def triton_access(settings: Settings) -> ChannelOptions:

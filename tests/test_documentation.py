@@ -40,6 +40,7 @@ NOT_RUN = {
     "docker ": "there is no Docker engine here",
     "intfloat/e5-small-v2": "its weights come from the Hub",
     "laion2b_s34b_b79k": "its weights come from the Hub",
+    "cross-encoder/ms-marco-MiniLM-L6-v2": "its weights come from the Hub",
     "examples.search_pictures": "its weights come from the Hub",
     "prometheus --config": "tests/deploy/test_prometheus.py runs a Prometheus with these files",
     "model_repository ci/models": "tests/inference_store/test_replay.py does the same",

@@ -50,9 +50,9 @@ class ClipText(Backbone):
         self.projection = projection
         self.end_id = end_id
 
-    def forward(self, ids: Tensor, layout: Layout) -> dict[str, Tensor]:
+    def forward(self, ids: Tensor, layout: Layout, types: Tensor | None = None) -> dict[str, Tensor]:
         """Return `sentence_embedding`, float32 [batch, D], for `ids`, int64 [total]."""
-        tokens = super().forward(ids, layout)[TOKEN_VECTORS]
+        tokens = super().forward(ids, layout, types)[TOKEN_VECTORS]
         padded = torch.where(layout.valid, layout.pad(ids), -1)
         end = padded.amax(1, keepdim=True) if self.end_id == _OLD_END else self.end_id
         place = torch.where(padded == end, torch.arange(layout.longest), layout.longest).amin(1)

@@ -32,7 +32,7 @@ class Inputs:
     """Inputs of the backbone in addition to ids and mask.
 
     Attributes:
-        token_types: Whether token types are passed, all 0.
+        token_types: Whether token types are passed; all are 0 unless they are given.
         positions: Whether position ids are passed.
         padding_id: Positions count from this id plus one and skip tokens with this id (RoBERTa); None if
             they count from 0.
@@ -62,8 +62,8 @@ class Backbone(nn.Module):
         self.packed = attention == "packed"
         self.layers = layers
 
-    def forward(self, ids: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """Return the vectors of the tokens `ids`, int64 [total].
+    def forward(self, ids: Tensor, layout: Layout, types: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the vectors of the tokens `ids`, int64 [total], whose types are int64 [total] or all 0.
 
         Returns:
             `token_embeddings`, float32 [total, H], and `all_layer_embeddings`, float32 [layers, total, H], if
@@ -72,17 +72,19 @@ class Backbone(nn.Module):
         if self.packed:
             positions = self._positions(ids, layout).unsqueeze(0) if self.inputs.positions else None
             with packed_attention.on(layout):
-                found = [states[0] for states in self._run(ids.unsqueeze(0), layout.valid, positions)]
+                row = None if types is None else types.unsqueeze(0)
+                found = [states[0] for states in self._run(ids.unsqueeze(0), layout.valid, positions, row)]
         else:
             padded = torch.where(layout.valid, layout.pad(ids), self.inputs.pad_id)
+            of_padded = None if types is None else layout.pad(types)
             # Padding comes last, so the model's own positions are right and need not be passed.
-            found = [layout.pack(states) for states in self._run(padded, layout.valid, None)]
+            found = [layout.pack(states) for states in self._run(padded, layout.valid, None, of_padded)]
         # The modules that follow compute in fp32, also after a transformer in half precision.
         found = [states.to(torch.float32) for states in found]
         features = {TOKEN_VECTORS: found[0]}
         return {**features, LAYERS: torch.stack(found[1:])} if self.layers else features
 
-    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> list[Tensor]:
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor | None, types: Tensor | None) -> list[Tensor]:
         """Return the last hidden state, and those of all layers if they are asked for."""
         options: dict[str, Any] = {
             "input_ids": ids,
@@ -92,7 +94,7 @@ class Backbone(nn.Module):
         if positions is not None:
             options["position_ids"] = positions
         if self.inputs.token_types:
-            options["token_type_ids"] = torch.zeros_like(ids)
+            options["token_type_ids"] = torch.zeros_like(ids) if types is None else types
         if self.layers:
             options["output_hidden_states"] = True
         output = self.model(**options)

@@ -33,7 +33,9 @@ def check_size(home: Path, stored: Stored, *, trust_remote_code: bool) -> None:
     stored.refuse_beyond(claimed, "config.json", factor)
 
 
-def check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -> None:
+def check_complete(
+    first: Transformer, home: Path, *, trust_remote_code: bool, needs_pooler: bool = False
+) -> None:
     """Refuse a checkpoint that lacks weights, because transformers would fill them with random numbers."""
     kind: Any = type(first.model)
     _, report = kind.from_pretrained(
@@ -45,7 +47,7 @@ def check_complete(first: Transformer, home: Path, *, trust_remote_code: bool) -
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
-    lost = sorted(key for key in report["missing_keys"] if not _UNUSED_WEIGHTS.match(key))
+    lost = sorted(key for key in report["missing_keys"] if needs_pooler or not _UNUSED_WEIGHTS.match(key))
     lost += sorted(str(entry[0]) for entry in report["mismatched_keys"])
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import BoW, WordEmbeddings
+from transformers import PreTrainedModel
 
 from converters.graph.clip_text import ClipText
 from converters.graph.sentence_graph import (
@@ -24,7 +25,7 @@ def transformer(loaded: ReferenceModel, attention: Attention, layers: bool) -> F
     backbone: Any = loaded.backbone
     assert backbone is not None
     use_attention(backbone, attention)
-    inputs = _inputs(loaded)
+    inputs = inputs_of(loaded.first, backbone)
     if loaded.has_tokens:
         return Backbone(backbone, inputs, attention, layers)
     projection = loaded.first.model.text_projection
@@ -75,10 +76,8 @@ def images_left_out(loaded: ReferenceModel) -> str | None:
     )
 
 
-def _inputs(loaded: ReferenceModel) -> Inputs:
-    """Return the inputs of this architecture, by its modules and by the inputs that the reference passes."""
-    first, backbone = loaded.first, loaded.backbone
-    assert backbone is not None
+def inputs_of(first: Any, backbone: PreTrainedModel) -> Inputs:  # noqa: ANN401 - the library's module
+    """Return the inputs of an architecture, by its modules and by the inputs that the reference passes."""
     modules = dict(backbone.named_modules())
     given = first.preprocess([""])
     table = next((module for name, module in modules.items() if name.endswith("position_embeddings")), None)

@@ -60,11 +60,11 @@ def _build(
     from converters.torchvision_shim import make_importable
 
     make_importable()
-    from converters.sentence_transformer.convert import Origin, build
+    from converters.sentence_transformer import convert, pair_convert
 
     building = staged / "building"
     building.mkdir()
-    origin = Origin(
+    origin = convert.Origin(
         request.model_name,
         request.revision,
         found.source,
@@ -72,6 +72,7 @@ def _build(
         request.precision,
         layout.notice,
     )
+    build = pair_convert.build if layout.kind == "cross-encoder" else convert.build
     manifest = build(found.directory, layout, origin, building, request.threads, progress)
     os.rename(building, staged / str(manifest.version))
     return manifest

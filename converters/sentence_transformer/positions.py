@@ -5,13 +5,12 @@ is larger, texts are cut where the table ends. No configuration names that place
 the table is found by the rows that two short texts look up.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
-from converters.sentence_transformer.reference import ReferenceModel
 from converters.sentence_transformer.tokenizer import limit_of
 from triton_models.contract.prompts import INPUT_TYPES
 
@@ -40,7 +39,22 @@ class _Lookups(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def fit_limits(reference: ReferenceModel) -> str | None:
+class Reference(Protocol):
+    """A model of the library, of any kind."""
+
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - classes that share no type
+        """The first module."""
+
+    @property
+    def backbone(self) -> PreTrainedModel | None:
+        """The transformers model; None for other first modules."""
+
+    def fresh(self) -> "Reference":
+        """Return a copy that shares the weights but has its own state."""
+
+
+def fit_limits(reference: Reference) -> str | None:
     """Lower the reference's limits of tokens to what its table of positions holds.
 
     Returns:
@@ -61,7 +75,7 @@ def fit_limits(reference: ReferenceModel) -> str | None:
     )
 
 
-def _table_end(reference: ReferenceModel, limits: list[int | None]) -> int | None:
+def _table_end(reference: Reference, limits: list[int | None]) -> int | None:
     """Return the longest text for which there are positions, if a limit is beyond it; else None."""
     # A copy, because some models change with the texts that they see.
     first = reference.fresh().first

@@ -229,6 +229,11 @@ def _check_interface(first: Transformer) -> None:
         raise InvalidModel(f"the transformer's output {output!r} is not supported")
     if first.module_output_name != ("sentence_embedding" if is_clip else "token_embeddings"):
         raise InvalidModel(f"the transformer gives {first.module_output_name!r} instead of token embeddings")
+    check_first(first)
+
+
+def check_first(first: Transformer) -> None:
+    """Refuse a transformer of any kind of model that does more to texts than the contract supports."""
     if first.tokenizer is None:
         raise InvalidModel("the model has no tokenizer")
     for part in ("common", "text"):

@@ -114,19 +114,6 @@ class ReferenceTokenizer:
         alone = self.tokenizer.encode(prompt, add_special_tokens=self.add_special_tokens).ids
         return mark_not_pooled(ids, len(alone) - (alone[-1] in self.special_ids))
 
-    def notice(self, vocab_size: int) -> str | None:
-        """Return a clause about tokens whose ids are not below `vocab_size`; None if there are none."""
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        beyond = sorted((id_, token) for token, id_ in vocabulary.items() if id_ >= vocab_size)
-        if not beyond:
-            return None
-        names = ", ".join(shorten(token, 30) for _, token in beyond[:_NAMED])
-        more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
-        return (
-            f"its tokenizer has tokens for which it has no vector, {names}{more}: their ids are beyond its "
-            f"table of {vocab_size}, and a text that holds one is refused"
-        )
-
     def _encode(self, text: str, input_type: InputType | None) -> list[int]:
         """Return the ids of a text including its prompt, truncated as texts of its type are."""
         before = self.tokenizer.truncation
@@ -214,6 +201,20 @@ class ReferenceTokenizer:
                 raise
             return True
         return False
+
+
+def notice_of(tokenizer: Tokenizer, vocab_size: int) -> str | None:
+    """Return a clause about tokens whose ids are not below `vocab_size`; None if there are none."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    beyond = sorted((id_, token) for token, id_ in vocabulary.items() if id_ >= vocab_size)
+    if not beyond:
+        return None
+    names = ", ".join(shorten(token, 30) for _, token in beyond[:_NAMED])
+    more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
+    return (
+        f"its tokenizer has tokens for which it has no vector, {names}{more}: their ids are beyond its "
+        f"table of {vocab_size}, and a text that holds one is refused"
+    )
 
 
 def limit_of(first: Any, input_type: InputType | None) -> int | None:  # noqa: ANN401 - a `ReferenceModel.first`

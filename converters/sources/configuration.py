@@ -30,6 +30,15 @@ TOKENIZER_FILES = (
     "spm.model",
     "tokenizer.model",
 )
+ACTIVATIONS = frozenset(
+    f"torch.nn.{module}{name}"
+    for name, place in (("Sigmoid", "modules.activation."), ("Identity", "modules.linear."))
+    for module in ("", place)
+)
+"""The activations of cross-encoders, by the paths under which checkpoints name them."""
+EMBEDDING_TASK, PAIR_TASK = "feature-extraction", "sequence-classification"
+"""The tasks of the transformers of SentenceTransformers and of CrossEncoders."""
+
 # Keys that point to another repository or directory; no request may lead there.
 _POINTERS = ("tokenizer_name_or_path", "base_model_name_or_path")
 
@@ -107,11 +116,12 @@ def read_json(path: Path, kind: type) -> Any:  # noqa: ANN401 - JSON of a model'
     return data
 
 
-def check(home: Path, *, trust_remote_code: bool = False) -> None:
+def check(home: Path, *, task: str = EMBEDDING_TASK, trust_remote_code: bool = False) -> None:
     """Refuse a directory of transformers whose configuration would lead out of it.
 
     Args:
         home: The directory.
+        task: The transformer's task, as `sentence_bert_config.json` names it.
         trust_remote_code: Whether the model's own code may run; it may read any key, so the files may have
             keys of their own.
 
@@ -129,7 +139,16 @@ def check(home: Path, *, trust_remote_code: bool = False) -> None:
             checked(name, read_json(home / name, dict))
     for name in TRANSFORMER_CONFIGS:
         if (home / name).is_file():
-            _check_transformer(name, read_json(home / name, dict), trust_remote_code)
+            _check_transformer(name, read_json(home / name, dict), task, trust_remote_code)
+
+
+def check_activation(name: str, given: Any) -> None:  # noqa: ANN401 - JSON of a model's file
+    """Refuse an activation of a cross-encoder that the library would import and this server cannot serve."""
+    # Of other paths the library takes none, and uses its default.
+    if isinstance(given, str) and given.startswith("torch.") and given not in ACTIVATIONS:
+        raise InvalidModel(
+            f"{name} names the activation {given[:100]!r}, which is not supported; take Sigmoid or Identity"
+        )
 
 
 def check_keys(where: str, given: Any, allowed: frozenset[str]) -> None:  # noqa: ANN401
@@ -165,13 +184,14 @@ def check_config(name: str, config: dict[str, Any]) -> None:
             _check_value(name, key, value)
 
 
-def _check_transformer(name: str, settings: dict[str, Any], trusted: bool) -> None:
+def _check_transformer(name: str, settings: dict[str, Any], needed: str, trusted: bool) -> None:
     for pointer in _POINTERS:
         if settings.get(pointer):
             raise InvalidModel(f"{name} points to another model ({pointer}), which is not followed")
-    task = settings.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise InvalidModel(f"the transformer's task is {task!r}; only 'feature-extraction' gives embeddings")
+    task = settings.get("transformer_task", EMBEDDING_TASK)
+    if task != needed:
+        gives = "embeddings" if needed == EMBEDDING_TASK else "scores of pairs"
+        raise InvalidModel(f"the transformer's task is {task!r}; only {needed!r} gives {gives}")
     if settings.get("query_expansion"):
         raise InvalidModel("the model expands queries (query_expansion), which is not supported")
     if trusted:

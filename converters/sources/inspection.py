@@ -13,8 +13,17 @@ from typing import Any
 
 from converters.errors import InvalidModel, one_line
 from converters.sources import router, sentencepiece_file, weights, words
-from converters.sources.configuration import TOKENIZER_FILES, check, check_keys, read_json
+from converters.sources.configuration import (
+    EMBEDDING_TASK,
+    PAIR_TASK,
+    TOKENIZER_FILES,
+    check,
+    check_activation,
+    check_keys,
+    read_json,
+)
 from converters.sources.weights import Stored
+from triton_models.contract.manifest import Kind
 
 SUPPORTED_MODULES = frozenset(
     "Transformer CLIPModel StaticEmbedding WordEmbeddings BoW Pooling WeightedLayerPooling Dense LayerNorm "
@@ -38,6 +47,7 @@ _FIRST = (*_TRANSFORMERS, "StaticEmbedding", *words.WORD_MODULES)
 _LAYER_POOLING = frozenset(
     "embedding_dimension word_embedding_dimension num_hidden_layers layer_start".split()
 )
+_PAIR_HEAD = "ForSequenceClassification"
 # Heads in a checkpoint's `architectures` that make it a model for another task, whatever its encoder returns.
 _OTHER_TASK = re.compile(
     r".*For(\w*Classification|\w*QuestionAnswering|MultipleChoice|NextSentencePrediction|CTC)"
@@ -54,6 +64,7 @@ class SourceLayout:
         stored: The weights of the transformer.
         notice: A sentence about the model that a caller should know; None if there is none.
         others: Directories and weights of the first modules of a Router's other routes.
+        kind: Kind of the model.
     """
 
     transformer_dir: Path
@@ -61,6 +72,7 @@ class SourceLayout:
     stored: Stored
     notice: str | None = None
     others: tuple[tuple[Path, Stored], ...] = ()
+    kind: Kind = "embedding"
 
 
 def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
@@ -71,23 +83,23 @@ def inspect(directory: Path, *, trust_remote_code: bool) -> SourceLayout:
     """
     firsts = [("", "Transformer")]
     notice = None
-    _check_kind(directory)
+    kind = _kind_of_source(directory)
     if (directory / "modules.json").is_file():
         firsts = _check_modules(directory, trust_remote_code=trust_remote_code)
     elif (directory / "config.json").is_file():
-        notice = _check_task(read_json(directory / "config.json", dict))
+        notice = _check_task(read_json(directory / "config.json", dict), kind)
     else:
         raise InvalidModel("the source is not a model: it has neither modules.json nor config.json")
     found = []
-    for number, (path, kind) in enumerate(firsts):
+    for number, (path, module) in enumerate(firsts):
         home = directory / path
         if not _is_directory(home):
             raise InvalidModel("modules.json names a path that is no directory of the model")
-        if kind in _TRANSFORMERS:
-            _check_transformer(directory, home, trust_remote_code)
-        found.append((home, _check_first(home, kind, of_texts=number == 0)))
+        if module in _TRANSFORMERS:
+            _check_transformer(directory, home, kind, trust_remote_code)
+        found.append((home, _check_first(home, module, of_texts=number == 0)))
     (home, stored), *others = found
-    return SourceLayout(home, _weight_bytes(directory, home), stored, notice, tuple(others))
+    return SourceLayout(home, _weight_bytes(directory, home), stored, notice, tuple(others), kind)
 
 
 def _check_first(home: Path, kind: str, *, of_texts: bool) -> Stored:
@@ -115,18 +127,45 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _check_kind(directory: Path) -> None:
+def _kind_of_source(directory: Path) -> Kind:
+    """Return the kind of a model: its `model_type`, else by the head of its checkpoint.
+
+    Raises:
+        InvalidModel: The kind is not supported, or a cross-encoder's activation is not.
+    """
     settings = directory / "config_sentence_transformers.json"
-    if settings.is_file():
-        kind = read_json(settings, dict).get("model_type", "SentenceTransformer")
-        if kind != "SentenceTransformer":
-            raise InvalidModel(f"the source is a {kind}, not a SentenceTransformer")
+    own = read_json(settings, dict) if settings.is_file() else {}
+    kind = own.get("model_type", "SentenceTransformer")
+    if kind not in ("SentenceTransformer", "CrossEncoder"):
+        raise InvalidModel(f"the source is a {kind}, neither a SentenceTransformer nor a CrossEncoder")
+    path = directory / "config.json"
+    config = read_json(path, dict) if path.is_file() else {}
+    has_modules = (directory / "modules.json").is_file()
+    if kind != "CrossEncoder" and (
+        has_modules or not any(head.endswith(_PAIR_HEAD) for head in _heads(config))
+    ):
+        return "embedding"
+    check_activation(settings.name, own.get("activation_fn"))
+    nested = config.get("sentence_transformers")
+    check_activation(path.name, nested.get("activation_fn") if isinstance(nested, dict) else None)
+    check_activation(path.name, config.get("sbert_ce_default_activation_function"))
+    return "cross-encoder"
 
 
-def _check_task(config: dict[str, Any]) -> str:
-    """Refuse a plain transformers checkpoint that is made for another task; return a notice for any other."""
+def _heads(config: dict[str, Any]) -> list[str]:
     named = config.get("architectures")
-    heads = [one_line(str(name))[:100] for name in named] if isinstance(named, list) else []
+    return [one_line(str(name))[:100] for name in named] if isinstance(named, list) else []
+
+
+def _check_task(config: dict[str, Any], kind: Kind) -> str | None:
+    """Refuse a plain transformers checkpoint that is made for another task.
+
+    Returns:
+        A notice about an embedding model; None for a cross-encoder, for which such a checkpoint is usual.
+    """
+    if kind == "cross-encoder":
+        return None
+    heads = _heads(config)
     for head in heads:
         if _OTHER_TASK.fullmatch(head):
             raise InvalidModel(
@@ -224,7 +263,7 @@ def _check_module(home: Path, kind: str) -> None:
     weights.stored(home).refuse_beyond(claimed, f"config.json of {kind}")
 
 
-def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> None:
+def _check_transformer(directory: Path, home: Path, kind: Kind, trust_remote_code: bool) -> None:
     """Refuse files that would lead the libraries out of the directory or to another kind of model."""
     if (home / "adapter_config.json").exists() or (directory / "adapter_config.json").exists():
         raise InvalidModel("the source is an adapter of another model; merge it into its base model first")
@@ -236,7 +275,8 @@ def _check_transformer(directory: Path, home: Path, trust_remote_code: bool) -> 
             f"models of the architecture {architecture} are not supported: {reason}; take another encoder of "
             "long texts, such as ModernBERT"
         )
-    check(home, trust_remote_code=trust_remote_code)
+    task = PAIR_TASK if kind == "cross-encoder" else EMBEDDING_TASK
+    check(home, task=task, trust_remote_code=trust_remote_code)
 
 
 def _check_weights(home: Path) -> Stored:

@@ -42,8 +42,8 @@ class CheckResult:
     Attributes:
         texts: Number of texts that were compared, or of images for an image tower.
         batches: Number of mixed batches that were compared.
-        min_cosine: Lowest cosine to the reference.
-        min_alone: Lowest cosine between the vector of a text alone and its vector in a batch.
+        min_cosine: Lowest cosine to the reference; for logits minus the largest difference, see `Bounds`.
+        min_alone: The same between the vector of a text alone and its vector in a batch.
         worst_text: The text with `min_cosine`, shortened.
         min_token_cosine: Lowest cosine of a token's vector to the reference; None without token vectors.
     """
@@ -75,8 +75,9 @@ def verify(
     alone = _alone(run, samples, Budget(seconds), report)
     samples = samples.first(len(alone))
     worst = _Worst()
-    worst.see(cosines(alone, samples.vectors), range(len(alone)))
-    _check_norms(alone, samples.vectors, samples.texts)
+    worst.see(least.agreement(alone, samples.vectors), range(len(alone)))
+    if not least.of_logits:
+        _check_norms(alone, samples.vectors, samples.texts)
     worst_alone = _Worst()
     budget = Budget(seconds)
     most = LONG_CHECK_BATCHES if math.isinf(seconds) else BATCHES
@@ -84,8 +85,8 @@ def verify(
     number = 0
     for number, rows in enumerate(batches, start=1):
         together = run(*samples.marked_batch(rows))
-        worst.see(cosines(together, samples.vectors[rows]), rows)
-        worst_alone.see(cosines(together, alone[rows]), rows)
+        worst.see(least.agreement(together, samples.vectors[rows]), rows)
+        worst_alone.see(least.agreement(together, alone[rows]), rows)
         report(0.5 + 0.5 * number / most, "Comparing mixed batches")
         if number >= LEAST_BATCHES and budget.is_over:
             break
@@ -178,13 +179,14 @@ def _alone(
 def _require(worst: "_Worst", worst_alone: "_Worst", samples: Samples, least: Bounds) -> None:
     if worst.cosine < least.reference:
         raise CheckFailed(
-            f"the converted model differs from the reference: cosine {worst.cosine:.6f}, "
-            f"at least {least.reference} is needed, for the text {shorten(samples.texts[worst.row])}"
+            "the converted model differs from the reference: "
+            f"{least.describe(worst.cosine, least.reference)}, "
+            f"for the text {shorten(samples.texts[worst.row])}"
         )
     if worst_alone.cosine < least.alone:
         raise CheckFailed(
-            f"a text's vector depends on its batch: cosine {worst_alone.cosine:.6f}, "
-            f"at least {least.alone} is needed, for the text {shorten(samples.texts[worst_alone.row])}"
+            f"a text's vector depends on its batch: {least.describe(worst_alone.cosine, least.alone)}, "
+            f"for the text {shorten(samples.texts[worst_alone.row])}"
         )
 
 
@@ -211,8 +213,8 @@ def _check_planted(
     """Require no finite vector for the text at `place`, and for all others the vectors they have alone."""
     if np.isfinite(together[place]).all():
         raise CheckFailed("the converted model gives a finite vector for what has none")
-    # A row that is not finite has a cosine of -1.
-    others = np.delete(cosines(together, alone), place)
+    # A row that is not finite agrees with none.
+    others = np.delete(least.agreement(together, alone), place)
     if others.size and others.min() < least.alone:
         raise CheckFailed("a text without a finite vector changes the vectors of others in its batch")
 
@@ -228,7 +230,7 @@ def _check_norms(vectors: NDArray[np.float32], reference: NDArray[np.float32], t
 
 
 class _Worst:
-    """The lowest cosine seen so far, and its row."""
+    """The lowest agreement seen so far, and its row."""
 
     def __init__(self) -> None:
         self.cosine, self.row = 1.0, 0

@@ -16,9 +16,11 @@ from converters.verification.budget import check_seconds
 from converters.verification.check import CheckResult
 from converters.verification.samples import Samples
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.engine_selection import LONGEST, Sample, Selection, select, write
+from triton_models.backends.onnxruntime.engine_selection import LONGEST, Selection, select, write
+from triton_models.backends.onnxruntime.sample import Sample
 from triton_models.backends.onnxruntime.sessions import DEFAULT, EngineName
-from triton_models.contract.accuracy import BOUNDS, Bounds, Precision
+from triton_models.contract.accuracy import Bounds, Precision
+from triton_models.contract.manifest import bounds_of
 
 _TRIAL_TEXTS = 12
 
@@ -71,16 +73,16 @@ def verify(
     Raises:
         CheckFailed: The check fails with fp16, or as in `check_with_fastest`.
     """
-    bounds = BOUNDS[precision]
+    bounds = bounds_of(samples.kind, precision)
     if precision == "fp16":
         with cannot_run():
             return _verify(Engine(path, threads), samples, report, bounds)
     # More or longer texts would take most of the time here; the check itself has them.
     rows = samples.spread(_TRIAL_TEXTS, LONGEST)
-    sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows])
+    sample = Sample([samples.ids[row] for row in rows], samples.vectors[rows], bounds)
 
     def checked(selection: Selection) -> CheckResult:
-        kept = Bounds(bounds.reference, bounds.reference) if selection.fixed_by_operator else bounds
+        kept = bounds._replace(alone=bounds.reference) if selection.fixed_by_operator else bounds
         engine = Engine(path, threads, selection.name, selection.streams)
         return _verify(engine, samples, report, kept)
 

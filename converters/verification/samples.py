@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triton_models.contract.manifest import Kind
 from triton_models.contract.tokens import ROW_START
 
 KEPT_SAMPLES = 24
@@ -29,7 +30,7 @@ class TokenSample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Texts with their ids and reference vectors.
+    """Texts with their ids and reference vectors, or pairs of texts with the logits of a cross-encoder.
 
     Attributes:
         texts: Texts including their prompt.
@@ -40,6 +41,7 @@ class Samples:
         planted_id: A token without a finite vector, see `sentence_graph.plant`; None skips its check.
         not_finite: int64 [L] of each text whose reference vector is not finite; they are not in the others.
         always: Number of the first texts that every check compares; None for all.
+        kind: Kind of the model; `vectors` are logits of a cross-encoder.
     """
 
     texts: list[str]
@@ -50,6 +52,7 @@ class Samples:
     planted_id: int | None = None
     not_finite: Sequence[NDArray[np.int64]] = ()
     always: int | None = None
+    kind: Kind = "embedding"
 
     def first(self, count: int) -> "Samples":
         """Return the first texts alone, without token vectors."""

@@ -11,7 +11,7 @@ from gateway.errors import InvalidInput
 
 def _closed(schema: dict[str, Any], model: type[BaseModel]) -> None:
     """Forbid other fields in a JSON schema; for a dialect, add synonyms and ignored fields of other APIs."""
-    schema["additionalProperties"] = False
+    schema["additionalProperties"] = issubclass(model, RequestBody) and model.ignores_unknown
     if issubclass(model, RequestBody) and model.is_dialect:
         properties = schema["properties"]
         for name, field in fields.OTHER_NAMES.items():
@@ -28,6 +28,7 @@ class RequestBody(BaseModel):
         is_dialect: True for a body of an API that other servers have too. It accepts more fields, which
             `gateway/api/fields.py` defines.
         harmless: fields of this API only that cannot change a vector; they are ignored.
+        ignores_unknown: True for a body whose unknown fields are ignored, as the other servers do.
     """
 
     # The contract needs the name `model_name`, but pydantic reserves the prefix `model_` by default. Unknown
@@ -36,6 +37,7 @@ class RequestBody(BaseModel):
 
     is_dialect: ClassVar[bool] = False
     harmless: ClassVar[frozenset[str]] = frozenset()
+    ignores_unknown: ClassVar[bool] = False
 
 
 class Nested(RequestBody):
@@ -66,6 +68,8 @@ def understand(body: BaseModel) -> None:
         elif schema.is_dialect and name in fields.NEEDLESS:
             if value is not None:
                 fields.require_needless(name, value)
+        elif schema.ignores_unknown:
+            continue
         elif not schema.is_dialect or name not in fields.HARMLESS | schema.harmless:
             raise fields.unknown(name, names(schema))
 

@@ -5,7 +5,7 @@ This module depends only on status, message and code, not on the classes of erro
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Fault(NamedTuple):
@@ -25,15 +25,24 @@ class Fault(NamedTuple):
 Body = tuple[int, dict[str, Any]]
 """Status and JSON of an answer."""
 
+DIALECT = "dialect"
+"""The key of an ASGI scope under which a route keeps the API of a request that only its body tells."""
+
+Dialect = Literal["native", "tei", "weaviate", "cohere"]
+
 _FIELD = re.compile(r"([A-Za-z_]+)(?:\.[\w.]+)?: ")
 _V1 = re.compile(r"(/tei/.+)?/v1(/.*)?")
 
 
-def error_bodies(path: str) -> Callable[[Fault], Body]:
-    """Return the function that formats errors for the API of this path."""
-    if "/v1" in path and _V1.fullmatch(path):
+def error_bodies(path: str, dialect: Dialect | None = None) -> Callable[[Fault], Body]:
+    """Return the function that formats errors for the API of this path, or for the one that the body told."""
+    if dialect is not None:
+        return {"native": native, "tei": tei, "weaviate": weaviate, "cohere": cohere}[dialect]
+    if path in ("/v1/rerank", "/v2/rerank"):
+        return cohere
+    if path == "/score" or ("/v1" in path and _V1.fullmatch(path)):
         return openai
-    if path.startswith("/tei/"):
+    if path.startswith("/tei/") or path == "/predict":
         return tei
     if path.startswith("/weaviate/"):
         return weaviate
@@ -72,6 +81,7 @@ TEI_STATUS = {
     "timeout": (424, "Backend"),
     "internal_error": (424, "Backend"),
     "unsupported": (424, "Backend"),
+    "wrong_kind": (424, "Backend"),
     "unavailable": (503, "Unhealthy"),
 }
 """TEI's status and `error_type`, by our code. An error without an entry keeps our status."""
@@ -83,6 +93,12 @@ def tei(fault: Fault) -> Body:
         fault.code, (fault.status, "Overloaded" if fault.status == 429 else "Validation")
     )
     return status, {"error": fault.message, "error_type": kind}
+
+
+def cohere(fault: Fault) -> Body:
+    """Format an error for clients of Cohere (`message`), Jina (`detail`), vLLM and infinity (`error`)."""
+    status, body = openai(fault)
+    return status, {"message": fault.message, "detail": fault.message, **body}
 
 
 def weaviate(fault: Fault) -> Body:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gateway.api.error_bodies import Fault, error_bodies
+from gateway.api.error_bodies import DIALECT, Fault, error_bodies
 from gateway.api.validation import describe_validation
 from gateway.errors import (
     DeadlineExceeded,
@@ -116,5 +116,5 @@ def install(app: FastAPI) -> None:
 
 
 def _written(fault: Fault, scope: Scope, headers: dict[str, str] | None = None) -> Response:
-    status, body = error_bodies(path_of(scope))(fault)
+    status, body = error_bodies(path_of(scope), scope.get(DIALECT))(fault)
     return Response(orjson.dumps(body), status, headers, media_type="application/json")

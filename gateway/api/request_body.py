@@ -40,7 +40,10 @@ _LONG = 1 << 9
 _TOO_LONG = 1 << 16
 """Limit in characters on a field that is not an input."""
 
-_INPUTS = ("text", "image", "input", "inputs", "texts", "images", "source_sentence", "sentences")
+_INPUTS = frozenset(
+    "text image input inputs texts images source_sentence sentences query documents queries items "
+    "text_1 text_2 data_1 data_2".split()
+)
 """Names of the fields that are inputs."""
 
 _SURROGATE = "a lone surrogate is not Unicode text"
@@ -154,10 +157,7 @@ def _put_back(body: BaseModel, mark: str, lifted: list[str | None]) -> None:
         if isinstance(value, BaseModel):
             _put_back(value, mark, lifted)
         elif isinstance(value, list) and name in _INPUTS:
-            body.__dict__[name] = [
-                restored(part, mark, lifted, f"{name}.{index}") if isinstance(part, str) else part
-                for index, part in enumerate(value)
-            ]
+            body.__dict__[name] = _put_back_all(value, mark, lifted, name)
         elif isinstance(value, str) and value.startswith(mark):
             text = restored(value, mark, lifted, name)
             if name in _INPUTS:
@@ -166,6 +166,20 @@ def _put_back(body: BaseModel, mark: str, lifted: list[str | None]) -> None:
                 raise InvalidInput(f"{name}: {len(text)} characters are too many")
             else:
                 assign(body, name, text)
+
+
+def _put_back_all(values: list[Any], mark: str, lifted: list[str | None], place: str) -> list[Any]:
+    """Return a list of strings, lists or objects with the long strings that marks stand for."""
+    found = []
+    for index, part in enumerate(values):
+        if isinstance(part, BaseModel):
+            _put_back(part, mark, lifted)
+        elif isinstance(part, str):
+            part = restored(part, mark, lifted, f"{place}.{index}")
+        elif isinstance(part, list):
+            part = _put_back_all(part, mark, lifted, f"{place}.{index}")
+        found.append(part)
+    return found
 
 
 def lift(content: bytearray, mark: str, most_strings: int) -> tuple[bytes, list[str | None]]:

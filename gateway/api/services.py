@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gateway.api.prometheus import PrometheusMetrics
 from gateway.api.request_body import Bodies
 from gateway.inference.image import ImageEmbedder
+from gateway.inference.pairs import PairScorer
 from gateway.inference.text import TextEmbedder
 from gateway.models.catalog import Catalog
 from gateway.models.lifecycle import Lifecycle
@@ -20,6 +21,7 @@ class Services:
     catalog: Catalog
     embedder: TextEmbedder
     image_embedder: ImageEmbedder
+    scorer: PairScorer
     lifecycle: Lifecycle
     jobs: LoadJobs
     status: Status

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_models.client.client import TritonClient
-from triton_models.contract.accuracy import BOUNDS, cosines
+from triton_models.contract.config import output_of
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.tokens import past_cache
 from triton_models.repository.repository import Repository
@@ -72,12 +72,14 @@ class Probe:
         if self.manifest.tower == "image":
             vectors = await client.infer_images(name, version, touched(self.rows), timeout=timeout)
         else:
-            vectors = await client.infer(name, version, past_cache(self.rows[0]), timeout=timeout)
-        lowest = float(cosines(vectors, self.expected).min())
+            row, output = past_cache(self.rows[0]), output_of(self.manifest)
+            vectors = await client.infer(name, version, row, timeout=timeout, output=output)
+        bounds = self.manifest.bounds
+        lowest = float(bounds.agreement(vectors, self.expected).min())
         # The changed numbers make it a slightly different image, for which the bound of texts is too tight.
-        least = 0.99 if self.manifest.tower == "image" else BOUNDS[self.manifest.precision].reference
+        least = 0.99 if self.manifest.tower == "image" else bounds.reference
         if not lowest >= least:
-            raise WrongVector(f"cosine {lowest:.6f} to the reference, at least {least} is needed")
+            raise WrongVector(f"compared with the reference: {bounds.describe(lowest, least)}")
 
 
 def touched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -53,10 +53,10 @@ ROUTES = {
 }
 
 
-BASES = ("/v1/", "/tei/", "/weaviate/")
+BASES = ("/v1/", "/v2/", "/tei/", "/weaviate/")
 STRAIGHTENED = frozenset(
     "/infer /infer_text /infer_image /embed /embed_text /embed_image /model_embedding_size /health "
-    "/loaded_models".split()
+    "/loaded_models /rerank /predict /score".split()
 )
 """Paths on which surplus slashes are removed, like on all paths below BASES."""
 

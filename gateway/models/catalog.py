@@ -4,7 +4,6 @@ The repository is authoritative; code that finds an entry outdated calls `refres
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.errors import InvalidModel, ModelConflict, ModelNotFound
+from gateway.errors import InvalidModel, ModelConflict, ModelNotFound, WrongKind
 from gateway.memory import give_back
 from gateway.model_id import ModelId
+from gateway.models.manifests import manifests
 from gateway.models.names import Names, Spellings
+from gateway.text.pairs import PairTokenizer
 from gateway.text.tokenizer import TextTokenizer
-from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError
+from triton_models.contract.manifest import ImagePreprocessing, Manifest, ManifestError, Scoring
 from triton_models.contract.names import TEXT_SUFFIX, InvalidModelName
 from triton_models.repository.repository import DamagedModel, ModelNotInRepository, Repository
 
@@ -67,7 +68,25 @@ class ImageModel:
         return (self.version,)
 
 
-Kept = TypeVar("Kept", bound=TextModel | ImageModel)
+@dataclass(frozen=True)
+class PairModel:
+    """The data that a request needs of a cross-encoder, as of a `TextModel`."""
+
+    model_id: ModelId
+    triton_name: str
+    manifest: Manifest
+    version: int
+    tokenizer: PairTokenizer
+    max_rows: int
+    scoring: Scoring
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """The values that a request depends on and another load may change."""
+        return self.version, self.max_rows
+
+
+Kept = TypeVar("Kept", bound=TextModel | ImageModel | PairModel)
 
 
 class Models(Generic[Kept]):
@@ -139,19 +158,20 @@ class Models(Generic[Kept]):
 
 
 class Catalog:
-    """The caches of the models that embed texts and of those that embed images."""
+    """The caches of models: those that embed texts, those that embed images, and those that score pairs."""
 
     def __init__(self, repository: Repository, names: Names | None = None) -> None:
         self._repository = repository
         self.names = names or Names(repository)
         self.texts = Models(self._read_text, self.names.find)
         self.images = Models(self._read_image, self.names.find)
+        self.pairs = Models(self._read_pairs, self.names.find)
         self.texts.other_tower, self.images.other_tower = self.images, self.texts
         self._spellings: Spellings[str] = Spellings()
 
     async def keep_only(self, wanted: set[str]) -> None:
         """Drop all models except these names in Triton, and return their memory to the system."""
-        dropped = [self.texts.keep_only(wanted), self.images.keep_only(wanted)]
+        dropped = [models.keep_only(wanted) for models in (self.texts, self.images, self.pairs)]
         if any(dropped):
             await asyncio.to_thread(give_back)
 
@@ -168,7 +188,9 @@ class Catalog:
         except InvalidModelName as error:
             raise ModelNotFound(f"no model can be named {name[:200]!r}: {error}") from error
         for spelling in (model_id, self._spellings.get(name)):
-            if spelling is not None and (spelling in self.texts or spelling in self.images):
+            if spelling is not None and any(
+                spelling in models for models in (self.texts, self.images, self.pairs)
+            ):
                 return spelling
         meant = await asyncio.to_thread(self._named, name, model_id)
         self._spellings.remember(name, meant)
@@ -199,6 +221,11 @@ class Catalog:
     def _text_model(self, model_id: ModelId) -> TextModel:
         triton_name = model_id.text_triton_name
         manifest = self._manifests(model_id)[triton_name]
+        if manifest.kind != "embedding":
+            raise WrongKind(
+                f"model {model_id} is a cross-encoder, which scores pairs of texts and embeds none; "
+                "send it a query and documents by POST /rerank, or pairs by POST /predict"
+            )
         directory = self._repository.version_dir(triton_name, manifest.version)
         return TextModel(
             model_id=model_id,
@@ -216,6 +243,29 @@ class Catalog:
         assert manifest.image is not None
         return ImageModel(model_id, triton_name, manifest, manifest.version, manifest.image)
 
+    def _read_pairs(self, model_id: ModelId) -> PairModel:
+        triton_name = model_id.text_triton_name
+        manifest = self._manifests(model_id)[triton_name]
+        if manifest.scoring is None:
+            raise WrongKind(
+                f"model {model_id} is not a re-ranker model, it embeds; send it texts by POST /infer or "
+                "POST /v1/embeddings, or load a cross-encoder to rank with"
+            )
+        directory = self._repository.version_dir(triton_name, manifest.version)
+        try:
+            tokenizer = PairTokenizer(directory, manifest)
+        except DamagedModel as error:
+            raise InvalidModel(f"model {model_id} cannot be read: {error}") from error
+        return PairModel(
+            model_id=model_id,
+            triton_name=triton_name,
+            manifest=manifest,
+            version=manifest.version,
+            tokenizer=tokenizer,
+            max_rows=self._repository.config(triton_name).max_batch_size,
+            scoring=manifest.scoring,
+        )
+
     def _manifests(self, model_id: ModelId) -> dict[str, Manifest]:
         try:
             return manifests(self._repository, model_id)
@@ -223,60 +273,6 @@ class Catalog:
             raise self.names.not_loaded(model_id) from error
         except ModelConflict as error:
             raise ModelNotFound(f"model {model_id} is not loaded; {error}") from error
-
-
-def manifests(repository: Repository, model_id: ModelId) -> dict[str, Manifest]:
-    """Return the manifests of all parts of a model, by name in Triton.
-
-    Raises:
-        ModelNotInRepository: A part is missing, or the towers of a CLIP model are of two conversions.
-        ManifestError: A manifest is damaged.
-        ModelConflict: Another model has a part's name in Triton.
-    """
-    found = {triton_name: repository.manifest(triton_name) for triton_name in model_id.triton_names}
-    for manifest in found.values():
-        if ModelId.of(manifest) != model_id:
-            raise collision(model_id, ModelId.of(manifest))
-    if len({manifest.pair for manifest in found.values()}) > 1:
-        return _pair(repository, model_id)
-    return found
-
-
-def manifests_of(repository: Repository, model_id: ModelId, versions: tuple[int, ...]) -> dict[str, Manifest]:
-    """Return the manifests of these versions, one for each part in the order of `model_id.triton_names`.
-
-    Raises:
-        ModelNotInRepository, ManifestError: A manifest is missing or cannot be read.
-    """
-    return {
-        triton_name: repository.manifest(triton_name, version)
-        for triton_name, version in zip(model_id.triton_names, versions, strict=True)
-    }
-
-
-def _pair(repository: Repository, model_id: ModelId) -> dict[str, Manifest]:
-    """Return the manifests of two towers of one pair, among the configured versions.
-
-    While one pair replaces another, each tower has two versions, whose order changes tower by tower.
-
-    Raises:
-        ModelNotInRepository: No two towers are of one pair.
-    """
-    named = [repository.versions(triton_name) for triton_name in model_id.triton_names]
-    for versions in itertools.product(*named):
-        with suppress(ModelNotInRepository, ManifestError):
-            found = manifests_of(repository, model_id, versions)
-            if len({manifest.pair for manifest in found.values()}) == 1:
-                return found
-    raise ModelNotInRepository(f"the halves of {model_id} are of two conversions")
-
-
-def collision(model_id: ModelId, holder: ModelId) -> ModelConflict:
-    """Return the error for two models with the same name in Triton."""
-    return ModelConflict(
-        f"model {model_id} would be served as {model_id.text_triton_name}, which is {holder}; "
-        "delete that model first"
-    )
 
 
 def no_tokens(model: TextModel) -> str:

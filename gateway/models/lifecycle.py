@@ -21,9 +21,9 @@ from gateway.errors import (
 )
 from gateway.model_id import ModelId
 from gateway.models.capacity import Capacity
-from gateway.models.catalog import manifests, manifests_of
 from gateway.models.converter import OnProgress, Turns, convert, log_progress
 from gateway.models.locks import ModelLocks
+from gateway.models.manifests import manifests, manifests_of
 from gateway.models.names import Names
 from gateway.models.rollout import Parts, Rollout
 from gateway.settings import Settings

@@ -14,8 +14,8 @@ from gateway.errors import InvalidModel
 from triton_models.client.client import TritonClient
 from triton_models.client.errors import NotFinite
 from triton_models.client.requests import beside_noise
-from triton_models.contract.accuracy import BOUNDS, cosines
 from triton_models.contract.checks import Check, ImageCheck
+from triton_models.contract.config import output_of
 from triton_models.contract.manifest import Manifest
 from triton_models.contract.tokens import past_cache
 from triton_models.repository.repository import Repository
@@ -75,9 +75,11 @@ async def verify(
     ends = np.cumsum(check.lengths)
     rows = [check.input_ids[end - length : end] for end, length in zip(ends, check.lengths, strict=True)]
 
+    output = output_of(manifest)
+
     async def infer(row: NDArray[np.int64]) -> NDArray[np.float32]:
         try:
-            vectors = await client.infer(triton_name, manifest.version, row, timeout=timeout)
+            vectors = await client.infer(triton_name, manifest.version, row, timeout=timeout, output=output)
         except NotFinite:
             vectors = np.full((1, manifest.dimensions), np.nan, np.float32)
         on_answer()
@@ -153,16 +155,16 @@ def compare(
     Raises:
         InvalidModel: A vector differs.
     """
-    bounds = BOUNDS[manifest.precision]
+    bounds = manifest.bounds
     for vectors, expected, least in (
         (cached, reference, bounds.reference),
         (alone, reference, bounds.reference),
         (mixed, reference, bounds.reference),
         (mixed, alone, bounds.alone),
     ):
-        lowest = float(cosines(vectors, expected).min())
+        lowest = float(bounds.agreement(vectors, expected).min())
         if not lowest >= least:
             raise InvalidModel(
-                f"{manifest.model_name} as served by Triton differs from the reference: cosine {lowest:.6f}, "
-                f"at least {least} is needed; it was not loaded"
+                f"{manifest.model_name} as served by Triton differs from the reference: "
+                f"{bounds.describe(lowest, least)}; it was not loaded"
             )

@@ -6,7 +6,7 @@ All spellings mean one model, unless a directory of MODEL_SOURCES has the bare n
 
 import importlib.util
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from gateway.errors import ModelNotFound
 from gateway.model_id import ModelId
 from triton_models.contract.hub_names import PUBLISHED, WITHOUT_OWNER, clip_spellings, text_spellings
-from triton_models.contract.manifest import ManifestError
+from triton_models.contract.manifest import Kind, Manifest, ManifestError
 from triton_models.contract.names import HUB_PREFIX
 from triton_models.repository.repository import ModelNotInRepository, Repository, RepositoryError
 
@@ -104,12 +104,18 @@ class Names:
 
     def loaded(self) -> list[str]:
         """Return the names, sorted, of the models that are loaded or being loaded again."""
-        found = set()
+        return sorted({str(ModelId.of(manifest)) for manifest in self._loaded()})
+
+    def loaded_of(self, kind: Kind) -> list[ModelId]:
+        """Return the models of a kind that are loaded or being loaded again, sorted by name."""
+        found = {ModelId.of(manifest) for manifest in self._loaded() if manifest.kind == kind}
+        return sorted(found, key=lambda model_id: model_id.id)
+
+    def _loaded(self) -> Iterator[Manifest]:
         for triton_name, state in self._repository.states().items():
             if state.wanted:
                 with suppress(RepositoryError, ManifestError):
-                    found.add(str(ModelId.of(self._repository.manifest(triton_name))))
-        return sorted(found)
+                    yield self._repository.manifest(triton_name)
 
     def _advice(self, model_id: ModelId) -> str:
         if model_id.is_clip:

@@ -9,13 +9,13 @@ from typing import TypeVar
 from gateway.errors import ModelConflict, Unavailable
 from gateway.health.monitor import Monitor
 from gateway.model_id import ModelId
-from gateway.models.catalog import ImageModel, Models, TextModel
+from gateway.models.catalog import ImageModel, Models, PairModel, TextModel
 from gateway.models.names import Names
 from triton_models.client.errors import ModelNotReady
 from triton_models.repository.repository import Repository
 from triton_models.server.triton import Triton
 
-Model = TypeVar("Model", TextModel, ImageModel)
+Model = TypeVar("Model", TextModel, ImageModel, PairModel)
 Found = TypeVar("Found")
 
 
@@ -71,7 +71,7 @@ class ReadinessGate:
             if model.state == before.state:
                 raise Unavailable(f"model {model_id} is being loaded; retry in a moment")
 
-    async def require_ready(self, model: TextModel | ImageModel) -> None:
+    async def require_ready(self, model: TextModel | ImageModel | PairModel) -> None:
         """Return if the load of this version has ended with its check; raise otherwise.
 
         Triton answers as soon as it has a model, which is before the check has compared its vectors.
@@ -94,7 +94,7 @@ class ReadinessGate:
             raise await asyncio.to_thread(self.names.not_loaded, model_id)
         self._known[triton_name] = key
 
-    def is_ready(self, model: TextModel | ImageModel) -> bool:
+    def is_ready(self, model: TextModel | ImageModel | PairModel) -> bool:
         """Return whether the load of this version is known to have ended with its check.
 
         Raises:
@@ -103,5 +103,5 @@ class ReadinessGate:
         self.monitor.require(model.triton_name)
         return self._known.get(model.triton_name) == self._key(model)
 
-    def _key(self, model: TextModel | ImageModel) -> tuple[int, int]:
+    def _key(self, model: TextModel | ImageModel | PairModel) -> tuple[int, int]:
         return model.version, self.triton.generation

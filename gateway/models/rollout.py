@@ -18,12 +18,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from gateway.errors import DeadlineExceeded, InvalidModel, Unavailable
 from gateway.health.model_health import POLL_SECONDS, ModelHealth
 from gateway.model_id import ModelId
-from gateway.models.catalog import manifests
 from gateway.models.converter import OnProgress, Progress
 from gateway.models.load_check import verify_part
 from gateway.models.locks import ModelLocks
+from gateway.models.manifests import manifests
 from gateway.settings import Settings
 from gateway.telemetry.metrics import LOADS, timed
+from gateway.text.pairs import PairTokenizer
 from gateway.text.tokenizer import TextTokenizer
 from triton_models.client.errors import ModelLoadFailed, TritonError, TritonTimeout, TritonUnavailable
 from triton_models.client.index import ready_names
@@ -232,7 +233,8 @@ class Rollout:
                 self._repository.load_image_check(triton_name, manifest.version)
             else:
                 self._repository.load_check(triton_name, manifest.version)
-                TextTokenizer(self._repository.version_dir(triton_name, manifest.version), manifest)
+                read = PairTokenizer if manifest.kind == "cross-encoder" else TextTokenizer
+                read(self._repository.version_dir(triton_name, manifest.version), manifest)
 
     async def _load(self, model_id: ModelId, triton_name: str) -> None:
         try:

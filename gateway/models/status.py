@@ -16,7 +16,7 @@ from gateway.models.locks import is_held
 from gateway.models.reconciler import Reconciler
 from triton_models.client.index import ready_names
 from triton_models.contract.config import Tuning
-from triton_models.contract.manifest import ManifestError
+from triton_models.contract.manifest import Kind, ManifestError
 from triton_models.repository.damage import diagnose
 from triton_models.repository.model_state import ModelState
 from triton_models.repository.repository import Repository, RepositoryError
@@ -26,14 +26,15 @@ from triton_models.server.triton import Triton
 class RepositoryModel(BaseModel):
     """One model of `GET /repository_models`.
 
-    `tuning` has the fields of the load routes. `engine` is the inference engine on the CPU, chosen by
-    measurement. `notice` is what the load said about the model; most models have none.
+    `kind` is embedding or cross-encoder. `tuning` has the fields of the load routes. `engine` is the engine
+    on the CPU, chosen by measurement. `notice` is what the load said about the model; most models have none.
     """
 
     name: str
     state: str
     model_name: str | None = None
     pretrained: str | None = None
+    kind: Kind | None = None
     reason: str | None = None
     tuning: dict[str, int | bool] | None = None
     engine: dict[str, Any] | None = None
@@ -45,6 +46,7 @@ class LoadedModel(NamedTuple):
 
     model_id: ModelId
     converted: int
+    kind: Kind
 
 
 @dataclass(eq=False)
@@ -80,9 +82,10 @@ class Status:
         found = {}
         for triton_name in triton_names:
             with suppress(RepositoryError, ManifestError):
-                model_id = ModelId.of(self.repository.manifest(triton_name))
+                manifest = self.repository.manifest(triton_name)
+                model_id = ModelId.of(manifest)
                 converted = int(self.repository.version_dir(triton_name).stat().st_mtime)
-                found[model_id] = LoadedModel(model_id, converted)
+                found[model_id] = LoadedModel(model_id, converted, manifest.kind)
         return sorted(found.values(), key=lambda model: model.model_id.id)
 
     def _whole(self, ready: set[str]) -> list[str]:
@@ -140,6 +143,7 @@ class Status:
             return {
                 "model_name": model_id.model_name,
                 "pretrained": model_id.pretrained,
+                "kind": manifest.kind,
                 "tuning": asdict(Tuning.of(self.repository.config(triton_name))),
                 "engine": self.repository.engine(triton_name),
                 "notice": manifest.notice,

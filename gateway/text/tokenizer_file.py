@@ -39,6 +39,10 @@ class TokenizerFile:
         self._most = manifest.max_characters
         truncation: dict[str, Any] | None = self._file.truncation
         self.limit = None if truncation is None else int(truncation["max_length"])
+        if manifest.kind == "cross-encoder":
+            # The texts of a pair are encoded one by one, and truncated together; see `pairs.py`.
+            self._file.no_truncation()
+            self._special = False
         self.foreign = ForeignIds(self._file, manifest.special_ids, self._most)
         self.direction: str = "right" if truncation is None else truncation["direction"]
 

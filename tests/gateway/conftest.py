@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Server
-from tests.support.converted_models import CLIP, STATIC, Stock
+from tests.support.converted_models import CLIP, LABELS, RANKER, STATIC, Stock
 from tests.support.hostile_host import HostileHost, hostile_hosts
 
 
@@ -39,6 +39,24 @@ def clip_server(
             assert client.post("/load_clip_model", json={"model_name": CLIP}).status_code == 200
             static = {"model_name": STATIC}
             assert client.post("/load_sentence_transformer_model", json=static).status_code == 200
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rank_server(
+    stock: Stock, model_sources: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server with the cross-encoder of one label, and a text model."""
+    root = tmp_path_factory.mktemp("rank-server")
+    for name in (RANKER, LABELS, STATIC):
+        stock.put(root / "repository", name)
+    settings = {"MODEL_SOURCES": str(model_sources), "LOAD_MODELS": f"{RANKER},{STATIC}"}
+    server = Server(root / "repository", settings, root / "server.log")
+    with server.running():
+        with server.client() as client:
+            for name in (RANKER, STATIC):
+                answer = client.post("/load_sentence_transformer_model", json={"model_name": name})
+                assert answer.status_code == 200, answer.text
         yield server
 
 

@@ -18,6 +18,8 @@ from triton_models.contract.names import clip_triton_names, triton_name_of
 
 BERT, STATIC, NORMALIZED, CLIP = "tiny/bert", "tiny/static", "tiny/other", "hf-hub:tiny/clip"
 """Vectors of STATIC are plain means of their tokens' vectors; those of NORMALIZED have unit length."""
+RANKER, LABELS = "tiny/ranker", "tiny/labels"
+"""Cross-encoders: a checkpoint of transformers with one label, and a saved CrossEncoder with three."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,17 @@ def make(stock: Stock) -> None:
     from converters.clip.pipeline import run
     from converters.progress import JsonProgress
     from converters.sentence_transformer import pipeline
-    from tests.support import tiny_clip, tiny_models
+    from tests.support import tiny_clip, tiny_models, tiny_pairs
 
     collect_seldom()
     tiny_models.transformer_model(stock.sources / BERT)
     tiny_models.static_model(stock.sources / STATIC, normalize=False)
     tiny_models.static_model(stock.sources / NORMALIZED)
+    tiny_pairs.checkpoint(stock.sources / RANKER)
+    tiny_pairs.cross_encoder(stock.sources / LABELS, labels=3)
     tiny_clip.write_clip(stock.sources / "tiny" / "clip", tiny_clip.config())
     progress = JsonProgress(sys.stderr)
-    for name in (BERT, STATIC, NORMALIZED, CLIP):
+    for name in (BERT, STATIC, NORMALIZED, RANKER, LABELS, CLIP):
         request = Request(
             model_name=name,
             output=stock.repository,

@@ -225,7 +225,7 @@ def first_module(
     path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, max_seq_length: int | None
 ) -> Transformer:
     """Spread the weights and return the first module of the model at `path`; None names no limit."""
-    _spread_weights(backbone)
+    spread_weights(backbone)
     limit = {} if max_seq_length is None else {"model_max_length": max_seq_length}
     if max_seq_length is not None:
         tokenizer.model_max_length = max_seq_length
@@ -259,7 +259,7 @@ def _is_decoder(config: PretrainedConfig) -> bool:
     return config.model_type in ("qwen3", "mistral", "gemma3_text")
 
 
-def _spread_weights(model: PreTrainedModel) -> None:
+def spread_weights(model: PreTrainedModel) -> None:
     """Set weights that change vectors clearly: attention prefers some tokens, and gains differ from 1."""
     # Gemma adds normalised outputs to its inputs, so large inputs would leave every last token alike.
     words = 0.1 if model.config.model_type == "gemma3_text" else 4.0

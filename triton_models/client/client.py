@@ -35,6 +35,7 @@ from triton_models.client.requests import (
     text_requests,
 )
 from triton_models.client.statistics import statistics_as_dicts
+from triton_models.contract.config import OUTPUT
 
 QUERY_SECONDS = 5.0
 """The deadline of calls that only query, in seconds."""
@@ -81,9 +82,10 @@ class TritonClient:
         *,
         timeout: float,
         tokens: bool = False,
+        output: str = OUTPUT,
         queueing: QueueOptions = AS_CONFIGURED,
     ) -> NDArray[np.float32]:
-        """Return the vectors of token rows, read-only.
+        """Return the vectors of token rows, or a cross-encoder's logits of pairs, read-only.
 
         Args:
             name: Name of the model in Triton.
@@ -91,6 +93,7 @@ class TritonClient:
             token_rows: int64 [b, L], flags allowed. `mark_rows` marks them: equal bytes mean equal shapes.
             timeout: Time to wait, in seconds.
             tokens: Return the vectors of all tokens.
+            output: Name of the model's output, see `output_of`.
             queueing: Options for Triton's queue.
 
         Returns:
@@ -103,7 +106,7 @@ class TritonClient:
         """
         if token_rows.size == 0:
             raise InferenceRejected(f"a request to {name} needs a row and every row a token")
-        requests = text_requests(name, version, token_rows, tokens=tokens)
+        requests = text_requests(name, version, token_rows, tokens=tokens, output=output)
         return await self._answer(requests, len(token_rows), timeout, queueing)
 
     async def _answer(

@@ -60,7 +60,9 @@ Asked = tuple[service_pb2.ModelInferRequest, tuple[int, ...]]
 """A request, and all dimensions of its answer but the last one."""
 
 
-def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: bool) -> Iterator[Asked]:
+def text_requests(
+    name: str, version: int, rows: NDArray[np.int64], *, tokens: bool, output: str = OUTPUT
+) -> Iterator[Asked]:
     """Yield the request for vectors of `rows`, then two more, each to be sent if the answer before is empty.
 
     Triton caches failures: a request that failed once gets an empty answer ever after. The second request has
@@ -71,17 +73,18 @@ def text_requests(name: str, version: int, rows: NDArray[np.int64], *, tokens: b
         version: Version of the model.
         rows: Token ids, int64 [b, L].
         tokens: Request a vector for each token, not for each row.
+        output: Name of the model's output.
     """
     marked = mark_rows(rows)
     leading = marked.shape if tokens else marked.shape[:1]
     if tokens:
         marked = mark_wants_tokens(marked)
-    yield text_request(name, version, marked), leading
-    yield text_request(name, version, mark_past_cache(marked)), leading
+    yield text_request(name, version, marked, output), leading
+    yield text_request(name, version, mark_past_cache(marked), output), leading
     more = mark_rows(beside_random(rows))
     if tokens:
         more = mark_wants_tokens(more)
-    yield text_request(name, version, more), (len(more), *leading[1:])
+    yield text_request(name, version, more, output), (len(more), *leading[1:])
 
 
 def image_requests(name: str, version: int, pixels: NDArray[np.uint8]) -> Iterator[Asked]:
@@ -91,21 +94,23 @@ def image_requests(name: str, version: int, pixels: NDArray[np.uint8]) -> Iterat
     yield image_request(name, version, more), more.shape[:1]
 
 
-def text_request(name: str, version: int, rows: NDArray[np.int64]) -> service_pb2.ModelInferRequest:
-    """Return the request for marked `rows`, int64 [b, L]."""
+def text_request(
+    name: str, version: int, rows: NDArray[np.int64], output: str = OUTPUT
+) -> service_pb2.ModelInferRequest:
+    """Return the request for the `output` of marked `rows`, int64 [b, L]."""
     request = service_pb2.ModelInferRequest()
-    request.CopyFrom(_head(name, version, *rows.shape))
+    request.CopyFrom(_head(name, version, output, *rows.shape))
     request.id = REQUEST_ID.get()
     request.raw_input_contents.append(rows.tobytes())
     return request
 
 
 @functools.lru_cache(maxsize=1024)
-def _head(name: str, version: int, rows: int, length: int) -> service_pb2.ModelInferRequest:
+def _head(name: str, version: int, output: str, rows: int, length: int) -> service_pb2.ModelInferRequest:
     """Return a request without id and content. It is shared: copy it before adding to it."""
     request = service_pb2.ModelInferRequest(model_name=name, model_version=str(version))
     request.inputs.add(name=INPUT, datatype="INT64", shape=[rows, length])
-    request.outputs.add(name=OUTPUT)
+    request.outputs.add(name=output)
     return request
 
 

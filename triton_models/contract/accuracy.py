@@ -21,21 +21,40 @@ Precision = Literal["fp32", "fp16"]
 
 
 class Bounds(NamedTuple):
-    """The least cosines that are accepted.
+    """The least agreement that is accepted: a cosine of vectors, or minus the largest difference of logits.
 
     Attributes:
-        reference: Between a vector and the reference's.
-        alone: Between the vectors of a text computed alone and among others.
+        reference: Between an output and the reference's.
+        alone: Between the outputs for a text computed alone and among others.
+        of_logits: Whether the outputs are logits of a cross-encoder.
     """
 
     reference: float
     alone: float
+    of_logits: bool = False
+
+    def agreement(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the agreement of each row of `a` (float32 [n, D]) with the same row of `b`, float64 [n]."""
+        return -differences(a, b) if self.of_logits else cosines(a, b)
+
+    def describe(self, found: float, least: float) -> str:
+        """Return a clause about an agreement that is below a bound."""
+        if self.of_logits:
+            return f"a logit differs by {-found:.6f}, at most {-least} is allowed"
+        return f"cosine {found:.6f}, at least {least} is needed"
 
 
 BOUNDS: dict[Precision, Bounds] = {
     "fp32": Bounds(LEAST_COSINE, LEAST_ALONE),
     "fp16": Bounds(0.999, 0.9999),
 }
+"""The bounds of vectors."""
+
+LOGIT_BOUNDS: dict[Precision, Bounds] = {
+    "fp32": Bounds(-1e-3, -1e-4, of_logits=True),
+    "fp16": Bounds(-2e-2, -1e-2, of_logits=True),
+}
+"""The bounds of logits. They keep the order of all pairs whose logits differ by more than twice as much."""
 
 
 _PRODUCT_NUMBERS = 8192
@@ -70,3 +89,10 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     cosine[(norms_a == 0) & (norms_b == 0)] = 1.0
     cosine[~np.isfinite(a64).all(1) | ~np.isfinite(b64).all(1)] = -1.0
     return cosine
+
+
+def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the largest absolute difference in each row of `a` and `b`, float64 [n]; inf for NaN or inf."""
+    found: NDArray[np.float64] = np.abs(a.astype(np.float64) - b.astype(np.float64)).max(axis=1)
+    found[~np.isfinite(found)] = np.inf
+    return found

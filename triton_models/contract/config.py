@@ -24,6 +24,9 @@ ITEM_SHAPE = "item_shape"
 OUTPUT = "sentence_embedding"
 """The output of a text model: float32 [b, D]; for the flag WANTS_TOKENS, in our backend only, [b, L, H]."""
 
+SCORES = "scores"
+"""The output of a cross-encoder: float32 [b, labels], the logits of pairs."""
+
 IMAGE_INPUT = "image"
 """The input of an image tower: uint8 [b, H, W, 3], RGB, of the size in the manifest's `image`."""
 
@@ -101,7 +104,7 @@ def model_config(triton_name: str, manifest: Manifest) -> ModelConfig:
     if manifest.image is not None:
         _add_image(config, manifest.image, manifest.dimensions)
     else:
-        _add_text(config, manifest.dimensions)
+        _add_text(config, output_of(manifest), manifest.dimensions)
     # One instance merges the most requests and takes the memory of one copy; by default, Triton starts two on
     # a CPU. The default kind, KIND_AUTO, is the GPU if Triton has one, otherwise the CPU.
     config.instance_group.add(count=1)
@@ -111,7 +114,12 @@ def model_config(triton_name: str, manifest: Manifest) -> ModelConfig:
     return config
 
 
-def _add_text(config: ModelConfig, dimensions: int) -> None:
+def output_of(manifest: Manifest) -> str:
+    """Return the name of the output of a model that is no image tower."""
+    return SCORES if manifest.kind == "cross-encoder" else OUTPUT
+
+
+def _add_text(config: ModelConfig, output: str, dimensions: int) -> None:
     config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
     config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
     config.batch_input.add(
@@ -120,7 +128,7 @@ def _add_text(config: ModelConfig, dimensions: int) -> None:
         data_type=model_config_pb2.TYPE_INT32,
         source_input=[INPUT],
     )
-    config.output.add(name=OUTPUT, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
+    config.output.add(name=output, data_type=model_config_pb2.TYPE_FP32, dims=[dimensions])
 
 
 def _add_image(config: ModelConfig, image: ImagePreprocessing, dimensions: int) -> None:

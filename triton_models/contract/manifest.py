@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from triton_models.contract.accuracy import Precision
+from triton_models.contract.accuracy import BOUNDS, LOGIT_BOUNDS, Bounds, Precision
 from triton_models.contract.prompts import InputType
 
 FORMAT = 2
@@ -93,15 +93,54 @@ class WordLookup:
     lower_case: bool
 
 
+Kind = Literal["embedding", "cross-encoder"]
+"""The kinds of models: one gives vectors of texts or images, the other scores of pairs of texts."""
+
+Activation = Literal["sigmoid", "identity"]
+"""The activations of cross-encoders, which map logits to scores."""
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The row of a pair: `before`, the first text, `between`, the second text, `after`.
+
+    Attributes:
+        before: Elements of `input_ids` before the first text.
+        between: Elements between the texts.
+        after: Elements after the second text.
+        flag: Flag on each token of the second text, SECOND_TEXT or 0; the special tokens have theirs.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    flag: int
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The scores of a cross-encoder.
+
+    Attributes:
+        labels: Name of each logit.
+        activation: Function that `CrossEncoder.predict` applies to the logits.
+        template: The row of a pair.
+    """
+
+    labels: list[str]
+    activation: Activation
+    template: PairTemplate
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """One converted model: a text model, or one tower of a CLIP model.
+    """One converted model: a text model, a cross-encoder, or one tower of a CLIP model.
 
     Attributes:
         model_name: Name that the caller gave.
         revision: Revision that the caller asked for; None for the default.
         source: Origin of the weights.
-        dimensions: Length of one embedding.
+        dimensions: Length of one embedding; number of logits of a cross-encoder.
         vocab_size: Token ids must lie in [0, vocab_size); 0 for an image tower.
         max_seq_length: Tokens kept by truncation, special ones included; None for no limit.
         add_special_tokens: Whether the reference adds special tokens.
@@ -136,6 +175,8 @@ class Manifest:
         fixed_length: CLIP: length to which `pad_id` fills the ids, if the tower sees its padding; else None.
         pad_id: CLIP: id of the padding.
         image: Preprocessing of an image tower, which has no tokenizer; None for text.
+        kind: Kind of the model.
+        scoring: Scores of a cross-encoder; None for other kinds.
         format: Number of the format, see FORMAT.
     """
 
@@ -176,7 +217,14 @@ class Manifest:
     fixed_length: int | None = None
     pad_id: int = 0
     image: ImagePreprocessing | None = None
+    kind: Kind = "embedding"
+    scoring: Scoring | None = None
     format: int = FORMAT
+
+    @property
+    def bounds(self) -> Bounds:
+        """The accuracy bounds of the model's outputs."""
+        return bounds_of(self.kind, self.precision)
 
     @property
     def version(self) -> int:
@@ -219,6 +267,11 @@ class Manifest:
 
 
 _READER = TypeAdapter(Manifest)
+
+
+def bounds_of(kind: Kind, precision: Precision) -> Bounds:
+    """Return the accuracy bounds of models of a kind and precision."""
+    return (LOGIT_BOUNDS if kind == "cross-encoder" else BOUNDS)[precision]
 
 
 def pair_digest(text_sha256: str, image_sha256: str) -> str:

@@ -1,4 +1,4 @@
-"""The elements of `input_ids`: each holds a token id and four flags.
+"""The elements of `input_ids`: each holds a token id and five flags.
 
 The graph of every text model computes the id as `element mod 2**TOKEN_ID_BITS`. All elements stay
 below 2**31, so that engines which narrow int64 to int32 lose nothing.
@@ -9,8 +9,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-TOKEN_ID_BITS = 27
+TOKEN_ID_BITS = 26
 """The number of low bits that hold the token id."""
+
+SECOND_TEXT = 1 << 26
+"""Flag on a token of the second text of a pair, if the model's tokenizer gives it the token type 1."""
 
 ROUTED = 1 << 27
 """Flag on every token of a text that takes the other of two routes, see `Manifest.routed`."""

@@ -235,4 +235,5 @@ def as_model(model: LoadedModel) -> dict[str, Any]:
         "object": "model",
         "created": model.converted,
         "owned_by": OWNER,
+        "kind": model.kind,
     }

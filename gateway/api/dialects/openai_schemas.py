@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from gateway.api.embedding_schemas import TakenRanges
+from triton_models.contract.manifest import Kind
 
 
 class Embedding(BaseModel):
@@ -37,12 +38,16 @@ class EmbeddingList(BaseModel):
 
 
 class Model(BaseModel):
-    """One loaded model; `created` is the time of its conversion, in seconds since 1970."""
+    """One loaded model; `created` is the time of its conversion, in seconds since 1970.
+
+    `kind` says what it gives: vectors of texts or images, or scores of pairs of texts.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    kind: Kind
 
 
 class Models(BaseModel):

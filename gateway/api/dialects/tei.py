@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from gateway.api.dependencies import services
 from gateway.api.dialects import openai
+from gateway.api.dialects.any_kind import loaded_model
 from gateway.api.dialects.openai_schemas import EmbeddingList
 from gateway.api.dialects.tei_schemas import (
     EXAMPLE_IDS,
@@ -38,20 +39,13 @@ from gateway.api.responses import JSON, json_list, json_response, to_response
 from gateway.errors import EmptyInput, InvalidInput, TooLarge, Unsupported
 from gateway.inference.text import Texts
 from gateway.inference.vectors import Vectors, cut
-from gateway.models.catalog import TextModel
+from gateway.models.catalog import PairModel, TextModel
 from gateway.text.prompts import TextOptions
 
 VERSION = "1.8.0"
 """The version of TEI's API that these routes implement."""
 
 _PLACE = re.compile(r"^inputs\.(\d+)\b")
-
-OTHER_KINDS = {
-    "rerank": "model is not a re-ranker model",
-    "predict": "model is not a classifier model",
-    "embed_sparse": "model is not an embedding model with Splade pooling",
-}
-"""TEI's routes for kinds of models that this server does not have, with TEI's message for each."""
 
 router = APIRouter(
     prefix="/tei",
@@ -150,20 +144,20 @@ async def decode(request: Request, model: str) -> Response:
 @router.get("/{model:path}/info")
 async def info(request: Request, model: str) -> Info:
     """Describe the model and its limits."""
-    found = await text_model(request, model)
+    found = await loaded_model(request, model)
     embedder = services(request).embedder
     longest = found.tokenizer.limit or embedder.max_characters
     return Info(
         model_id=found.model_id.id,
         model_sha=found.manifest.source.commit,
         model_dtype="float16" if found.manifest.precision == "fp16" else "float32",
-        model_type={"embedding": {"pooling": "model"}},
+        model_type=model_type(found),
         max_concurrent_requests=embedder.max_queued_inputs,
         max_input_length=longest,
         max_batch_tokens=found.max_rows * longest,
         max_batch_requests=found.max_rows,
         max_client_batch_size=embedder.max_inputs,
-        auto_truncate=False,
+        auto_truncate=isinstance(found, PairModel),
         tokenization_workers=1,
         version=VERSION,
         sha=None,
@@ -174,21 +168,19 @@ async def info(request: Request, model: str) -> Info:
 @router.get("/{model:path}/health", response_class=Response)
 async def health(request: Request, model: str) -> Response:
     """Answer 200 if the model can serve requests now."""
-    await text_model(request, model)
+    await loaded_model(request, model)
     return Response()
 
 
-@router.post("/{model:path}/rerank", include_in_schema=False)
-@router.post("/{model:path}/predict", include_in_schema=False)
 @router.post("/{model:path}/embed_sparse", include_in_schema=False)
-async def not_of_this_model(request: Request, model: str) -> None:
-    """Refuse a route for another kind of model with TEI's message.
+async def embed_sparse(request: Request, model: str) -> None:
+    """Refuse the route for a kind of model that this server does not have, with TEI's message.
 
     Raises:
         Unsupported: always, if the model is loaded.
     """
-    await text_model(request, model)
-    raise Unsupported(OTHER_KINDS[request.scope["path"].rpartition("/")[2]])
+    await loaded_model(request, model)
+    raise Unsupported("model is not an embedding model with Splade pooling")
 
 
 @router.post(
@@ -249,6 +241,18 @@ async def vectors_of(
         model_id, inputs, normalize=normalize, options=options, field="inputs"
     )
     return found.vectors
+
+
+def model_type(model: TextModel | PairModel) -> dict[str, Any]:
+    """Return the `model_type` of `/info`: a cross-encoder with one label is a reranker."""
+    if isinstance(model, TextModel):
+        return {"embedding": {"pooling": "model"}}
+    labels = model.scoring.labels
+    ids = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: place for place, name in enumerate(labels)},
+    }
+    return {"reranker" if len(labels) == 1 else "classifier": ids}
 
 
 async def text_model(request: Request, model: str) -> TextModel:

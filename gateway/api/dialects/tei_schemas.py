@@ -147,7 +147,7 @@ class Info(BaseModel):
     model_id: str
     model_sha: str | None
     model_dtype: str
-    model_type: dict[Literal["embedding"], dict[Literal["pooling"], str]]
+    model_type: dict[Literal["embedding", "reranker", "classifier"], dict[str, Any]]
     max_concurrent_requests: int
     max_input_length: int
     max_batch_tokens: int

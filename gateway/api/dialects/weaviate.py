@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from gateway.api.base_schemas import Nested, RequestBody
 from gateway.api.dependencies import services
+from gateway.api.dialects.any_kind import loaded_model
 from gateway.api.embedding_schemas import Strings
 from gateway.api.fields import named_as_asked
 from gateway.api.openapi import json_body, responses
@@ -133,7 +134,7 @@ async def vectorize(request: Request, model: str) -> Response:
 @router.get("/{model:path}/meta")
 async def meta(request: Request, model: str) -> Meta:
     """Describe the model."""
-    found = await services(request).embedder.model(await services(request).catalog.named(model))
+    found = await loaded_model(request, model)
     return Meta(
         model_name=found.model_id.id,
         dimensions=found.manifest.dimensions,
@@ -144,7 +145,7 @@ async def meta(request: Request, model: str) -> Meta:
 @router.get("/{model:path}/.well-known/ready", status_code=204, response_class=Response)
 async def ready(request: Request, model: str) -> None:
     """Answer 204 if the model can serve requests now."""
-    await services(request).embedder.model(await services(request).catalog.named(model))
+    await loaded_model(request, model)
 
 
 @router.get("/{model:path}/.well-known/live", status_code=204, response_class=Response)

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from converters.errors import InvalidModel
 from converters.sentence_transformer import samples
-from converters.sentence_transformer.tokenizer import ReferenceTokenizer
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer, notice_of
 from converters.verification.budget import SECONDS, Budget
 from converters.verification.check_texts import EDGE_TEXTS
 from converters.verification.samples import Samples
@@ -140,4 +140,4 @@ def test_special_tokens_that_only_the_tokenizer_has(tmp_path: Path) -> None:
     found, its = prepared(path)
     text = next(text for text in EDGE_TEXTS if "<|im_end|>" in text)
     assert text not in found.texts
-    assert "'<|im_end|>'" in (its.notice(VOCAB) or "")
+    assert "'<|im_end|>'" in (notice_of(its.tokenizer, VOCAB) or "")

@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from converters.errors import InvalidModel
-from converters.sentence_transformer.tokenizer import ReferenceTokenizer
+from converters.sentence_transformer.tokenizer import ReferenceTokenizer, notice_of
 from converters.sources.inspection import inspect
 from converters.verification.check_texts import EDGE_TEXTS
 from gateway.text.tokenizer import TextTokenizer
@@ -69,7 +69,7 @@ def test_every_files_ids_are_the_references(kind: str, tmp_path: Path) -> None:
     texts = [text for text in EDGE_TEXTS if len(text) < 300]
     assert tokenizer.check_same(loaded, texts) == texts
     assert tokenizer.ids("the river").size > 2
-    assert tokenizer.notice(loaded.first.model.get_input_embeddings().num_embeddings) is None
+    assert notice_of(tokenizer.tokenizer, loaded.first.model.get_input_embeddings().num_embeddings) is None
 
 
 def cut(path: Path) -> None:

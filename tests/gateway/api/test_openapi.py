@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from gateway.api import schemas
+from gateway.api.dialects import rerank_schemas
 from gateway.application import create_app
 from gateway.errors import kinds
 from gateway.settings import Settings
 from tests.conftest import MINILM, ROOT, Server
-from tests.support.converted_models import CLIP
+from tests.support.converted_models import CLIP, RANKER
 
 APP = create_app(Settings(load_models=()))
 DOCUMENT: dict[str, Any] = APP.openapi()
@@ -92,9 +93,20 @@ def spare(server: Server) -> Iterator[None]:
 @pytest.mark.usefixtures("spare")
 @pytest.mark.parametrize(("path", "method", "body"), EXAMPLES)
 def test_the_examples_run(
-    server: Server, clip_server: Server, path: str, method: str, body: dict[str, Any]
+    server: Server,
+    clip_server: Server,
+    rank_server: Server,
+    path: str,
+    method: str,
+    body: dict[str, Any],
 ) -> None:
     text = json.dumps(body)
+    if path.endswith(("/rerank", "/predict", "/score")):
+        body = json.loads(text.replace(rerank_schemas.MODEL, RANKER))
+        with rank_server.client() as client:
+            answer = client.request(method, path.replace("{model}", RANKER), json=body)
+        assert answer.status_code == 200, answer.text
+        return
     if schemas.CLIP_EXAMPLE in text:
         # Its weights are on the Hub; a tiny model is asked instead.
         body = {**body, **{field: CLIP for field in ("model_name", "name", "model") if field in body}}

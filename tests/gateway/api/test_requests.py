@@ -182,17 +182,20 @@ def test_head_is_get_without_the_body(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "message"),
+    ("route", "body", "message"),
     [
-        ("rerank", "model is not a re-ranker model"),
-        ("predict", "model is not a classifier model"),
-        ("embed_sparse", "model is not an embedding model with Splade pooling"),
+        ("rerank", {"query": "a", "texts": ["b"]}, "is not a re-ranker model"),
+        ("predict", {"inputs": ["a", "b"]}, "is not a re-ranker model"),
+        ("embed_sparse", {"inputs": "a"}, "model is not an embedding model with Splade pooling"),
     ],
 )
-def test_routes_of_tei_for_other_kinds_of_models(client: httpx.Client, route: str, message: str) -> None:
-    answer = client.post(f"/tei/{MINILM}/{route}", json={"query": "a", "texts": ["b"]})
-    assert (answer.status_code, answer.json()) == (424, {"error": message, "error_type": "Backend"})
-    assert client.post(f"/tei/tiny/none/{route}", json={}).status_code == 404
+def test_routes_of_tei_for_other_kinds_of_models(
+    client: httpx.Client, route: str, body: dict[str, Any], message: str
+) -> None:
+    answer = client.post(f"/tei/{MINILM}/{route}", json=body)
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
+    assert message in answer.json()["error"]
+    assert client.post(f"/tei/tiny/none/{route}", json=body).status_code == 404
 
 
 def test_the_info_of_tei_has_what_its_schema_requires(client: httpx.Client) -> None:

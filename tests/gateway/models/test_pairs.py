@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import Unavailable
 from gateway.inference.multimodal import both
 from gateway.model_id import ModelId
-from gateway.models.catalog import manifests
+from gateway.models.manifests import manifests
 from gateway.models.readiness import ANSWERED
 from tests.conftest import Server
 from tests.gateway.models.test_rollout import CLIP_BODY, TOWERS, ask, is_of, replaced

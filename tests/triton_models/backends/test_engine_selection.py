@@ -13,6 +13,7 @@ from tests.support.tiny_onnx import VOCAB_SIZE, expected, write_model
 from triton_models.backends.onnxruntime import engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.machine import machine
+from triton_models.backends.onnxruntime.sample import Sample
 from triton_models.backends.onnxruntime.sessions import (
     DEFAULT,
     ENGINES,
@@ -161,7 +162,7 @@ def test_every_engine_gives_the_models_vectors_with_and_without_flags(
     directory: Path, name: str, streams: int
 ) -> None:
     engine = Engine(directory / "model.onnx", 2, parse_engine(name), streams)
-    sample = engine_selection.Sample.of(directory)
+    sample = Sample.of(directory)
     assert sample is not None
     lengths = np.array(LENGTHS, np.int32)
     ids = np.concatenate(sample.rows)

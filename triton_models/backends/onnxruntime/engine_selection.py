@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime.engine import Engine
 from triton_models.backends.onnxruntime.machine import machine
+from triton_models.backends.onnxruntime.sample import Sample
 from triton_models.backends.onnxruntime.sessions import (
     CPU,
     DEFAULT,
@@ -28,7 +29,7 @@ from triton_models.backends.onnxruntime.sessions import (
     has_bfloat16,
     parse_engine,
 )
-from triton_models.contract.accuracy import BOUNDS, Bounds, cosines
+from triton_models.contract.accuracy import BOUNDS, Bounds
 from triton_models.contract.tokens import mark_past_cache
 
 RECORD = "engine.json"
@@ -45,29 +46,6 @@ LONGEST = 128
 """The most tokens of a timed row; most requests are not longer."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows with their reference vectors.
-
-    Attributes:
-        rows: Ids, int64 [L] each.
-        vectors: float32 [n, D].
-    """
-
-    rows: list[NDArray[np.int64]]
-    vectors: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, directory: Path) -> "Sample | None":
-        """Return the sample that the converter left in `check.npz`, or None if there is none."""
-        try:
-            with np.load(directory / "check.npz", allow_pickle=False) as arrays:
-                rows = np.split(arrays["input_ids"], np.cumsum(arrays["lengths"])[:-1])
-                return cls(rows, arrays["embeddings"])
-        except FileNotFoundError:
-            return None
 
 
 class Trial(NamedTuple):
@@ -92,9 +70,10 @@ class Measurement:
         engine: Name of the engine.
         streams: Concurrent runs.
         seconds: Median time for the timed rows, each alone and then all together; None if not timed.
-        min_cosine: Least cosine to the reference.
-        min_alone: Least cosine between alone and together.
+        min_cosine: Least cosine to the reference; None for logits.
+        min_alone: Least cosine between alone and together; None for logits.
         refused: Why the engine may not serve; None if it may.
+        max_difference: Largest difference of a logit to the reference; None for vectors.
     """
 
     engine: str
@@ -103,6 +82,7 @@ class Measurement:
     min_cosine: float | None
     min_alone: float | None
     refused: str | None
+    max_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,13 +149,13 @@ def recorded_or(
     return selection
 
 
-def is_right(engine: Engine, directory: Path, bounds: Bounds = BOUNDS["fp32"]) -> bool:
+def is_right(engine: Engine, directory: Path) -> bool:
     """Return whether the sample, computed all at once, agrees with the reference; True if there is none."""
     sample = Sample.of(directory)
     if sample is None:
         return True
     together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
-    return bool(cosines(together, sample.vectors).min() >= bounds.reference)
+    return bool(sample.bounds.agreement(together, sample.vectors).min() >= sample.bounds.reference)
 
 
 def select(path: Path, sample: Sample, threads: int, without: Sequence[EngineName] = ()) -> Selection:
@@ -201,7 +181,6 @@ def measure(
     name: EngineName,
     streams: int = 1,
     device: str = CPU,
-    bounds: Bounds = BOUNDS["fp32"],
 ) -> Measurement:
     """Measure the speed and accuracy of one engine."""
 
@@ -212,7 +191,7 @@ def measure(
         together = _run(engine, [mark_past_cache(row.reshape(1, -1))[0] for row in sample.rows])
         return Trial(alone, together, lambda: _seconds(engine, sample))
 
-    return judge(name, streams, sample.vectors, run, bounds)
+    return judge(name, streams, sample.vectors, run, sample.bounds)
 
 
 def judge(
@@ -222,7 +201,7 @@ def judge(
     run: Callable[[], Trial],
     bounds: Bounds = BOUNDS["fp32"],
 ) -> Measurement:
-    """Run a trial of an engine and judge it by the reference's vectors, float32 [n, D]."""
+    """Run a trial of an engine and judge it by the reference's vectors or logits, float32 [n, D]."""
     try:
         if name.engine == "openvino" and name.precision != "fp32" and not has_bfloat16():
             return Measurement(str(name), streams, None, None, None, "this CPU has no bfloat16")
@@ -230,14 +209,17 @@ def judge(
     except (RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         return Measurement(str(name), streams, None, None, None, reason)
-    to_reference = min(cosines(alone, reference).min(), cosines(together, reference).min())
-    to_alone = cosines(alone, together).min()
+    agreement = bounds.agreement
+    to_reference = float(min(agreement(alone, reference).min(), agreement(together, reference).min()))
+    to_alone = float(agreement(alone, together).min())
     refused = None
     if not to_reference >= bounds.reference:
-        refused = f"cosine to the reference {to_reference:.6f}, at least {bounds.reference} is needed"
+        refused = f"compared with the reference: {bounds.describe(to_reference, bounds.reference)}"
     elif not to_alone >= bounds.alone:
-        refused = f"cosine alone to among others {to_alone:.6f}, at least {bounds.alone} is needed"
-    return Measurement(str(name), streams, seconds(), float(to_reference), float(to_alone), refused)
+        refused = f"alone compared with among others: {bounds.describe(to_alone, bounds.alone)}"
+    if bounds.of_logits:
+        return Measurement(str(name), streams, seconds(), None, None, refused, -to_reference)
+    return Measurement(str(name), streams, seconds(), to_reference, to_alone, refused)
 
 
 def fastest(measured: Sequence[Measurement]) -> Measurement | None:

@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from triton_models.backends.onnxruntime.openvino_bf16 import keep_fp32_where_it_counts
 
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
-"""The outputs of a text model: float32 [batch, D] and [total, H]. Older and CLIP graphs lack the second."""
+"""The outputs of a text model: float32 [batch, D] and [total, H]. Older and CLIP graphs lack the second.
+
+Graphs of other kinds have another first output, which is also float32 [batch, D].
+"""
 
 
 _first_run = Lock()
@@ -157,13 +160,14 @@ class OnnxRuntimeSession:
         # ONNX Runtime would keep a plan for every shape, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
         self._session = open_onnxruntime(path, options, device)
+        self._first: str = self._session.get_outputs()[0].name
 
     def run(
-        self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str = POOLED
+        self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str | None = None
     ) -> NDArray[np.float32]:
         """As `Session.run`; for the output TOKENS, return float32 [total, H]."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
-        result: NDArray[np.float32] = self._session.run([output], feed)[0]
+        result: NDArray[np.float32] = self._session.run([output or self._first], feed)[0]
         return result
 
 
@@ -172,7 +176,7 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, threads: int, precision: str, streams: int = 1) -> None:
         compiled = compile_openvino(path, threads, precision, streams)
-        self._output = compiled.output(POOLED)
+        self._output = compiled.output(0)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())

@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 
 from triton_models.backends.onnxruntime import engine_selection, gpu_selection, image_engine_selection
 from triton_models.backends.onnxruntime.engine import Engine
-from triton_models.backends.onnxruntime.engine_selection import (
-    Measurement,
-    Sample,
-    Selection,
-    engine_for,
-)
+from triton_models.backends.onnxruntime.engine_selection import Measurement, Selection, engine_for
 from triton_models.backends.onnxruntime.gpu_selection import gpu_engine_for
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
 from triton_models.backends.onnxruntime.image_engine_selection import image_engine_for
+from triton_models.backends.onnxruntime.sample import Sample
 from triton_models.backends.onnxruntime.sessions import CPU, EngineName, fixed_engine
 from triton_models.contract.accuracy import BOUNDS, Bounds
 from triton_models.contract.checks import ImageCheck
@@ -102,14 +98,14 @@ class TextTower:
 
     def __init__(self, directory: Path, threads: int, input_name: str, device: str = CPU) -> None:
         record = _record(directory)
-        path, bounds = directory / "model.onnx", _bounds(record)
+        path = directory / "model.onnx"
         # Weights in fp16 are for a GPU; on a CPU there is no engine to choose for them.
         measured = device != CPU or record.get("precision") != "fp16"
         sample = Sample.of(directory)
 
         def measure(name: EngineName) -> Measurement:
             assert sample is not None
-            return engine_selection.measure(path, sample, threads, name, 1, device, bounds)
+            return engine_selection.measure(path, sample, threads, name, 1, device)
 
         def choose(anew: bool) -> Selection:
             if gpu_selection.applies(device):
@@ -119,7 +115,7 @@ class TextTower:
         chosen, self._engine = opened(
             choose,
             lambda chosen: Engine(path, threads, chosen.name, chosen.streams, device),
-            lambda engine: not measured or engine_selection.is_right(engine, directory, bounds),
+            lambda engine: not measured or engine_selection.is_right(engine, directory),
         )
         self.name = f"{chosen.engine} in {chosen.streams} streams"
         self._input = input_name
