@@ -5,6 +5,7 @@ The backend's stub and the converter import this module. It knows nothing about 
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,12 @@ def compile_openvino(path: Path, threads: int, precision: str, streams: int = 1)
     return core.compile_model(model, "CPU", hints)
 
 
+def main_output(names: Iterable[str]) -> str:
+    """Return the output of a graph that has one row for each input: vectors of texts, or logits of pairs."""
+    (name,) = (name for name in names if name != TOKENS)
+    return name
+
+
 class OnnxRuntimeSession:
     """A text model in ONNX Runtime; all streams share `threads`, and a GPU is used if this build has CUDA."""
 
@@ -160,14 +167,14 @@ class OnnxRuntimeSession:
         # ONNX Runtime would keep a plan for every shape, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
         self._session = open_onnxruntime(path, options, device)
-        self._first: str = self._session.get_outputs()[0].name
+        self._main = main_output(output.name for output in self._session.get_outputs())
 
     def run(
         self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str | None = None
     ) -> NDArray[np.float32]:
         """As `Session.run`; for the output TOKENS, return float32 [total, H]."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
-        result: NDArray[np.float32] = self._session.run([output or self._first], feed)[0]
+        result: NDArray[np.float32] = self._session.run([output or self._main], feed)[0]
         return result
 
 
