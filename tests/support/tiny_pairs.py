@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from sentence_transformers import CrossEncoder
 from tokenizers import processors
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tests.support import tiny_models
+from tests.support import tiny_tokenizers
 from tests.support.tiny_models import ARCHITECTURES, spread_weights
 
-CLASSES: dict[str, Callable[[PretrainedConfig], transformers.PreTrainedModel]] = {
+CLASSES: dict[str, Callable[..., transformers.PreTrainedModel]] = {
     "albert": transformers.AlbertForSequenceClassification,
     "bert": transformers.BertForSequenceClassification,
     "distilbert": transformers.DistilBertForSequenceClassification,
@@ -77,21 +78,21 @@ def cross_encoder(
 def true_minilm(path: Path) -> Path:
     """Save a model of the shape of cross-encoder/ms-marco-MiniLM-L6-v2, with seeded weights."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=30522,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        num_labels=1,
-        sbert_ce_default_activation_function="torch.nn.modules.linear.Identity",
-    )
-    model = transformers.BertForSequenceClassification(config)
+    sizes: dict[str, Any] = {
+        "vocab_size": 30522,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "num_labels": 1,
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+    }
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and "embeddings" not in name:
             parameter.data.mul_(3)
     model.save_pretrained(path)
-    tokenizer = tiny_models.wordpiece()
+    tokenizer = tiny_tokenizers.wordpiece()
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(path)
     return path

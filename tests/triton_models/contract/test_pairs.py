@@ -25,14 +25,14 @@ def test_rows_are_those_of_the_library_at_any_lengths(direction: str) -> None:
         pair = tokenizer.encode(first, second)
         expected = np.array(pair.ids) + np.array(pair.type_ids) * SECOND_TEXT
         tokenizer.no_truncation()
-        alone = [
+        one, two = (
             np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
             for text in (first, second)
-        ]
-        np.testing.assert_array_equal(PairRows(BERT, limit, direction).row(*alone), expected)
+        )
+        np.testing.assert_array_equal(PairRows(BERT, limit, direction).row(one, two), expected)
         # A request's direction goes before the tokenizer's own.
         other = "left" if direction == "right" else "right"
-        np.testing.assert_array_equal(PairRows(BERT, limit, other).row(*alone, direction), expected)
+        np.testing.assert_array_equal(PairRows(BERT, limit, other).row(one, two, direction), expected)
 
 
 def test_no_limit_keeps_everything() -> None:

@@ -31,7 +31,8 @@ def ranks(rank_server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def reference(stock: Stock) -> CrossEncoder:
-    return CrossEncoder(str(stock.sources / RANKER), device="cpu")
+    model: CrossEncoder = CrossEncoder(str(stock.sources / RANKER), device="cpu")
+    return model
 
 
 def logits(reference: CrossEncoder, query: str, documents: list[str]) -> NDArray[np.float32]:
