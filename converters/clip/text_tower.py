@@ -86,7 +86,8 @@ def unpacked(model: nn.Module, context_length: int, separator: int | None, *, no
     if isinstance(tower, HFTextEncoder):
         use_attention(tower.transformer, "padded")
         if separator is None:
-            graph = PaddedText(tower, int(tower.config.pad_token_id), normalize=normalize)
+            pad_id = int(tower.config.pad_token_id)
+            graph = PaddedText(tower, pad_id, context_length, normalize=normalize)
             return TextPlan("padded", "it masks its padding, which is made in the graph", graph.eval(), None)
     fixed = FixedText(text_only, context_length, separator)
     return TextPlan("fixed", "it attends to its padding", fixed.eval(), context_length)
@@ -182,16 +183,19 @@ def _attention(attention: nn.MultiheadAttention, states: Tensor, layout: Layout,
 class PaddedText(nn.Module):
     """A tower of transformers, which masks its padding id, padded to the longest text of a batch."""
 
-    def __init__(self, tower: HFTextEncoder, pad_id: int, *, normalize: bool) -> None:
+    def __init__(self, tower: HFTextEncoder, pad_id: int, most: int, *, normalize: bool) -> None:
         super().__init__()
         self.tower = tower
         self.pad_id = pad_id
+        self.most = most
         self.normalize = normalize
 
     def forward(self, input_ids: Tensor, item_shape: Tensor) -> Tensor:
         """Same as `PackedText.forward`."""
         ids = torch.bitwise_and(input_ids, (1 << TOKEN_ID_BITS) - 1)
         layout = Layout.of(item_shape.reshape(-1).to(torch.int64), ids.shape[0])
+        # M2M100 compares the length with its table of positions, which the trace decides by this limit.
+        torch._check(layout.longest <= self.most)  # type: ignore[no-untyped-call]
         vectors = first_of(self.tower(torch.where(layout.valid, layout.pad(ids), self.pad_id)))
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 

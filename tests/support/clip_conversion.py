@@ -53,7 +53,8 @@ class ConvertedClip:
         height, width = self.image.image.height, self.image.image.width
         # Patches and not pixels: a tower sees one noise as like the other.
         patches = np.random.default_rng(3).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-        return patches.repeat(height // 4, axis=1).repeat(width // 4, axis=2)
+        images = patches.repeat(-(-height // 4), axis=1).repeat(-(-width // 4), axis=2)
+        return images[:, :height, :width]
 
 
 def convert_clip(root: Path, model_name: str, pretrained: str = "") -> ConvertedClip:

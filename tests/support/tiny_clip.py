@@ -7,6 +7,9 @@ from typing import Any
 import open_clip
 import torch
 from safetensors.torch import save_file
+from transformers import M2M100Config, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
+
+from tests.support.tiny_tokenizers import VOCAB
 
 VIT: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT: dict[str, Any] = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -17,6 +20,29 @@ COCA: dict[str, Any] = {
     "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     "custom_text": True,
 }
+
+_BERT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 90,
+    "pad_token_id": 1,
+}
+_M2M_100: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    **{f"{part}_layers": 2 for part in ("encoder", "decoder")},
+    **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
+    **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+}
+TEXT_MODELS: dict[str, PreTrainedConfig] = {
+    "roberta": RobertaConfig(**_BERT),
+    "xlm-roberta": XLMRobertaConfig(**_BERT),
+    "nllb": M2M100Config(**_M2M_100),
+}
+"""Models of transformers that text towers are made of."""
 
 
 def config(**parts: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of open_clip's model_cfg

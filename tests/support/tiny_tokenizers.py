@@ -4,7 +4,7 @@ Only BPE is trained, since the trainers of the other kinds give a different voca
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import NllbTokenizer, PreTrainedTokenizerFast
 
 VOCAB = 600
 CORPUS = [
@@ -85,6 +85,16 @@ def unigram(*, ends: bool = False) -> PreTrainedTokenizerFast:
         single="$A </s>" if ends else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return _sentencepiece_like(tokenizer)
+
+
+def nllb() -> NllbTokenizer:
+    """Return a tokenizer of NLLB, which begins a text with the code of its language."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *CHARACTERS]
+    return NllbTokenizer(
+        vocab={name: number for number, name in enumerate(names)},
+        merges=[],
+        extra_special_tokens=["eng_Latn", "deu_Latn"],
+    )
 
 
 def _sentencepiece_like(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

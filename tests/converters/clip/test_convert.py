@@ -11,14 +11,13 @@ import numpy as np
 import open_clip
 import pytest
 from numpy.typing import NDArray
-from transformers import RobertaConfig
 
 from converters.clip.check_texts import CLIP_EDGE_TEXTS
 from converters.verification.check_texts import EDGE_TEXTS
 from tests.support import tiny_tokenizers
 from tests.support.clip_conversion import ConvertedClip, OpenClip, convert_clip
 from tests.support.planted import LENGTHS, assert_all_kept_apart
-from tests.support.tiny_clip import COCA, RESNET, TEXT, VIT, config, write_checkpoint, write_clip
+from tests.support.tiny_clip import COCA, RESNET, TEXT, TEXT_MODELS, VIT, config, write_checkpoint, write_clip
 from triton_models.contract.accuracy import cosines
 from triton_models.contract.config import from_text
 
@@ -57,11 +56,17 @@ CLIPA_TEXT = {
     "tokenizer_kwargs": {"strip_sep_token": True},
     "proj_bias": False,
 }
-HF_TEXT = {
+ROBERTA_TEXT = {
     "hf_model_name": "tiny/roberta",
     "hf_tokenizer_name": "tiny/roberta",
     "hf_proj_type": "mlp",
     "hf_pooler_type": "mean_pooler",
+}
+NLLB_TEXT = {
+    "hf_model_name": "tiny/nllb",
+    "hf_tokenizer_name": "tiny/nllb",
+    "hf_proj_type": "linear",
+    "hf_pooler_type": "cls_pooler",
 }
 
 
@@ -120,8 +125,9 @@ KINDS = {
     "coca": Kind(config(**COCA), "padded", 76),
     "custom blocks": Kind(config(text_cfg={**TEXT, "qk_norm": True}), "padded", 77),
     "text model of transformers": Kind(
-        config(text_cfg=HF_TEXT), "padded", None, "whitespace", tokenizer=tiny_tokenizers.byte_level
+        config(text_cfg=ROBERTA_TEXT), "padded", None, "whitespace", tokenizer=tiny_tokenizers.byte_level
     ),
+    "nllb": Kind(config(text_cfg=NLLB_TEXT), "padded", None, "whitespace", tokenizer=tiny_tokenizers.nllb),
 }
 
 
@@ -132,26 +138,15 @@ def make(sources: Path, kind: Kind) -> Path:
         kind.tokenizer().save_pretrained(reference)
     model_cfg = json.loads(json.dumps(kind.model_cfg))
     if "hf_model_name" in model_cfg["text_cfg"]:
-        _roberta().save_pretrained(sources / "tiny" / "roberta")
-        model_cfg["text_cfg"]["hf_model_name"] = str(sources / "tiny" / "roberta")
+        companion = sources / model_cfg["text_cfg"]["hf_model_name"]
+        TEXT_MODELS[companion.name].save_pretrained(companion)
+        model_cfg["text_cfg"]["hf_model_name"] = str(companion)
     write_clip(reference, model_cfg, kind.preprocess_cfg, kind.spread)
     shutil.copytree(reference, directory)
     # open_clip would look for this name on the Hub; the converter looks into its sources.
     data = {"model_cfg": kind.model_cfg, "preprocess_cfg": kind.preprocess_cfg}
     (directory / "open_clip_config.json").write_text(json.dumps(data))
     return reference
-
-
-def _roberta() -> RobertaConfig:
-    return RobertaConfig(
-        vocab_size=tiny_tokenizers.VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=90,
-        pad_token_id=1,
-    )
 
 
 def assert_same_ids(converted: ConvertedClip, reference: OpenClip) -> None:
