@@ -29,7 +29,7 @@ def test_a_pretrained_configuration(name: str, sources: Path, tmp_path: Path) ->
 
 
 def assert_same_vectors(converted: ConvertedClip, library: OpenClip) -> None:
-    texts, images = [*CLIP_EDGE_TEXTS, *clip_texts(0)[60:160:5]], converted.images(4)
+    texts, images = [*CLIP_EDGE_TEXTS, *clip_texts()[60:160:5]], converted.images(4)
     for expected, found in (
         (library.texts(texts), converted.embed(texts)),
         (library.images(images), converted.image_engine.run(images)),
