@@ -24,7 +24,7 @@ from triton_models.backends.onnxruntime.openvino_bf16 import keep_fp32_where_it_
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
 """The outputs of a text model: float32 [batch, D] and [total, H]. Older and CLIP graphs lack the second.
 
-Graphs of other kinds have another first output, which is also float32 [batch, D].
+The first one has another name in graphs of other kinds, and is also float32 [batch, D].
 """
 
 
@@ -139,14 +139,15 @@ class OnnxRuntimeSession:
         # ONNX Runtime would keep a plan for every shape, and every ragged batch is a new shape.
         options.enable_mem_pattern = False
         self._session = open_onnxruntime(path, options, gpu=gpu)
-        self._first: str = self._session.get_outputs()[0].name
+        outputs: list[str] = [output.name for output in self._session.get_outputs()]
+        self._pooled = next(name for name in outputs if name != TOKENS)
 
     def run(
         self, input_ids: NDArray[np.int64], lengths: NDArray[np.int32], output: str | None = None
     ) -> NDArray[np.float32]:
         """As `Session.run`; for the output TOKENS, return float32 [total, H]."""
         feed = {"input_ids": input_ids, "item_shape": lengths.reshape(-1, 1)}
-        result: NDArray[np.float32] = self._session.run([output or self._first], feed)[0]
+        result: NDArray[np.float32] = self._session.run([output or self._pooled], feed)[0]
         return result
 
 
