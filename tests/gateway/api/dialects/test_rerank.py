@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import nn
@@ -31,12 +32,14 @@ def ranks(rank_server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def reference(stock: Stock) -> CrossEncoder:
+    # More threads would wait for cores that the server has.
+    torch.set_num_threads(1)
     return CrossEncoder(str(stock.sources / RANKER), device="cpu")
 
 
 def logits(reference: CrossEncoder, query: str, documents: list[str]) -> NDArray[np.float32]:
     pairs = [(query, document) for document in documents]
-    found = reference.predict(pairs, batch_size=1, activation_fn=nn.Identity(), show_progress_bar=False)
+    found = reference.predict(pairs, activation_fn=nn.Identity(), show_progress_bar=False)
     return np.asarray(found, np.float32)
 
 
