@@ -170,7 +170,7 @@ def _check_task(config: dict[str, Any], kind: Kind) -> str | None:
         if _OTHER_TASK.fullmatch(head):
             raise InvalidModel(
                 f"the source is a {head} and no embedding model: it has a head for another task (a "
-                "cross-encoder or classifier, say) and no modules.json"
+                "classifier of tokens, say) and no modules.json"
             )
     return (
         f"it is no sentence-transformers model ({heads[0] if heads else 'config.json'}, no modules.json). "

@@ -188,8 +188,8 @@ class Catalog:
         except InvalidModelName as error:
             raise ModelNotFound(f"no model can be named {name[:200]!r}: {error}") from error
         for spelling in (model_id, self._spellings.get(name)):
-            if spelling is not None and any(
-                spelling in models for models in (self.texts, self.images, self.pairs)
+            if spelling is not None and (
+                spelling in self.texts or spelling in self.images or spelling in self.pairs
             ):
                 return spelling
         meant = await asyncio.to_thread(self._named, name, model_id)

@@ -129,9 +129,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "points to another model",
     ),
     "adapter": (lambda path: edit(path / "adapter_config.json", base_model_name_or_path="x/y"), "adapter"),
-    "cross encoder": (
+    "cross-encoder without a head": (
         lambda path: edit(path / "config_sentence_transformers.json", model_type="CrossEncoder"),
-        "is a CrossEncoder",
+        "gives scores of pairs",
     ),
     "chat": (
         lambda path: edit(

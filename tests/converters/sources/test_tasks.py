@@ -34,7 +34,6 @@ def saved(path: Path, good: Path, kind: Callable[[Any], Any]) -> None:
 
 
 OTHER_TASKS: Sequence[Callable[[Any], Any]] = (
-    transformers.BertForSequenceClassification,
     transformers.BertForTokenClassification,
     transformers.BertForQuestionAnswering,
     transformers.BertForMultipleChoice,
@@ -51,11 +50,11 @@ def test_a_checkpoint_of_another_task_says_what_it_is(
         convert("ranker")
 
 
-def test_a_cross_encoder_says_so_without_modules(sources: Path, good: Path) -> None:
-    saved(sources / "ranker", good, transformers.BertModel)
-    edit(sources / "ranker" / "config_sentence_transformers.json", model_type="CrossEncoder")
-    with pytest.raises(InvalidModel, match="is a CrossEncoder"):
-        inspect(sources / "ranker", trust_remote_code=False)
+def test_another_kind_says_so_without_modules(sources: Path, good: Path) -> None:
+    saved(sources / "sparse", good, transformers.BertModel)
+    edit(sources / "sparse" / "config_sentence_transformers.json", model_type="SparseEncoder")
+    with pytest.raises(InvalidModel, match="is a SparseEncoder"):
+        inspect(sources / "sparse", trust_remote_code=False)
 
 
 def test_a_masked_language_model_is_converted_with_a_notice(

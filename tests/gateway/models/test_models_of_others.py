@@ -28,7 +28,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = transformers.BertConfig.from_pretrained(plain)
     for name, kind in (
         ("masked", transformers.BertForMaskedLM),
-        ("ranker", transformers.BertForSequenceClassification),
+        ("tagger", transformers.BertForTokenClassification),
     ):
         kind(config).save_pretrained(sources / name)
         for file in ("tokenizer.json", "tokenizer_config.json"):
@@ -68,10 +68,10 @@ def test_a_masked_language_model_is_loaded_with_a_notice(own: Server, api: httpx
     assert notice in own.log.read_text()
 
 
-def test_a_classifier_is_no_embedding_model(api: httpx.Client) -> None:
-    answer = api.post(LOAD, json={"model_name": "ranker"})
+def test_a_tagger_is_no_embedding_model(api: httpx.Client) -> None:
+    answer = api.post(LOAD, json={"model_name": "tagger"})
     assert answer.status_code == 422
-    assert "is a BertForSequenceClassification and no embedding model" in answer.json()["detail"]
+    assert "is a BertForTokenClassification and no embedding model" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("revision", ["../../x", "a/../b", "a//b", "a/", "a/.b"])

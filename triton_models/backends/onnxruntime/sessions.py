@@ -25,7 +25,7 @@ from triton_models.backends.onnxruntime.openvino_bf16 import keep_fp32_where_it_
 POOLED, TOKENS = "sentence_embedding", "token_embeddings"
 """The outputs of a text model: float32 [batch, D] and [total, H]. Older and CLIP graphs lack the second.
 
-Graphs of other kinds have another first output, which is also float32 [batch, D].
+The first one has another name in graphs of other kinds, and is also float32 [batch, D].
 """
 
 
