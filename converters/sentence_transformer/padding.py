@@ -4,6 +4,7 @@ Padding is masked, so it changes no vector of most models. The graph makes its o
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.errors import InvalidModel, shorten
 from converters.sentence_transformer.reference import ReferenceModel
@@ -24,10 +25,10 @@ def leave_out(reference: ReferenceModel) -> None:
     asked = [options for options in reference.first.processing_kwargs.values() if "padding" in options]
     if not any(options["padding"] == "max_length" for options in asked):
         return
-    padded = reference.fresh().encode(_TEXTS)
+    padded = _each_alone(reference.fresh())
     for options in asked:
         del options["padding"]
-    plain = reference.fresh().encode(_TEXTS)
+    plain = _each_alone(reference.fresh())
     lengths = np.linalg.norm(padded, axis=1) / np.linalg.norm(plain, axis=1)
     same = cosines(padded, plain)
     if same.min() < LEAST_ALONE or np.abs(lengths - 1).max() > _NORM_TOLERANCE:
@@ -36,3 +37,8 @@ def leave_out(reference: ReferenceModel) -> None:
             f"its vectors depend on that padding, which is not supported: cosine {same.min():.4f} for "
             f"{shorten(_TEXTS[int(same.argmin())])}; set padding to longest"
         )
+
+
+def _each_alone(reference: ReferenceModel) -> NDArray[np.float32]:
+    """Return the vectors of the texts, float32 [n, D], none of which is padded to another."""
+    return np.concatenate([reference.encode([text]) for text in _TEXTS])

@@ -140,10 +140,12 @@ def test_a_graph_in_which_texts_spoil_others_fails_its_check(
 ) -> None:
     layout_of = Layout.of
 
-    def with_the_next_text_on_padding(lengths: Tensor, total: int, multiple: int = 1) -> Layout:
-        layout = layout_of(lengths, total, multiple)
-        places = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.arange(layout.longest).unsqueeze(0)
-        return replace(layout, tokens=places.clamp(max=total - 1))
+    def with_the_next_text_on_padding(
+        lengths: Tensor, total: int, multiple: int = 1, places: Tensor | None = None
+    ) -> Layout:
+        layout = layout_of(lengths, total, multiple, places)
+        next_on = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.arange(layout.longest).unsqueeze(0)
+        return replace(layout, tokens=next_on.clamp(max=total - 1))
 
     monkeypatch.setattr(Layout, "of", with_the_next_text_on_padding)
     transformer_model(sources / "model")

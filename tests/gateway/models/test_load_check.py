@@ -32,6 +32,7 @@ class Served:
         rows: NDArray[np.int64],
         *,
         timeout: float,  # noqa: ARG002 - the client's
+        output: str,  # noqa: ARG002 - the client's
     ) -> NDArray[np.float32]:
         ids = token_ids(rows)
         if (ids == PLANTED).all():
