@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from converters.clip import image_tower, reference
 from converters.clip.check_texts import CLIP_EDGE_TEXTS, clip_texts
 from converters.errors import ConversionError
+from converters.verification import check
 from tests.converters.test_catalogue import told
 from tests.support import pretrained_clip
 from tests.support.clip_conversion import ConvertedClip, OpenClip, convert_clip
@@ -16,7 +18,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("name", pretrained_clip.NAMES)
-def test_a_pretrained_configuration(name: str, sources: Path, tmp_path: Path) -> None:
+def test_a_pretrained_configuration(
+    name: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The comparison below is the test, so the conversion's own is short, and engines are not compared.
+    monkeypatch.setenv("CHECK_SECONDS", "0.001")
+    monkeypatch.setenv("ENGINE", "onnxruntime:fp32")
+    monkeypatch.setattr(check, "LEAST_BATCHES", 2)
+    monkeypatch.setattr(image_tower, "LEAST_BATCHES", 2)
+    monkeypatch.setattr(image_tower, "ALWAYS", 4)
+    monkeypatch.setattr(reference, "_REFERENCE_BATCH", 4)
     directory = pretrained_clip.save(sources, name)
     try:
         converted = convert_clip(tmp_path, f"hf-hub:{pretrained_clip.REPOSITORY}")
