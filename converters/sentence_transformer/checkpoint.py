@@ -2,15 +2,18 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoConfig, AutoModel
 
-from converters.errors import InvalidModel
+from converters.errors import InvalidModel, describe
 from converters.loading_errors import LOADING_ERRORS
 from converters.sources.weights import Stored
+
+Model = TypeVar("Model", SentenceTransformer, CrossEncoder)
 
 # Weights that no embedding depends on: a pre-training head that pooling never reads.
 _UNUSED_WEIGHTS = re.compile(r"^(.*\.)?pooler\.")
@@ -31,6 +34,34 @@ def check_size(home: Path, stored: Stored, *, trust_remote_code: bool) -> None:
     # Of an encoder-decoder model, sentence-transformers loads only the encoder.
     factor = 6 if config.is_encoder_decoder else 2
     stored.refuse_beyond(claimed, "config.json", factor)
+
+
+def opened(kind: type[Model], directory: Path, home: Path, *, trust_remote_code: bool) -> Model:
+    """Open a model of the library in evaluation mode, float32, on the CPU.
+
+    Args:
+        kind: SentenceTransformer or CrossEncoder.
+        directory: Directory of the model.
+        home: Directory of its transformer.
+        trust_remote_code: Whether the model's own code may run.
+
+    Raises:
+        InvalidModel: The library cannot load it.
+    """
+    try:
+        model: Model = kind(
+            str(directory),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            # Eager attention exists for every architecture, whatever the model asks for.
+            model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
+        )
+    except LOADING_ERRORS as error:
+        reason = mismatch(error, home) or describe(error, directory)
+        raise InvalidModel(f"sentence-transformers cannot load the model: {reason}") from error
+    model.eval().float()
+    return model
 
 
 def check_complete(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
@@ -15,8 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from converters.causes import blamed_on_the_model
-from converters.errors import InvalidModel, describe
-from converters.loading_errors import LOADING_ERRORS
+from converters.errors import InvalidModel
 from converters.sentence_transformer import checkpoint
 from converters.sentence_transformer.reference import check_first
 from converters.sources.inspection import SourceLayout
@@ -90,19 +88,7 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> P
     """
     home = layout.transformer_dir
     checkpoint.check_size(home, layout.stored, trust_remote_code=trust_remote_code)
-    try:
-        model = CrossEncoder(
-            str(directory),
-            device="cpu",
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            # Eager attention exists for every architecture, whatever the model asks for.
-            model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
-        )
-    except LOADING_ERRORS as error:
-        reason = checkpoint.mismatch(error, home) or describe(error, directory)
-        raise InvalidModel(f"sentence-transformers cannot load the model: {reason}") from error
-    model.eval().float()
+    model = checkpoint.opened(CrossEncoder, directory, home, trust_remote_code=trust_remote_code)
     _check_interface(model)
     first: Any = model[0]
     checkpoint.check_complete(first, home, trust_remote_code=trust_remote_code, needs_pooler=True)

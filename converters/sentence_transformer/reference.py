@@ -24,9 +24,8 @@ from torch import nn
 from transformers import CLIPModel, PreTrainedModel
 
 from converters.causes import blamed_on_the_model
-from converters.errors import InvalidModel, describe
+from converters.errors import InvalidModel
 from converters.graph import experts
-from converters.loading_errors import LOADING_ERRORS
 from converters.sentence_transformer import checkpoint, routes
 from converters.sources.inspection import SourceLayout
 from triton_models.contract.prompts import InputType
@@ -181,19 +180,9 @@ def load(directory: Path, layout: SourceLayout, *, trust_remote_code: bool) -> R
     """
     for home, stored in ((layout.transformer_dir, layout.stored), *layout.others):
         checkpoint.check_size(home, stored, trust_remote_code=trust_remote_code)
-    try:
-        model = SentenceTransformer(
-            str(directory),
-            device="cpu",
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            # Eager attention exists for every architecture, whatever the model asks for.
-            model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"},
-        )
-    except LOADING_ERRORS as error:
-        reason = checkpoint.mismatch(error, layout.transformer_dir) or describe(error, directory)
-        raise InvalidModel(f"sentence-transformers cannot load the model: {reason}") from error
-    model.eval().float()
+    model = checkpoint.opened(
+        SentenceTransformer, directory, layout.transformer_dir, trust_remote_code=trust_remote_code
+    )
     routed = routes.routed(model)
     modules = routes.chain(model)
     first = modules[0]

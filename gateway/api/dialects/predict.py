@@ -20,7 +20,7 @@ from gateway.api.dialects.rerank_schemas import (
     ScoreRequest,
     Scores,
 )
-from gateway.api.dialects.scoring import require_one_label, score_pairs, scores_of, usage_of
+from gateway.api.dialects.scoring import model_id_of, require_one_label, score_pairs, scores_of, usage_of
 from gateway.api.dialects.tei_schemas import TEIError
 from gateway.api.openapi import json_body, responses
 from gateway.api.responses import json_response
@@ -59,7 +59,8 @@ async def predict(request: Request, model: str | None = None) -> Response:
                 where = "inputs" if single else f"inputs.{index}"
                 raise InvalidInput(f"{where}: {len(pair)} texts; a cross-encoder takes a pair, two texts")
         firsts, seconds = ([pair[side] for pair in pairs] for side in (0, 1))
-        scored = await score_pairs(request, model, body, Pairs(firsts, seconds, "inputs", "inputs"))
+        model_id = await model_id_of(request, model, body)
+        scored = await score_pairs(request, model_id, body, Pairs(firsts, seconds, "inputs", "inputs"))
     labels, found = scored.model.scoring.labels, _probabilities(scored.logits, body)
     rows = [
         [{"score": row[place], "label": labels[place]} for place in np.argsort(-row, kind="stable")]
@@ -84,8 +85,9 @@ async def score(request: Request) -> Response:
     """Return the score of each pair: one text with each of several, or two lists of equal length."""
     async with services(request).bodies.parsed(request, ScoreRequest) as body:
         pairs = _sides(body)
-        await require_one_label(request, None, body)
-        scored = await score_pairs(request, None, body, pairs)
+        model_id = await model_id_of(request, None, body)
+        await require_one_label(request, model_id)
+        scored = await score_pairs(request, model_id, body, pairs)
     scores, activation = scores_of(scored, body)
     data = [{"index": index, "object": "score", "score": one} for index, one in enumerate(scores)]
     return json_response(

@@ -25,7 +25,7 @@ from gateway.api.dialects.rerank_schemas import (
     TextObject,
     WeaviateRanking,
 )
-from gateway.api.dialects.scoring import require_one_label, score_pairs, scores_of, usage_of
+from gateway.api.dialects.scoring import model_id_of, require_one_label, score_pairs, scores_of, usage_of
 from gateway.api.error_bodies import DIALECT, Dialect
 from gateway.api.fields import named_as_asked
 from gateway.api.openapi import json_body, responses
@@ -62,11 +62,10 @@ async def rerank(request: Request, model: str | None = None) -> Response:
         field = "documents" if body.texts is None else "texts"
         if not documents:
             raise EmptyInput(f"{field}: an empty list; send at least one document")
-        await require_one_label(request, model or body.model_name, body)
+        model_id = await model_id_of(request, model or body.model_name, body)
+        await require_one_label(request, model_id)
         with named_as_asked({"query": query}):
-            scored = await score_pairs(
-                request, model or body.model_name, body, Pairs([query], documents, "query", field)
-            )
+            scored = await score_pairs(request, model_id, body, Pairs([query], documents, "query", field))
         if dialect == "weaviate":
             return json_response(_weaviate(query, documents, body, scored))
         # Equal sigmoids may be of different logits, which are too large for float32.

@@ -19,23 +19,23 @@ async def model_id_of(request: Request, named: str | None, body: PairOptions) ->
     return await services(request).catalog.named(name)
 
 
-async def require_one_label(request: Request, named: str | None, body: PairOptions) -> None:
+async def require_one_label(request: Request, model_id: ModelId) -> None:
     """Refuse a model with several labels, of which none is the relevance.
 
     Raises:
         WrongKind: The model has several.
     """
-    model = await services(request).scorer.model(await model_id_of(request, named, body))
+    model = await services(request).scorer.model(model_id)
     if (labels := len(model.scoring.labels)) > 1:
         raise WrongKind(
             f"model {model.model_id} has {labels} labels and no single score; send pairs to POST /predict"
         )
 
 
-async def score_pairs(request: Request, named: str | None, body: PairOptions, pairs: Pairs) -> Scored:
+async def score_pairs(request: Request, model_id: ModelId, body: PairOptions, pairs: Pairs) -> Scored:
     """Return the logits of pairs, scored as the body asks."""
     return await services(request).scorer.score(
-        await model_id_of(request, named, body),
+        model_id,
         pairs,
         options=body.text_options(),
         timeout_ms=body.timeout_ms,

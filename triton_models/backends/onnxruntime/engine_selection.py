@@ -264,14 +264,25 @@ def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float3
 def _seconds(engine: Engine, sample: Sample) -> float:
     """Return the median time for the sample's shorter rows: each alone, plus `TOGETHER` times all at once."""
     rows = [row for row in sample.rows if row.size <= LONGEST] or sample.rows[:1]
-    taken: list[float] = []
-    first = time.perf_counter()
-    # The runs that were compared with the reference have warmed up.
-    while not taken or (len(taken) < ROUNDS and time.perf_counter() - first < ROUND_SECONDS):
+
+    def once() -> float:
         start = time.perf_counter()
         for row in rows:
             _run(engine, [row])
         between = time.perf_counter()
         _run(engine, rows)
-        taken.append(between - start + TOGETHER * (time.perf_counter() - between))
+        return between - start + TOGETHER * (time.perf_counter() - between)
+
+    return median_of_rounds(once, ROUNDS)
+
+
+def median_of_rounds(once: Callable[[], float], rounds: int) -> float:
+    """Return the median of what `once` returns, called this often or as long as `ROUND_SECONDS` last.
+
+    The runs that were compared with the reference have warmed up.
+    """
+    taken: list[float] = []
+    first = time.perf_counter()
+    while not taken or (len(taken) < rounds and time.perf_counter() - first < ROUND_SECONDS):
+        taken.append(once())
     return float(np.median(taken))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from triton_models.backends.onnxruntime.engine_selection import (
-    ROUND_SECONDS,
     Measurement,
     Selection,
     Trial,
     fastest,
     judge,
+    median_of_rounds,
     recorded_or,
 )
 from triton_models.backends.onnxruntime.image_engine import ImageEngine
@@ -105,12 +105,12 @@ def measure(
 
 def _seconds(engine: ImageEngine, sample: ImageCheck) -> float:
     """Return the median time for two images, each alone, and then all images together."""
-    taken: list[float] = []
-    first = time.perf_counter()
-    while not taken or (len(taken) < ROUNDS and time.perf_counter() - first < ROUND_SECONDS):
+
+    def once() -> float:
         start = time.perf_counter()
         for image in sample.images[:2]:
             engine.run(image[np.newaxis])
         engine.run(sample.images)
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
+        return time.perf_counter() - start
+
+    return median_of_rounds(once, ROUNDS)
